@@ -1,0 +1,7 @@
+"""ComfyUI-TLBVFI: video frame interpolation that streams from file to file.
+
+ComfyUI, pip and pytest load this folder under different names, so nothing is imported here at
+module level and everything below uses relative imports.
+"""
+
+__version__ = "0.1.0"

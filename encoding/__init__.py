@@ -1,0 +1,1 @@
+"""Video in and out: probe, decode, color, encode, chunk sessions, join, verify."""

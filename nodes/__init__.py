@@ -1,0 +1,1 @@
+"""ComfyUI nodes: a schema and one call each. The only place that knows ComfyUI."""

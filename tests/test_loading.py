@@ -1,0 +1,43 @@
+"""The three doors into the package: ComfyUI's loader, an installed wheel, pytest."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize("name", ["my.dir-1.0", "custom_nodes/ComfyUI-TLBVFI", "nodes_"])
+def test_the_checkout_loads_under_any_name(load_as, name):
+    alias = name.replace(".", "_x_").replace("/", "_")
+    package = load_as(alias)
+    assert importlib.import_module(f"{alias}.encoding")
+    assert importlib.import_module(f"{alias}.tlbvfi")
+    assert package.__version__
+
+
+def test_version_and_shipped_packages_agree_with_the_folders(root: Path):
+    pyproject = (root / "pyproject.toml").read_text()
+    package = importlib.import_module("comfyui_tlbvfi")
+    assert f'version = "{package.__version__}"' in pyproject
+    listed = set(re.findall(r'^    "(comfyui_tlbvfi[\w.]*)",$', pyproject, re.MULTILINE))
+    found = {
+        ".".join(["comfyui_tlbvfi", *init.parent.relative_to(root).parts])
+        for layer in (".", "encoding", "nodes", "tlbvfi")
+        for init in (
+            [root / "__init__.py"] if layer == "." else (root / layer).rglob("__init__.py")
+        )
+    }
+    assert listed == found
+
+
+def test_importing_the_package_imports_nothing_heavy(root: Path):
+    code = (
+        "import sys, importlib.util as u\n"
+        f"s = u.spec_from_file_location('p', {str(root / '__init__.py')!r})\n"
+        "m = u.module_from_spec(s); s.loader.exec_module(m)\n"
+        "assert not {'torch', 'av', 'cv2', 'numpy'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,1 @@
+"""Interpolation methods and the job that runs them, without a user interface."""

@@ -1,0 +1,1 @@
+"""One file per interpolation method, each an adapter behind the Method protocol."""
