@@ -1,0 +1,38 @@
+"""What can go wrong with video files, in words for the person who has them.
+
+VideoError
+├── SourceError          the input is missing, not a video, empty, damaged, or changes midway
+├── EncoderError         an encoder, option, pixel format or size that cannot be used here
+├── OutputError          the destination exists, is not writable, or its disk is full
+├── SessionError         a session id, lock, manifest or chunk is not what it should be
+│   └── SessionMismatch  the session belongs to another source or other settings
+└── VerificationError    a file is not what the plan says; the text lists where it differs
+"""
+
+
+class VideoError(Exception):
+    """Base of all errors of the encoding layer. Its text is one sentence for the user."""
+
+
+class SourceError(VideoError):
+    """The input is missing, not a video, empty, damaged, or changes midway."""
+
+
+class EncoderError(VideoError):
+    """An encoder, option, pixel format or frame size cannot be used on this machine."""
+
+
+class OutputError(VideoError):
+    """The destination exists already, is not writable, or its disk is full."""
+
+
+class SessionError(VideoError):
+    """A session's id, lock, manifest or chunks are not what they should be."""
+
+
+class SessionMismatch(SessionError):  # noqa: N818 - the tree above reads better without "Error"
+    """The session was made from another source or with other settings."""
+
+
+class VerificationError(VideoError):
+    """A file differs from what was planned; the text says in what."""

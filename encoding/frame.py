@@ -1,0 +1,34 @@
+"""The two small values everything in this layer passes on: a frame with its time, and color tags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColorTags:
+    """Color description of a stream, as code points of ISO/IEC 23091-2 (FFmpeg's numbers).
+
+    2 means unspecified, except for `range`: 0 unspecified, 1 limited (tv), 2 full (pc).
+    """
+
+    primaries: int = 2
+    transfer: int = 2
+    matrix: int = 2
+    range: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """A source frame: the decoded picture, untouched, and when it is shown."""
+
+    picture: VideoFrame
+    index: int
+    """Number of the frame in its source, from 0 at the source's first frame."""
+    time: Fraction
+    """Seconds, exact, on the source's own clock (its first frame need not be at 0)."""

@@ -1,0 +1,38 @@
+"""What can go wrong while interpolating, in words for the person who runs the job.
+
+InterpolationError
+├── SettingsError        a setting, or a combination of settings, is out of its range
+├── FrameError           frames that cannot be interpolated: shape, dtype, device, NaN
+├── ModelMissingError    a method needs a weights file that was not found
+├── CheckpointError      a weights file is damaged, unsafe, or of another network
+├── DownloadError        a download was refused, broke off, or brought the wrong file
+└── MemoryBudgetError    the job does not fit into the memory there is
+"""
+
+
+class InterpolationError(Exception):
+    """Base of all errors of the interpolation layer. Its text is one sentence for the user."""
+
+
+class SettingsError(InterpolationError):
+    """A setting is out of its range, or two settings contradict each other."""
+
+
+class FrameError(InterpolationError):
+    """Frames of a shape, dtype, device or content that cannot be interpolated."""
+
+
+class ModelMissingError(InterpolationError):
+    """The weights file of a method was not found; the text says where to put it."""
+
+
+class CheckpointError(InterpolationError):
+    """A weights file is damaged, unsafe, or belongs to another network."""
+
+
+class DownloadError(InterpolationError):
+    """A download was refused, broke off, or brought another file than the one promised."""
+
+
+class MemoryBudgetError(InterpolationError):
+    """The job does not fit into the memory there is, even with the smallest settings."""
