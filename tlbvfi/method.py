@@ -7,7 +7,7 @@ A method may keep features of a frame, because frame n+1 of pair n is frame n of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
@@ -59,9 +59,10 @@ class Method(Protocol):
         features1: Any,  # noqa: ANN401
         times: Sequence[Fraction],
         key: PairKey,
-    ) -> list[Tensor]:
+    ) -> Iterable[Tensor]:
         """Frames at `times`, ascending fractions in (0, 1) of the pair; shape as the inputs.
 
-        [C, H, W] float32 on the CPU each. The caller keeps `features1` for the next pair.
+        [C, H, W] float32 on the CPU each, in that order. An iterator that computes as it goes lets
+        the caller stop between two of them. The caller keeps `features1` for the next pair.
         """
         ...

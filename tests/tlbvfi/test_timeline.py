@@ -1,0 +1,145 @@
+"""Output times and numbers, in exact arithmetic."""
+
+import math
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from comfyui_tlbvfi.tlbvfi.errors import SettingsError
+from comfyui_tlbvfi.tlbvfi.timeline import (
+    Bisection,
+    TargetRate,
+    common_tick,
+    parse_rate,
+    parse_seconds,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+RATES = [
+    Fraction(24000, 1001),
+    Fraction(24),
+    Fraction(25),
+    Fraction(30000, 1001),
+    Fraction(16),
+    Fraction(60000, 1001),
+    Fraction(25, 2),
+]
+rates = st.sampled_from(RATES)
+
+
+def walk(timeline, times):
+    """All slots of a clip whose source frames are at `times`."""
+    slots = []
+    for pair, (a, b) in enumerate(pairwise(times)):
+        slots += timeline.slots(pair, a, b)
+    return slots + timeline.last(len(times) - 1, times[-1])
+
+
+@given(frames=st.integers(1, 50), times=st.integers(0, 4), rate=rates)
+def test_bisection_gives_n_minus_1_times_2_to_the_k_plus_1_frames_evenly_spaced(
+    frames, times, rate
+):
+    slots = walk(Bisection(times=times), [Fraction(3, 7) + i / rate for i in range(frames)])
+    assert len(slots) == (frames - 1) * 2**times + 1
+    assert [s.number for s in slots] == list(range(len(slots)))
+    assert [s.time for s in slots] == [
+        Fraction(3, 7) + i / (rate * 2**times) for i in range(len(slots))
+    ]
+
+
+@given(gaps=st.lists(st.integers(1, 5000), min_size=1, max_size=30), times=st.integers(1, 4))
+def test_bisection_of_a_variable_rate_keeps_every_source_time(gaps, times):
+    source = [Fraction(sum(gaps[:i]), 90000) for i in range(len(gaps) + 1)]
+    slots = walk(Bisection(times=times), source)
+    assert [s.time for s in slots if s.t == 0] == source
+    tick = common_tick([Bisection(times=times).step(Fraction(1, 90000)), source[0]])
+    assert all((s.time / tick).denominator == 1 for s in slots)
+    assert all(a.time < b.time for a, b in pairwise(slots))
+
+
+@given(rate=rates, target=rates, frames=st.integers(2, 80), start=st.fractions(0, 10))
+def test_target_rate_is_exact_and_independent_of_how_the_clip_is_cut(rate, target, frames, start):
+    source = [start + i / rate for i in range(frames)]
+    timeline = TargetRate(rate=target, origin=start)
+    slots = walk(timeline, source)
+    assert [s.number for s in slots] == list(range(len(slots)))
+    assert all(s.time == start + s.number / target for s in slots)
+    assert slots[-1].time <= source[-1] < slots[-1].time + 1 / target
+    for pair, (a, b) in enumerate(pairwise(source)):
+        assert timeline.slots(pair, a, b) == [s for s in slots if a <= s.time < b]
+
+
+def test_24000_1001_to_60_is_exact_over_an_hour():
+    rate, hour = Fraction(24000, 1001), 3600 * 24
+    timeline = TargetRate(rate=Fraction(60), origin=Fraction(0))
+    tick = common_tick([timeline.step(1 / rate), Fraction(0)])
+    total = 0
+    for pair in range(hour):
+        for slot in timeline.slots(pair, pair / rate, (pair + 1) / rate):
+            assert slot.number == total
+            assert (slot.time / tick).denominator == 1
+            total += 1
+    assert total == -(-hour * 60 * 1001 // 24000)
+
+
+@given(rate=rates, target=rates, depth=st.integers(1, 4))
+def test_snapped_times_are_tree_nodes_at_most_half_a_node_away(rate, target, depth):
+    source = [i / rate for i in range(40)]
+    exact = walk(TargetRate(rate=target, origin=Fraction(0)), source)
+    snapped = walk(TargetRate(rate=target, origin=Fraction(0), depth=depth), source)
+    for a, b in zip(exact, snapped, strict=True):
+        assert (a.number, a.time) == (b.number, b.time)
+        assert (b.t * 2**depth).denominator == 1
+        assert abs(a.t - b.t) <= Fraction(1, 2 ** (depth + 1))
+
+
+@given(st.lists(st.fractions(0, 100, max_denominator=99), min_size=1, max_size=3))
+def test_common_tick_divides_every_interval_and_is_the_greatest(intervals):
+    intervals = [i + Fraction(1, 1001) for i in intervals]
+    tick = common_tick(intervals)
+    ticks = [i / tick for i in intervals]
+    assert all(n.denominator == 1 for n in ticks)
+    assert math.gcd(*(int(n) for n in ticks)) == 1
+
+
+def test_a_time_base_no_container_can_store_is_refused():
+    with pytest.raises(SettingsError, match="finer than video files can store"):
+        common_tick([Fraction(1, 10**9), Fraction(1, 256 * 1001)])
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("25", Fraction(25)),
+        ("24000/1001", Fraction(24000, 1001)),
+        ("23.976", Fraction(24000, 1001)),
+        ("23.98", Fraction(24000, 1001)),
+        ("29.97", Fraction(30000, 1001)),
+        ("59.94", Fraction(60000, 1001)),
+        ("119.88", Fraction(120000, 1001)),
+        ("12.5", Fraction(25, 2)),
+        ("24.97", Fraction(2497, 100)),
+    ],
+)
+def test_rates_are_read_exactly(text, rate):
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "fast", "1/0", "", "nan"])
+def test_what_is_no_rate_is_refused(text):
+    with pytest.raises(SettingsError, match="frame rate"):
+        parse_rate(text)
+
+
+def test_clock_times_are_read():
+    assert parse_seconds("1:02:03.250") == Fraction(3723) + Fraction(1, 4)
+    assert parse_seconds("12.5") == Fraction(25, 2)
+    with pytest.raises(SettingsError, match="hh:mm:ss"):
+        parse_seconds("1:2:3:4")
+
+
+@pytest.mark.parametrize("times", [-1, 9])
+def test_times_out_of_range_are_refused(times):
+    with pytest.raises(SettingsError, match="between 0 and 8"):
+        Bisection(times=times)

@@ -1,0 +1,175 @@
+"""Which output frame is shown when, and where it lies between two source frames.
+
+Fractions only: no torch, no files, no rounding. A timeline looks at one pair of source frames at a
+time and needs no other, so a job can be cut into chunks, resumed, or spread over machines and every
+output frame keeps its number and its time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
+
+from .errors import SettingsError
+
+MAX_TIMES = 8
+"""2**8 = 256 times the frames: beyond, neighboring mid frames cannot be told apart."""
+
+FINEST_TICK = Fraction(1, 2**31 - 1)
+"""mp4 stores ticks per second in 32 bits, FFmpeg in a signed one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One output frame: its number from 0, its time in seconds, and its place in the pair."""
+
+    number: int
+    time: Fraction
+    t: Fraction
+    """Fraction of the pair in [0, 1]; 0 and 1 are the source frames themselves."""
+
+
+class Timeline(Protocol):
+    """Places output frames between (and on) source frames."""
+
+    def slots(self, pair: int, time0: Fraction, time1: Fraction) -> list[Slot]:
+        """Output frames shown from `time0` on and before `time1`, seconds, of pair `pair`.
+
+        `pair` counts from 0 at the first pair of the job.
+        """
+        ...
+
+    def last(self, pair: int, time: Fraction) -> list[Slot]:
+        """Output frames that show the last source frame, number `pair`, at `time` seconds."""
+        ...
+
+    def step(self, source_step: Fraction) -> Fraction:
+        """Greatest interval, in seconds, that all output times are multiples of.
+
+        `source_step` is the same for the source times. The job's start has to be added by
+        `common_tick`.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bisection:
+    """Every source frame, and 2**times - 1 mid frames evenly between: (N - 1) * 2**times + 1."""
+
+    times: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.times <= MAX_TIMES:
+            raise SettingsError(
+                f"times must be between 0 and {MAX_TIMES} (2 to {2**MAX_TIMES} times the frames), "
+                f"got {self.times}."
+            )
+
+    def slots(self, pair: int, time0: Fraction, time1: Fraction) -> list[Slot]:
+        n = 2**self.times
+        return [
+            Slot(pair * n + j, time0 + (time1 - time0) * Fraction(j, n), Fraction(j, n))
+            for j in range(n)
+        ]
+
+    def last(self, pair: int, time: Fraction) -> list[Slot]:
+        return [Slot(pair * 2**self.times, time, Fraction(0))]
+
+    def step(self, source_step: Fraction) -> Fraction:
+        return source_step / 2**self.times
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetRate:
+    """Output frames at `origin + i / rate`, whatever the rate (constant or not) of the source.
+
+    With `depth`, t is moved to the nearest j / 2**depth, for methods that only bisect: the frame is
+    shown at its exact time with the picture of at most 1 / 2**(depth + 1) of a pair away.
+    """
+
+    rate: Fraction
+    origin: Fraction
+    depth: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise SettingsError(f"fps must be above 0, got {self.rate}.")
+
+    def slots(self, pair: int, time0: Fraction, time1: Fraction) -> list[Slot]:
+        first = math.ceil((time0 - self.origin) * self.rate)
+        stop = math.ceil((time1 - self.origin) * self.rate)
+        shown = ((i, self.origin + i / self.rate) for i in range(first, stop))
+        return [Slot(i, time, self._snap((time - time0) / (time1 - time0))) for i, time in shown]
+
+    def last(self, pair: int, time: Fraction) -> list[Slot]:
+        number = (time - self.origin) * self.rate
+        return [Slot(int(number), time, Fraction(0))] if number.denominator == 1 else []
+
+    def step(self, source_step: Fraction) -> Fraction:
+        return 1 / self.rate
+
+    def _snap(self, t: Fraction) -> Fraction:
+        if self.depth is None:
+            return t
+        return Fraction(math.floor(t * 2**self.depth + Fraction(1, 2)), 2**self.depth)
+
+
+def common_tick(intervals: Iterable[Fraction]) -> Fraction:
+    """Greatest time base that every interval, in seconds, is a whole number of ticks of.
+
+    Raises:
+        SettingsError: no container could store so fine a time base.
+    """
+    tick = Fraction(0)
+    for interval in intervals:
+        den = math.lcm(tick.denominator, interval.denominator)
+        tick = Fraction(math.gcd(int(tick * den), int(interval * den)), den)
+    if tick < FINEST_TICK or tick.denominator > FINEST_TICK.denominator:
+        raise SettingsError(
+            f"times would need ticks of 1/{tick.denominator} s, finer than video files can store: "
+            "choose fewer times or another fps."
+        )
+    return tick
+
+
+def parse_rate(text: str) -> Fraction:
+    """Frames per second from `25`, `24000/1001` or `23.976`.
+
+    The decimals in common use for NTSC rates stand for the exact ones: 23.976, 29.97, 59.94 and
+    119.88 are 24000/1001, 30000/1001, 60000/1001 and 120000/1001.
+
+    Raises:
+        SettingsError: not a number, or not above 0.
+    """
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise SettingsError(
+            f"a frame rate is a number such as 25, 24000/1001 or 23.976, not {text!r}."
+        )
+    ntsc = Fraction(round(rate) * 1000, 1001)
+    looks_ntsc = round(rate) % 24 == 0 or round(rate) % 30 == 0
+    return ntsc if looks_ntsc and abs(rate - ntsc) < Fraction(1, 200) else rate
+
+
+def parse_seconds(text: str) -> Fraction:
+    """Seconds from `12.5` or `hh:mm:ss.mmm` or `mm:ss`.
+
+    Raises:
+        SettingsError: not a time, or negative.
+    """
+    try:
+        parts = [Fraction(part) for part in text.split(":")]
+    except (ValueError, ZeroDivisionError):
+        parts = []
+    if not 1 <= len(parts) <= 3 or any(part < 0 for part in parts):
+        raise SettingsError(f"a time is seconds or hh:mm:ss.mmm, not {text!r}.")
+    seconds = Fraction(0)
+    for part in parts:
+        seconds = seconds * 60 + part
+    return seconds
