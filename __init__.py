@@ -5,3 +5,12 @@ module level and everything below uses relative imports.
 """
 
 __version__ = "0.1.0"
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint() -> object:
+    """The ComfyUI extension; ComfyUI calls this when it loads custom nodes."""
+    from .nodes.extension import TLBVFIExtension
+
+    return TLBVFIExtension()

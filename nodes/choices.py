@@ -1,0 +1,213 @@
+"""Inputs that several nodes share: written once, so that the nodes cannot drift apart.
+
+Ids, order and defaults are what saved graphs rely on; new inputs go to the end and are optional.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..tlbvfi.methods import WITHOUT_WEIGHTS
+
+MODEL_FOLDER = "interpolation"
+CATEGORY = "frame_interpolation/TLBVFI"
+LEGACY_CATEGORY = f"{CATEGORY}/legacy"
+
+TlbvfiModel = io.Custom("TLBVFI_MODEL")
+InterpModel = io.Custom("INTERP_MODEL")
+
+CODECS = (
+    # values of saved graphs first, in their order
+    "h264_nvenc",
+    "hevc_nvenc",
+    "libx264",
+    "libx265",
+    "libvpx-vp9",
+    "auto",
+    "av1",
+    "av1_nvenc",
+    "prores",
+    "prores-4444",
+    "dnxhr",
+    "ffv1",
+    "h264-lossless",
+    "utvideo",
+)
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PADDINGS = ("reference", "tight")
+
+
+def model_files() -> list[str]:
+    """Checkpoints below models/interpolation, without those other packs keep in folders there."""
+    names = folder_paths.get_filename_list(MODEL_FOLDER)
+    return [n for n in names if n.endswith((".pth", ".safetensors")) and "gimm" not in n.lower()]
+
+
+def default_model(files: list[str]) -> str:
+    """The official checkpoint where it is there, else any, else the method that needs none."""
+    official = [name for name in files if PurePath(name).stem == "vimeo_unet"]
+    return (official or files or list(WITHOUT_WEIGHTS))[0]
+
+
+def model_name(*, methods: bool = True) -> io.Combo.Input:
+    files = model_files()
+    return io.Combo.Input(
+        "model_name",
+        options=[*files, *(WITHOUT_WEIGHTS if methods else ())],
+        default=default_model(files) if methods or files else None,
+        tooltip="A TLB-VFI checkpoint of models/interpolation, or a method that needs no model: "
+        "'flow' (optical flow, good and fast) or 'blend' (a plain cross-fade).",
+    )
+
+
+def times(*, default: int, minimum: int, optional: bool) -> io.Int.Input:
+    mid = " 0 gives the one mid frame alone." if minimum == 0 else ""
+    return io.Int.Input(
+        "times_to_interpolate",
+        default=default,
+        min=minimum,
+        max=4,
+        step=1,
+        display_mode=io.NumberDisplay.number,
+        optional=optional,
+        tooltip="How often each gap is halved: 1 doubles the frame rate, 2 makes it fourfold, 3 "
+        f"eightfold, 4 sixteenfold.{mid}",
+    )
+
+
+def gpu_id(*, maximum: int, optional: bool) -> io.Int.Input:
+    return io.Int.Input(
+        "gpu_id",
+        default=0,
+        min=0,
+        max=maximum,
+        step=1,
+        optional=optional,
+        advanced=True,
+        tooltip="0 is the device ComfyUI uses, which its memory management looks after best. n above "
+        "0 is CUDA device n, where there is one.",
+    )
+
+
+def enable_tf32() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "enable_tf32",
+        default=True,
+        optional=True,
+        advanced=True,
+        tooltip="Let NVIDIA GPUs (RTX 30 and newer) multiply float32 with a 10-bit mantissa: faster, "
+        "a little less exact. In force while this node runs only.",
+    )
+
+
+def sample_steps() -> io.Int.Input:
+    return io.Int.Input(
+        "sample_steps",
+        default=10,
+        min=1,
+        max=50,
+        step=1,
+        display_mode=io.NumberDisplay.slider,
+        optional=True,
+        tooltip="Steps of the diffusion bridge (TLB-VFI only). 10 is the paper's choice; more cost "
+        "time and change little.",
+    )
+
+
+def flow_scale(*, minimum: float = 0.0, optional: bool = True) -> io.Float.Input:
+    return io.Float.Input(
+        "flow_scale",
+        default=0.5,
+        min=minimum,
+        max=1.0,
+        step=0.1,
+        optional=optional,
+        tooltip="Size at which motion is estimated, as a part of the frame's (TLB-VFI only): 0.5 "
+        "suits 1080p and up, 1.0 small frames. 0 is read as 0.1.",
+    )
+
+
+def tile_size() -> io.Int.Input:
+    return io.Int.Input(
+        "tile_size",
+        default=0,
+        min=0,
+        max=2048,
+        step=128,
+        display_mode=io.NumberDisplay.number,
+        optional=True,
+        advanced=True,
+        tooltip="A hint of how much VRAM to use (TLB-VFI only): about what a tile of this size would "
+        "take; 0 lets ComfyUI decide. The frame is never cut into tiles, so no seam can show.",
+    )
+
+
+def cpu_offload() -> io.Boolean.Input:
+    return io.Boolean.Input(
+        "cpu_offload",
+        default=True,
+        optional=True,
+        advanced=True,
+        tooltip="On: the weights make way when other models need the VRAM, as ComfyUI decides. Off: "
+        "they are loaded whole and kept.",
+    )
+
+
+def new_inputs() -> list[io.Input]:
+    """What the interpolating nodes have gained since graphs were first saved; always at the end."""
+    return [
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**63 - 1,
+            control_after_generate=False,  # the page adds a randomizing widget to every "seed"
+            optional=True,
+            tooltip="Seed of the noise TLB-VFI draws. The same seed gives the same frames, however "
+            "the work is cut or resumed.",
+        ),
+        io.Combo.Input(
+            "precision",
+            options=list(PRECISIONS),
+            default="auto",
+            optional=True,
+            advanced=True,
+            tooltip="Number format of the TLB-VFI network. auto: bfloat16 on GPUs that have it, else "
+            "float32, which is exact.",
+        ),
+        io.Combo.Input(
+            "padding",
+            options=list(PADDINGS),
+            default="reference",
+            optional=True,
+            advanced=True,
+            tooltip="reference: pad to multiples of 512 as the paper's code does. tight: to multiples "
+            "of 256, faster, slightly different frames.",
+        ),
+        TlbvfiModel.Input(
+            "model",
+            optional=True,
+            tooltip="From 'Load TLBVFI Model'. Wins over model_name.",
+        ),
+        InterpModel.Input(
+            "interp_model",
+            optional=True,
+            tooltip="FILM or RIFE from ComfyUI's 'Load Frame Interpolation Model'. Wins over model "
+            "and model_name.",
+        ),
+    ]
+
+
+def codec(*, optional: bool) -> io.Combo.Input:
+    return io.Combo.Input(
+        "codec",
+        options=list(CODECS),
+        default="auto",
+        optional=optional,
+        tooltip="auto takes the best encoder that works here: NVENC, else x264. An *_nvenc choice "
+        "falls back to its software twin where there is no NVENC, and says so. prores, dnxhr, ffv1, "
+        "h264-lossless and utvideo keep everything for a later edit.",
+    )

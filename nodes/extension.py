@@ -1,0 +1,52 @@
+"""The extension ComfyUI loads: the list of nodes, their model folder, a warning where ids clash."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import ComfyExtension, io
+from server import PromptServer
+
+from nodes import NODE_CLASS_MAPPINGS
+
+from .choices import MODEL_FOLDER
+from .frame_from_batch import FrameFromBatch
+from .frame_pair_slicer import FramePairSlicer
+
+log = logging.getLogger("tlbvfi.nodes")
+
+NODES: tuple[type[io.ComfyNode], ...] = (
+    FramePairSlicer,
+    FrameFromBatch,
+)
+
+
+class TLBVFIExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        folder = Path(folder_paths.models_dir) / MODEL_FOLDER
+        folder_paths.add_model_folder_path(MODEL_FOLDER, str(folder))
+        warn_of_clashes()
+        PromptServer.instance.app.on_startup.append(_after_all_packs)
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return list(NODES)
+
+
+async def _after_all_packs(app: object) -> None:
+    warn_of_clashes()
+
+
+def warn_of_clashes() -> None:
+    """Log which of our ids belong to another pack: ComfyUI keeps the one loaded last, silently."""
+    for node in NODES:
+        node_id = node.GET_SCHEMA().node_id
+        other = NODE_CLASS_MAPPINGS.get(node_id, node)
+        if other is not node:
+            log.warning(
+                "%s is also a node of %s, and ComfyUI uses the one loaded last: remove one of the "
+                "two packs.",
+                node_id,
+                getattr(other, "RELATIVE_PYTHON_MODULE", other.__module__),
+            )

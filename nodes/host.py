@@ -1,0 +1,108 @@
+"""What we ask of ComfyUI: folders, progress on the node, Cancel, memory and devices."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import comfy.model_management as mm
+import folder_paths
+import torch
+from comfy.utils import ProgressBar
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+from ..tlbvfi.progress import ChunkDone, Event, FrameDone, Joining, Notice, Started
+from .paths import Folders, extra_read_folders
+from .status import status_line
+
+log = logging.getLogger("tlbvfi.nodes")
+
+SHOW_SECONDS = 0.5
+"""Least time between two lines of text, or two previews: each preview is a JPEG of its own."""
+PREVIEW_PIXELS = 512
+"""Longest side of a preview."""
+
+
+def folders() -> Folders:
+    """ComfyUI's folders as they are now; the command line of the server can move them."""
+    return Folders(
+        input=Path(folder_paths.get_input_directory()),
+        output=Path(folder_paths.get_output_directory()),
+        temp=Path(folder_paths.get_temp_directory()),
+        readable=extra_read_folders(),
+    )
+
+
+def empty_images(count: int, height: int, width: int, channels: int) -> Tensor:
+    """An IMAGE batch to be filled, where and in the type ComfyUI keeps what nodes hand on."""
+    shape = (count, height, width, channels)
+    return torch.empty(shape, device=mm.intermediate_device(), dtype=mm.intermediate_dtype())
+
+
+def memory_notice(count: int, height: int, width: int, channels: int) -> Notice | None:
+    """A warning, with the number of GB, where a batch of this size does not fit into free memory."""
+    needed = count * height * width * channels * mm.intermediate_dtype().itemsize
+    free = mm.get_free_memory(mm.intermediate_device())
+    if needed <= free:
+        return None
+    return Notice(
+        text=f"{count} frames of {width}x{height} need {needed / 1e9:.1f} GB as one IMAGE batch and "
+        f"{free / 1e9:.1f} GB are free: use TLBVFI Chunk Processor, which streams to a file."
+    )
+
+
+class NodeProgress:
+    """Bar, line of text and previews of one run of a node; the place where Cancel takes effect.
+
+    Call it with the events of a job. To be used from the node's own thread only: ComfyUI's
+    interrupt flag is cleared by whoever sees it.
+    """
+
+    def __init__(self, node_id: str) -> None:
+        self.notices: list[str] = []
+        self._node_id = node_id
+        self._bar = ProgressBar(1, node_id=node_id)
+        self._last_chunk: ChunkDone | None = None
+        self._shown = 0.0
+
+    def __call__(self, event: Event) -> None:
+        """Show an event. Raises ComfyUI's InterruptProcessingException on Cancel."""
+        mm.throw_exception_if_processing_interrupted()
+        match event:
+            case Started(encoder=encoder):
+                self._text(f"encoder {encoder}")
+            case FrameDone():
+                self._frame(event)
+            case ChunkDone():
+                self._last_chunk = event
+            case Joining(done=done, total=total):
+                self._bar.update_absolute(done, total)
+                self._text(f"joining chunk {done}/{total}")
+            case Notice(text=text):
+                self.notices.append(text)
+                log.warning(text)
+                self._text(text)
+
+    def _frame(self, event: FrameDone) -> None:
+        due = time.monotonic() - self._shown >= SHOW_SECONDS
+        preview = _preview(event.image) if due and event.image is not None else None
+        total = event.frames_total or event.frames_done
+        self._bar.update_absolute(event.frames_done, total, preview)
+        if due:
+            self._text(status_line(event, self._last_chunk))
+            self._shown = time.monotonic()
+
+    def _text(self, text: str) -> None:
+        server = PromptServer.instance
+        if server.client_id is not None:  # a prompt sent by a script has nobody to show it to
+            server.send_progress_text(text, self._node_id, server.client_id)
+
+
+def _preview(image: Tensor) -> tuple[str, Image.Image, int]:
+    """A [C, H, W] frame in [0, 1], shrunk by whole steps first: a 4K preview costs 10 ms less."""
+    step = max(1, max(image.shape[1:]) // PREVIEW_PIXELS)
+    small = image[:3, ::step, ::step].clamp(0, 1).mul(255).round().to(torch.uint8)
+    return "JPEG", Image.fromarray(small.movedim(0, -1).contiguous().numpy()), PREVIEW_PIXELS

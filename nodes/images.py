@@ -1,0 +1,107 @@
+"""IMAGE batches through the pipeline: [B, H, W, C] in [0, 1] as ComfyUI has them, in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from ..tlbvfi.errors import FrameError
+from ..tlbvfi.method import Method
+from ..tlbvfi.pipeline import OutputFrame, SourceFrame, interpolate
+from ..tlbvfi.timeline import Bisection
+
+OnFrame = Callable[[OutputFrame[int]], None]
+
+
+def sequence_length(frames: int, times: int, *, sources: bool, ends_here: bool = True) -> int:
+    """Number of output frames of `interpolate_images` for a batch of `frames`.
+
+    `times` 0 stands for the one mid frame of each pair, alone.
+    """
+    if times == 0:
+        return frames - 1
+    if not sources:
+        return (frames - 1) * (2**times - 1)
+    return (frames - 1) * 2**times + ends_here
+
+
+def interpolate_images(
+    images: Tensor,
+    method: Method,
+    out: Tensor,
+    *,
+    times: int,
+    seed: int = 0,
+    sources: bool = True,
+    ends_here: bool = True,
+    on_frame: OnFrame,
+) -> Tensor:
+    """Fill `out`, [sequence_length, H, W, C], with the interpolated batch and return it.
+
+    `images`: [B >= 2, H, W, C]. With `times` 0 or `sources=False` only mid frames are kept; with
+    `ends_here=False` the last source frame is left out. `on_frame` may raise to stop.
+    """
+    keep_sources = sources and times > 0
+    timeline = Bisection(times=max(times, 1))
+    outputs = interpolate(
+        source_frames(images), method, timeline, seed=seed, ends_here=ends_here and keep_sources
+    )
+    kept = (frame for frame in outputs if keep_sources or not frame.is_source)
+    for row, frame in zip(out, kept, strict=True):
+        row.copy_(_picture(frame, images))
+        on_frame(frame)
+    return out
+
+
+def source_frames(images: Tensor) -> Iterator[SourceFrame[int]]:
+    """The frames of a batch, one converted at a time; the picture is the frame's index."""
+    for index, image in enumerate(images):
+        yield SourceFrame(index=index, time=Fraction(index), image=as_frame(image), picture=index)
+
+
+def as_frame(image: Tensor) -> Tensor:
+    """[H, W, C] of any float type and device as the [C, H, W] float32 on the CPU of a method."""
+    return image.movedim(-1, 0).to(device="cpu", dtype=torch.float32).contiguous()
+
+
+def require_pairs(images: Tensor) -> None:
+    """Refuse a batch without a pair.
+
+    Raises:
+        FrameError: fewer than two frames.
+    """
+    if len(images) < 2:
+        raise FrameError(
+            f"interpolation needs at least 2 frames, this batch has {len(images)}: connect the "
+            "whole clip, not a single image."
+        )
+
+
+def pair_of(frame0: Tensor, frame1: Tensor) -> Tensor:
+    """[2, H, W, C] of the first images of two batches.
+
+    Raises:
+        FrameError: the two differ in size or channels.
+    """
+    if frame0.shape[1:] != frame1.shape[1:]:
+        raise FrameError(
+            f"the two frames differ in size: {_size(frame0)} and {_size(frame1)}; scale one of them "
+            "to the size of the other first."
+        )
+    return torch.stack([frame0[0], frame1[0].to(frame0)])
+
+
+def _picture(frame: OutputFrame[int], images: Tensor) -> Tensor:
+    """[H, W, C]; a source frame straight from the batch, in the type it came in."""
+    if frame.source is not None:
+        return images[frame.source.picture]
+    assert frame.image is not None  # the pipeline sets either
+    return frame.image.movedim(0, -1)
+
+
+def _size(image: Tensor) -> str:
+    height, width, channels = image.shape[1:]
+    return f"{width}x{height} with {channels} channels"

@@ -1,0 +1,145 @@
+"""ComfyUI's own frame interpolation models (type INTERP_MODEL: FILM, RIFE) as a method.
+
+They are driven through calls that are no public interface of ComfyUI, so everything known about
+them is in this file, and a model that lacks one of the calls is refused by name. Frames equal those
+of ComfyUI's own "Run Frame Interpolation Model" node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..tlbvfi.errors import SettingsError
+from ..tlbvfi.method import PairKey
+
+REQUIRED_OF_PATCHER = ("model", "load_device", "model_dtype")
+REQUIRED_OF_MODEL = ("extract_features", "memory_used_forward", "state_dict")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """One frame as the model wants it, and what it has computed from it."""
+
+    padded: Tensor
+    """[1, 3, H', W'] on the model's device, sides padded to its alignment."""
+    cached: Any
+    """Opaque: the model's own features."""
+    frame: Tensor
+    """[C, H, W] as it came, for the size and the alpha channel."""
+
+
+class InterpModelMethod:
+    """Adapter of the Method protocol over an INTERP_MODEL value."""
+
+    any_time = True
+
+    def __init__(self, patcher: Any) -> None:  # noqa: ANN401 - ComfyUI's untyped patcher
+        """Raises: SettingsError: the model lacks a call this adapter needs."""
+        require_calls(patcher)
+        self.name = f"comfyui-{type(patcher.model).__name__.lower()}"
+        self._patcher = patcher
+        self._model = patcher.model
+        self._dtype = patcher.model_dtype()
+        self._loaded_for: torch.Size | None = None
+        self._largest_batch: int | None = None  # set by the first shortage of memory
+
+    def weights_hash(self) -> str:
+        """SHA-256 over names, shapes and values of the weights: what a session remembers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def prepare(self, frame: Tensor) -> Features:
+        """Features of a frame, [C, H, W] float32 in [0, 1]."""
+        self._load(frame)
+        padded = self._padded(frame[None, :3])
+        return Features(padded=padded, cached=self._model.extract_features(padded), frame=frame)
+
+    @torch.inference_mode()
+    def between(
+        self, features0: Features, features1: Features, times: Sequence[Fraction], key: PairKey
+    ) -> list[Tensor]:
+        """Frames at `times`; alpha, which these models do not know, is mixed linearly."""
+        _, height, width = features0.frame.shape
+        mids = self._run(features0, features1, [float(t) for t in times])
+        mids = mids[:, :, :height, :width].to(device="cpu", dtype=torch.float32).clamp_(0, 1)
+        alpha0, alpha1 = features0.frame[3:], features1.frame[3:]
+        return [
+            torch.cat([mid, torch.lerp(alpha0, alpha1, float(t))])
+            for mid, t in zip(mids, times, strict=True)
+        ]
+
+    def _load(self, frame: Tensor) -> None:
+        """Have ComfyUI make room and bring the weights, once per size."""
+        if self._loaded_for == frame.shape:
+            return
+        import comfy.model_management as mm
+
+        _, height, width = frame.shape
+        needed = self._model.memory_used_forward((1, height, width, 3), self._dtype)
+        mm.load_models_gpu([self._patcher], memory_required=needed)
+        self._loaded_for = frame.shape
+
+    def _padded(self, frame: Tensor) -> Tensor:
+        from comfy.ldm.common_dit import pad_to_patch_size
+
+        frame = frame.to(dtype=self._dtype, device=self._patcher.load_device)
+        align = getattr(self._model, "pad_align", 1)
+        if align == 1:
+            return frame
+        return pad_to_patch_size(frame, (align, align), padding_mode="reflect")
+
+    def _run(self, features0: Features, features1: Features, times: list[float]) -> Tensor:
+        """[n, 3, H', W']; fewer times at once after every shortage of memory, down to one."""
+        import comfy.model_management as mm
+
+        batch = min(len(times), self._largest_batch or len(times))
+        while True:
+            try:
+                parts = [times[i : i + batch] for i in range(0, len(times), batch)]
+                return torch.cat([self._forward(features0, features1, part) for part in parts])
+            except mm.OOM_EXCEPTION:
+                if batch == 1:
+                    raise
+                batch = self._largest_batch = batch // 2
+                mm.soft_empty_cache()
+
+    def _forward(self, features0: Features, features1: Features, times: list[float]) -> Tensor:
+        cache = {"img0": features0.cached, "img1": features1.cached}
+        image0, image1 = features0.padded, features1.padded
+        if hasattr(self._model, "forward_multi_timestep"):
+            return self._model.forward_multi_timestep(image0, image1, times, cache=cache)
+        n, (height, width) = len(times), image0.shape[2:]
+        steps = torch.tensor(times, device=image0.device, dtype=image0.dtype)
+        return self._model(
+            image0.expand(n, -1, -1, -1),
+            image1.expand(n, -1, -1, -1),
+            timestep=steps.reshape(n, 1, 1, 1).expand(n, 1, height, width),
+            cache=cache,
+        )
+
+
+def require_calls(patcher: Any) -> None:  # noqa: ANN401 - anything a graph may hand over
+    """Refuse a value that cannot be driven.
+
+    Raises:
+        SettingsError: it is not a model, or lacks a call.
+    """
+    missing = [name for name in REQUIRED_OF_PATCHER if not hasattr(patcher, name)]
+    if not missing:
+        missing = [name for name in REQUIRED_OF_MODEL if not hasattr(patcher.model, name)]
+    if missing:
+        raise SettingsError(
+            f"interp_model {type(patcher).__name__} has no {', '.join(missing)}: connect the output "
+            "of 'Load Frame Interpolation Model' of a ComfyUI this pack knows (0.20 to 0.33)."
+        )

@@ -1,0 +1,102 @@
+"""Which files and folders a prompt may name. Prompts come over HTTP: every text in them is hostile.
+
+Writing happens below ComfyUI's output folder only. Reading happens below its input, output and temp
+folders, and below those the operator of the server lists in the environment variable
+`TLBVFI_READ_FOLDERS` (separated as in PATH).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..tlbvfi.errors import SettingsError
+
+READ_FOLDERS_VARIABLE = "TLBVFI_READ_FOLDERS"
+
+_ANNOTATED = re.compile(r"^(?P<name>.*) \[(?P<folder>input|output|temp)\]$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Folders:
+    """ComfyUI's folders and the extra ones that may be read."""
+
+    input: Path
+    output: Path
+    temp: Path
+    readable: tuple[Path, ...] = ()
+
+    def named(self, folder: str) -> Path:
+        return {"input": self.input, "output": self.output, "temp": self.temp}[folder]
+
+
+def extra_read_folders() -> tuple[Path, ...]:
+    """Folders of `TLBVFI_READ_FOLDERS`; only whoever starts the server can set it."""
+    listed = os.environ.get(READ_FOLDERS_VARIABLE, "").split(os.pathsep)
+    return tuple(Path(folder) for folder in listed if folder)
+
+
+def readable_file(text: str, folders: Folders) -> Path:
+    """The existing file that `text` names: absolute, relative to input, or `name [output]`.
+
+    Raises:
+        SettingsError: no such file, or one outside the folders that may be read.
+    """
+    annotated = _ANNOTATED.match(text)
+    base = folders.named(annotated["folder"]) if annotated else folders.input
+    path = _resolve(base, annotated["name"] if annotated else text)
+    roots = (folders.input, folders.output, folders.temp, *folders.readable)
+    if not any(_is_inside(path, root) for root in roots):
+        raise SettingsError(
+            f"{text!r} is outside ComfyUI's input, output and temp folders: move the file there, or "
+            f"list its folder in the environment variable {READ_FOLDERS_VARIABLE} of the server."
+        )
+    if not path.is_file():
+        raise SettingsError(
+            f"there is no file {text!r} in ComfyUI's {base.name} folder: check the name, or write "
+            "'name [output]' for a file of the output folder."
+        )
+    return path
+
+
+def folder_in_output(text: str, folders: Folders) -> Path:
+    """The folder below ComfyUI's output folder that `text` names; the output folder where empty.
+
+    Raises:
+        SettingsError: `text` leads out of the output folder.
+    """
+    path = _resolve(folders.output, text)
+    if not _is_inside(path, folders.output):
+        raise SettingsError(
+            f"output_dir {text!r} leads out of ComfyUI's output folder: give a folder below it, or "
+            "nothing."
+        )
+    return path
+
+
+def plain_file_name(text: str) -> str:
+    """`text`, if it is a file name without a folder.
+
+    Raises:
+        SettingsError: it holds a path, or what no file system takes.
+    """
+    if not re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|]{1,200}", text) or text.strip(". ") != text:
+        raise SettingsError(
+            f"output_filename {text!r} is not a plain file name: leave out folders and the "
+            'characters / \\ : * ? " < > |; folders go into output_dir.'
+        )
+    return text
+
+
+def _resolve(base: Path, text: str) -> Path:
+    """`text` below `base` (or absolute), with `..` and links followed."""
+    try:
+        return (base / text).resolve()
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        raise SettingsError(f"{text!r} is not a path.") from error
+
+
+def _is_inside(path: Path, root: Path) -> bool:
+    return path.is_relative_to(root.resolve())

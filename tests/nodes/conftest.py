@@ -1,0 +1,183 @@
+"""A real ComfyUI for the tests that need one: COMFYUI_DIR names its checkout.
+
+COMFYUI_PYTHON names the Python it runs with (default: this one). It gets a base folder of its own,
+with this checkout and, where COMFYUI_DIR has it, VideoHelperSuite as the only custom nodes.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+
+import pytest
+
+START_SECONDS = 120
+SERVER_FLAGS = ("--cpu", "--listen=127.0.0.1", "--database-url=sqlite:///:memory:")
+OTHER_PACKS = ("ComfyUI-VideoHelperSuite",)
+
+
+class Server:
+    """One ComfyUI server with its own input, output and model folders."""
+
+    def __init__(self, code: Path, base: Path, checkout: Path) -> None:
+        self.code, self.base = code, base
+        for name in ("input", "output", "temp", "models/interpolation", "custom_nodes"):
+            (base / name).mkdir(parents=True, exist_ok=True)
+        (base / "custom_nodes" / "ComfyUI-TLBVFI").symlink_to(checkout)
+        for pack in OTHER_PACKS:
+            if (code / "custom_nodes" / pack).exists():
+                (base / "custom_nodes" / pack).symlink_to(code / "custom_nodes" / pack)
+        self.start()
+
+    def start(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = (self.base / "server.log").open("a")
+        python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+        self.process = subprocess.Popen(
+            [
+                python,
+                "main.py",
+                *SERVER_FLAGS,
+                f"--port={self.port}",
+                f"--base-directory={self.base}",
+            ],
+            cwd=self.code,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "2"},
+        )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                pytest.fail(f"ComfyUI did not start:\n{self.text()[-3000:]}")
+            time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.get("/object_info/SaveImage"))
+        except (urllib.error.URLError, ConnectionError):
+            return False
+
+    def kill(self) -> None:
+        """As `kill -9`."""
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+
+    def text(self) -> str:
+        """What the server has logged."""
+        return (self.base / "server.log").read_text(errors="replace")
+
+    def get(self, path: str):
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return json.load(answer)
+
+    def post(self, path: str, body: dict) -> tuple[int, dict]:
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+                return answer.status, json.loads(text) if text else {}
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    def queue(self, prompt: dict, client_id: str = "") -> str:
+        """Queue an API prompt that must be valid in every node; its id."""
+        body = {"prompt": prompt, "client_id": client_id or uuid.uuid4().hex}
+        status, answer = self.post("/prompt", body)
+        assert (status, answer.get("node_errors")) == (200, {}), json.dumps(answer, indent=1)
+        return answer["prompt_id"]
+
+    def wait(self, prompt_id: str, timeout: float = 120) -> dict:
+        """The history entry of a prompt, once it has ended in whatever way."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return history[prompt_id]
+            time.sleep(0.05)
+        pytest.fail(f"prompt {prompt_id} did not end in {timeout} s:\n{self.text()[-2000:]}")
+
+    def run(self, prompt: dict, timeout: float = 120) -> dict:
+        """Outputs by node id of a prompt that must succeed."""
+        entry = self.wait(self.queue(prompt), timeout)
+        assert entry["status"]["status_str"] == "success", self.message(entry)
+        return entry["outputs"]
+
+    def error(self, prompt: dict, timeout: float = 120) -> str:
+        """The sentence a prompt fails with while it runs."""
+        return self.message(self.wait(self.queue(prompt), timeout))
+
+    def refusal(self, prompt: dict) -> list[dict]:
+        """The node errors a prompt is refused with before it runs."""
+        status, answer = self.post("/prompt", {"prompt": prompt})
+        assert status == 400, answer
+        return [e for node in answer["node_errors"].values() for e in node["errors"]]
+
+    @staticmethod
+    def message(entry: dict) -> str:
+        messages = dict(entry["status"]["messages"])
+        return messages.get("execution_error", {}).get("exception_message", str(list(messages)))
+
+
+@pytest.fixture(scope="session")
+def comfyui(root: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A running ComfyUI; skipped where COMFYUI_DIR does not name one."""
+    code = os.environ.get("COMFYUI_DIR")
+    if not code:
+        pytest.skip("COMFYUI_DIR does not name a ComfyUI checkout")
+    server = Server(Path(code).resolve(), tmp_path_factory.mktemp("comfyui"), root)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def gray_batch():
+    """Prompt nodes, under ids g0..: a batch of `count` gray images from dark to bright; link last."""
+
+    def build(count: int, width: int = 64, height: int = 48) -> tuple[dict, list]:
+        nodes, link = {}, None
+        for i in range(count):
+            level = 255 * i // max(count - 1, 1)
+            color = level << 16 | level << 8 | level
+            inputs = {"width": width, "height": height, "batch_size": 1, "color": color}
+            nodes[f"g{i}"] = {"class_type": "EmptyImage", "inputs": inputs}
+            if link is not None:
+                batch = {"image1": link, "image2": [f"g{i}", 0]}
+                nodes[f"b{i}"] = {"class_type": "ImageBatch", "inputs": batch}
+            link = [f"b{i}" if i else "g0", 0]
+        return nodes, link
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def node():
+    """Shorthand for a node of an API prompt."""
+
+    def build(class_type: str, **inputs) -> dict:
+        return {"class_type": class_type, "inputs": inputs}
+
+    return build
