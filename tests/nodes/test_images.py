@@ -1,0 +1,128 @@
+"""IMAGE batches through the pipeline, and the line of text a node shows; needs no ComfyUI."""
+
+import pytest
+import torch
+from comfyui_tlbvfi.nodes.images import interpolate_images, pair_of, require_pairs, sequence_length
+from comfyui_tlbvfi.nodes.status import status_line
+from comfyui_tlbvfi.tlbvfi.errors import FrameError
+from comfyui_tlbvfi.tlbvfi.progress import ChunkDone, FrameDone
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+class Mix:
+    """A method whose frames show their time, and that counts what it is asked."""
+
+    name, any_time = "mix", True
+
+    def __init__(self):
+        self.prepared = 0
+
+    def prepare(self, frame):
+        self.prepared += 1
+        return frame
+
+    def between(self, a, b, times, key):
+        return [a + (b - a) * float(t) for t in times]
+
+
+def ramp(count: int, channels: int = 3) -> torch.Tensor:
+    """[count, 4, 6, channels]; frame n is n everywhere."""
+    return torch.arange(count, dtype=torch.float32).reshape(-1, 1, 1, 1).expand(-1, 4, 6, channels)
+
+
+def levels(count: int, channels: int = 3, **options) -> list[float]:
+    shown = {k: v for k, v in options.items() if k in ("sources", "ends_here")}
+    length = sequence_length(count, options["times"], **({"sources": True} | shown))
+    out = torch.full((length, 4, 6, channels), torch.nan)
+    interpolate_images(ramp(count, channels), Mix(), out, on_frame=lambda frame: None, **options)
+    assert not out.isnan().any()
+    return out[:, 1, 2, -1].tolist()
+
+
+def test_a_batch_becomes_the_whole_sequence():
+    assert levels(3, times=2) == [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]
+
+
+def test_alpha_goes_through_with_the_picture():
+    assert levels(2, channels=4, times=1) == [0, 0.5, 1]
+
+
+def test_times_0_gives_the_one_mid_frame_of_each_pair():
+    assert levels(3, times=0) == [0.5, 1.5]
+
+
+def test_without_sources_only_mid_frames_are_kept():
+    assert levels(3, times=1, sources=False) == [0.5, 1.5]
+    assert levels(2, times=2, sources=False) == [0.25, 0.5, 0.75]
+
+
+def test_a_pair_that_is_not_the_last_leaves_out_its_end():
+    assert levels(2, times=1, ends_here=False) == [0, 0.5]
+
+
+def test_each_frame_is_prepared_once():
+    method = Mix()
+    out = torch.empty(9, 4, 6, 3)
+    interpolate_images(ramp(5), method, out, times=1, on_frame=lambda frame: None)
+    assert method.prepared == 5
+
+
+def test_a_callback_that_raises_stops_the_run_at_once():
+    method, seen = Mix(), []
+
+    def cancel(frame):
+        seen.append(frame)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interpolate_images(ramp(100), method, torch.empty(199, 4, 6, 3), times=1, on_frame=cancel)
+    assert method.prepared <= 3
+
+
+def test_source_frames_keep_every_bit_of_a_half_precision_batch():
+    images = torch.rand(2, 4, 6, 3).half()
+    out = torch.empty(3, 4, 6, 3, dtype=torch.float16)
+    interpolate_images(images, Mix(), out, times=1, on_frame=lambda frame: None)
+    assert torch.equal(out[::2], images)
+
+
+@given(st.integers(2, 40), st.integers(0, 4), st.booleans(), st.booleans())
+def test_the_announced_length_is_the_length(count, times, sources, ends_here):
+    kept = sources and times > 0
+    expected = levels(count, times=times, sources=sources, ends_here=ends_here)
+    assert len(expected) == sequence_length(count, times, sources=sources, ends_here=ends_here)
+    assert expected == sorted(expected)
+    assert (expected[-1] == count - 1) == (kept and ends_here)
+
+
+def test_one_frame_is_refused():
+    with pytest.raises(FrameError, match="at least 2 frames, this batch has 1"):
+        require_pairs(ramp(1))
+
+
+def test_a_pair_of_two_sizes_is_refused_with_both():
+    with pytest.raises(FrameError, match="6x4 with 3 channels and 6x4 with 4 channels"):
+        pair_of(ramp(1), ramp(1, channels=4))
+
+
+def test_a_pair_is_made_of_the_first_images():
+    assert pair_of(ramp(1), ramp(3) + 5)[:, 0, 0, 0].tolist() == [0, 5]
+
+
+def test_the_status_line_tells_rate_time_left_and_disk():
+    frame = FrameDone(
+        frames_done=120, frames_total=2000, frames_per_second=14.24, seconds_left=132.4, image=None
+    )
+    chunk = ChunkDone(chunks_done=3, bytes_written=96_000_000, bytes_predicted=1_600_000_000)
+    assert status_line(frame, chunk) == (
+        "120/2000 frames · 14.2 frames/s · 2:12 left · 3 chunks safe · 96 MB of 1600 MB"
+    )
+
+
+def test_the_status_line_of_an_endless_source_claims_no_end():
+    frame = FrameDone(
+        frames_done=9, frames_total=None, frames_per_second=2.0, seconds_left=None, image=None
+    )
+    assert status_line(frame, None) == "9 frames · 2.0 frames/s"
