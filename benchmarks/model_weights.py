@@ -1,0 +1,106 @@
+"""Stand-in weights for TLB-VFI: deterministic, bit-identical everywhere, no download.
+
+Every tensor is made from its own name alone: raw PCG64 output seeded with the CRC-32 of the name,
+summed to a bell shape by integer arithmetic, scaled to keep activations of unit size.
+
+    python benchmarks/model_weights.py stand_in.pth
+"""
+
+import argparse
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CODEBOOK_DEVIATION = 2.2
+BELL_DEVIATION = 37837.22723720648  # of half the centered sum of four 16-bit integers
+
+GAINS = (
+    (r"decoder\.flownet\..*\.conv1\.weight$", 1.3),
+    (r"decoder\.flownet\.", 1.35),
+    (r"refinenet\..*\.flow_head\.2\.weight$", 0.7),
+    (r"refinenet\..*\.occl_convs\.4\.weight$", 1.5),
+    (r"refinenet\.", 1.35),
+    (r"decoder\.moduleout\.6\.weight$", 0.4),
+    (r"denoise_fn\.out\.2\.weight$", 0.8),
+    (r"encoder\.conv_out\.weight$", 1.6),
+    (r"^quant_conv\.weight$|post_quant_conv\.weight$", 1.2),
+    (r"to_[qk]\.weight$", 1.6),
+    (r"attn_1\.[qk]\.weight$", 1.6),
+    (r"\.qkv\.weight$", 1.5),
+    (r"", 1.0),
+)
+"""Factor of a weight's scale by its name without `vqgan.`; the first match counts."""
+
+
+def bell(name: str, shape: Sequence[int]) -> np.ndarray:
+    """Bell-shaped float64 values of mean 0 and variance 1, a function of the name only."""
+    count = int(np.prod(shape))
+    raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(count)
+    quarters = np.atleast_1d(np.asarray(raw, dtype="<u8")).view("<u2").reshape(count, 4)
+    centered = quarters.sum(axis=1, dtype=np.int64) * 2 - 4 * 65535
+    return (centered.astype(np.float64) * (0.5 / BELL_DEVIATION)).reshape(shape)
+
+
+def fan_in(name: str, shape: Sequence[int]) -> int:
+    """Inputs that one output of a layer sums up."""
+    if re.search(r"flownet\.block\d\.conv1\.weight$", name):  # transposed: (in, out, 4, 4)
+        return shape[0] * shape[2] * shape[3] // 4
+    return int(np.prod(shape[1:]))
+
+
+def stand_in(name: str, shape: Sequence[int], *, has_bias: bool) -> Tensor:
+    """One tensor of the network. `has_bias`: whether its layer also has a bias."""
+    if name.endswith("num_batches_tracked"):
+        return torch.tensor(1000, dtype=torch.int64)
+    return torch.from_numpy(scaled(name, bell(name, shape), has_bias=has_bias).astype(np.float32))
+
+
+def scaled(name: str, z: np.ndarray, *, has_bias: bool) -> np.ndarray:
+    """Unit noise brought to the scale of the kind of tensor that the name says it is."""
+    if name.endswith("running_mean"):
+        return 0.1 * z
+    if name.endswith("running_var"):
+        return np.maximum(1.0 + 0.2 * z, 0.3)
+    if name.endswith("quantize.embedding.weight"):
+        return CODEBOOK_DEVIATION * z
+    if name.endswith("rel_pos_bias.weight"):
+        return 0.5 * z
+    if name.endswith(".bias"):
+        return 0.05 * z
+    if z.ndim == 1:
+        return 1.0 + 0.1 * z if has_bias else 0.25 + 0.05 * z
+    short = name.removeprefix("vqgan.")
+    gain = next(gain for pattern, gain in GAINS if re.search(pattern, short))
+    return z * (gain / np.sqrt(float(fan_in(name, z.shape))))
+
+
+def stand_in_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """A tensor for every name in `shapes`."""
+    return {
+        name: stand_in(name, shape, has_bias=f"{name.removesuffix('weight')}bias" in shapes)
+        for name, shape in shapes.items()
+    }
+
+
+def read_shapes(key_list: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes from lines such as `encoder.conv_in.weight 64 3 3 3`."""
+    rows = (line.split() for line in key_list.read_text().splitlines())
+    return {name: tuple(map(int, sides)) for name, *sides in rows}
+
+
+KEY_LIST = Path(__file__).parent.parent / "tests/data/tlbvfi_keys.txt"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path, help="the checkpoint to write")
+    torch.save({"model": stand_in_weights(read_shapes(KEY_LIST))}, parser.parse_args().output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,383 @@
+"""Frames to latent and back: encoder, wavelet gate, quantizer, decoder.
+
+Frames are RGB in [0, 1] throughout. What is computed per frame and what per clip is kept apart,
+because features of a frame serve both pairs it belongs to.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .flow import IFNet, RefineNet, resize
+from .layers import (
+    ClipAttention,
+    Downsample,
+    FixedBatchNorm,
+    MaxViTBlock,
+    Operations,
+    ResBlock2d,
+    ResBlock3d,
+    Upsample,
+    folded,
+    new_group_norm,
+    per_frame,
+    swish,
+)
+from .norm import group_norm
+from .unet import LATENT
+from .warp import warp
+
+LEVEL_WIDTHS = ((64, 64), (64, 128), (128, 128), (128, 128), (128, 256))
+"""(input, output) channels of the encoder's levels; level i works at 1 / 2**i."""
+
+DEEP = 256
+"""Channels at 1/32."""
+
+LUMA = (0.2989, 0.5870, 0.1140)
+
+CODES = 8192
+
+
+def luma(frames: Tensor) -> Tensor:
+    """[B, 3, H, W] -> [B, 1, H, W]."""
+    red, green, blue = (weight * frames[:, i : i + 1] for i, weight in enumerate(LUMA))
+    return red + green + blue
+
+
+def haar_split(x: Tensor, dim: int, *, pad: bool) -> tuple[Tensor, Tensor]:
+    """Sums and differences of neighbors along `dim`, undecimated, each times 0.5 / sqrt(2).
+
+    With `pad` the size stays: one zero is taken to follow the last sample.
+    """
+    a = 0.5 / 2**0.5
+    x = x * a
+    size = x.shape[dim] if pad else x.shape[dim] - 1
+    here = x.narrow(dim, 0, size)
+    following = x.narrow(dim, 1, x.shape[dim] - 1)
+    low, high = here.clone(), -here
+    low.narrow(dim, 0, following.shape[dim]).add_(following)
+    high.narrow(dim, 0, following.shape[dim]).add_(following)
+    return low, high
+
+
+def haar(clip: Tensor) -> list[Tensor]:
+    """The eight bands LLL, LLH, ... HHH (frame, height, width) of one level of a luma clip.
+
+    `clip`: [B, T, H, W]; each band is [B, T - 1, H, W].
+    """
+    bands = [clip]
+    for dim, pad in ((1, False), (2, True), (3, True)):
+        bands = [half for band in bands for half in haar_split(band, dim, pad=pad)]
+    return bands
+
+
+def wavelet_details(clip: Tensor) -> Tensor:
+    """Details of two Haar levels of a three-frame luma clip [B, 3, H, W]: [B, 21, H, W]."""
+    low, *fine = haar(clip)
+    _, *coarse = haar(low)
+    return torch.cat([*fine, *coarse], dim=1)
+
+
+class FrequencyBlock(nn.Module):
+    """Residual block of 5x5 convolutions to a quarter of the size."""
+
+    def __init__(self, ops: Operations, channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = new_group_norm(ops, channels)
+        self.conv1 = ops.Conv2d(channels, out_channels, 5, stride=2, padding=2)
+        self.norm2 = new_group_norm(ops, out_channels)
+        self.conv2 = ops.Conv2d(out_channels, out_channels, 5, stride=2, padding=2)
+        self.shortcut = ops.Conv2d(channels, out_channels, 5, stride=4, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.relu(group_norm(self.norm1, x), inplace=True))
+        h = self.conv2(F.relu(group_norm(self.norm2, h), inplace=True))
+        return h.add_(self.shortcut(x))
+
+
+class FrequencyExtractor(nn.Module):
+    """Wavelet details [B, 21, H, W] -> features [B, 256, H/32, W/32]."""
+
+    def __init__(self, ops: Operations) -> None:
+        super().__init__()
+        self.conv_in = ops.Conv2d(21, 64, 3, stride=2, padding=1)
+        self.Blocks = nn.ModuleList([FrequencyBlock(ops, 64, 64), FrequencyBlock(ops, 64, DEEP)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for block in self.Blocks:
+            x = block(x)
+        return x
+
+
+class EncoderLevel(nn.Module):
+    """One resolution of the encoder: residual block, at the last level attention, downsampling."""
+
+    def __init__(self, ops: Operations, channels: int, out_channels: int, *, attn: bool) -> None:
+        super().__init__()
+        self.block = nn.ModuleList([ResBlock2d(ops, channels, out_channels)])
+        self.attn = nn.ModuleList([MaxViTBlock(ops, out_channels)] if attn else [])
+        self.downsample = Downsample(ops, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block[0](x)
+        for attention in self.attn:
+            x = attention(x)
+        return self.downsample(x)
+
+
+class ClipMiddle(nn.Module):
+    """Residual block, attention, residual block over the three frames."""
+
+    def __init__(self, ops: Operations, *, fuse: bool) -> None:
+        super().__init__()
+        self.block_1 = ResBlock3d(ops, DEEP)
+        self.attn_1 = ClipAttention(ops, DEEP)
+        self.block_2 = ResBlock3d(ops, DEEP, fuse=fuse)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(clip)))
+
+
+class Encoder(nn.Module):
+    """Frames to features, and three frames' deepest features to the latent clip."""
+
+    def __init__(self, ops: Operations) -> None:
+        super().__init__()
+        self.conv_in = ops.Conv2d(3, LEVEL_WIDTHS[0][0], 3, padding=1)
+        self.down = nn.ModuleList(
+            EncoderLevel(ops, channels, out, attn=level == 4)
+            for level, (channels, out) in enumerate(LEVEL_WIDTHS)
+        )
+        self.frequency_extractor = FrequencyExtractor(ops)
+        self.mid = ClipMiddle(ops, fuse=False)
+        self.norm_out = new_group_norm(ops, DEEP)
+        self.conv_out = ops.Conv3d(DEEP, LATENT, 3, padding=1)
+
+    def features(self, frame: Tensor, levels: int, *, keep_first: bool) -> list[Tensor | None]:
+        """phi[0..levels] of a frame [B, 3, H, W]; phi[k] is at 1 / 2**k.
+
+        phi[0] is None unless `keep_first`: it is the largest by far, and rarely needed.
+        """
+        h = self.conv_in(frame)
+        features: list[Tensor | None] = [h if keep_first else None]
+        for level in self.down[:levels]:
+            h = level(h)
+            features.append(h)
+        return features
+
+    def forward(self, deepest: Sequence[Tensor], lumas: Sequence[Tensor]) -> Tensor:
+        """Latent clip [B, 3, T=3, h, w] of three frames, before `quant_conv`.
+
+        `deepest`: phi[5] of each, [B, 256, h, w]; `lumas`: [B, 1, H, W] each.
+        """
+        frequencies = self.frequency_extractor(wavelet_details(torch.cat(list(lumas), dim=1)))
+        gate = 1 + torch.sigmoid(frequencies)
+        clip = torch.stack([phi * gate for phi in deepest], dim=2).contiguous()
+        clip = self.mid(clip)
+        return self.conv_out(swish(per_frame(self.norm_out, clip)))
+
+
+class Quantizer(nn.Module):
+    """Replaces every latent vector by the nearest of the codebook."""
+
+    def __init__(self, ops: Operations) -> None:
+        super().__init__()
+        self.embedding = ops.Embedding(CODES, LATENT)
+
+    def codes(self, clip: Tensor) -> Tensor:
+        """Index of the nearest code at every position of [B, 3, T, h, w]: [B, T, h, w]."""
+        codebook = self.embedding.weight.to(clip)
+        positions = clip.movedim(1, -1)
+        found = [nearest(chunk, codebook) for chunk in positions.reshape(-1, LATENT).split(1024)]
+        return torch.cat(found).view(positions.shape[:-1])
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """[B, 3, T, h, w] -> the same, every vector one of the codes."""
+        return self.embedding.weight.to(clip)[self.codes(clip)].movedim(-1, 1)
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the nearest row of `codebook` [K, 3] for each of `vectors` [N, 3].
+
+    By differences rather than |z|^2 + |e|^2 - 2 z.e, which cancels, and which a matrix unit
+    would compute in reduced precision.
+    """
+    distance = torch.zeros(len(vectors), len(codebook), device=vectors.device)
+    for vector, code in zip(vectors.float().T, codebook.float().T, strict=True):
+        distance += (vector[:, None] - code).square_()
+    return distance.argmin(dim=1)
+
+
+class SqueezeExcite(nn.Module):
+    """Factor per channel from the channel means of the whole map."""
+
+    def __init__(self, ops: Operations, channels: int) -> None:
+        super().__init__()
+        self.gate = nn.ModuleDict(
+            {
+                "1": ops.Linear(channels, channels // 4, bias=False),
+                "3": ops.Linear(channels // 4, channels, bias=False),
+            }
+        )
+
+    def forward(self, means: Tensor) -> Tensor:
+        """[B, C] -> [B, C] in (0, 1)."""
+        return torch.sigmoid(self.gate["3"](F.silu(self.gate["1"](means))))
+
+
+class ContextProjection(nn.Module):
+    """Context of a level to keys: 1x1, depthwise 3x3, squeeze-excite, 1x1."""
+
+    def __init__(self, ops: Operations, channels: int, out_channels: int) -> None:
+        super().__init__()
+        hidden = 4 * out_channels
+        layers = {
+            "0": ops.Conv2d(channels, hidden, 1),
+            "1": FixedBatchNorm(hidden),
+            "3": ops.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
+            "4": FixedBatchNorm(hidden),
+            "6": SqueezeExcite(ops, hidden),
+            "7": ops.Conv2d(hidden, out_channels, 1),
+            "8": FixedBatchNorm(out_channels),
+        }
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def folded(self, conv: str, norm: str, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a convolution and the norm after it."""
+        return folded(self.get_submodule(conv), self.get_submodule(norm), like)
+
+    def forward(self, context: Sequence[Tensor]) -> Tensor:
+        """Features [B, C_i, H, W], their channels together being the input -> [B, C, H, W]."""
+        like = context[0]
+        h = F.conv2d(torch.cat(list(context), dim=1), *self.folded("0", "1", like))
+        h = F.gelu(h)
+        h = F.conv2d(h, *self.folded("3", "4", like), padding=1, groups=h.shape[1])
+        h = F.gelu(h)
+        h *= self.get_submodule("6")(h.mean(dim=(2, 3)))[:, :, None, None]
+        return F.conv2d(h, *self.folded("7", "8", like))
+
+
+class CrossAttention(MaxViTBlock):
+    """Attention from the decoder's map to the features of both frames at its size."""
+
+    def __init__(self, ops: Operations, context_channels: int, channels: int) -> None:
+        super().__init__(ops, channels)
+        self.proj_in = ContextProjection(ops, context_channels, channels)
+
+
+class DecoderLevel(nn.Module):
+    """One resolution of the decoder: residual block, attention, upsampling."""
+
+    def __init__(
+        self, ops: Operations, channels: int, out_channels: int, context: int, *, attn: bool
+    ) -> None:
+        super().__init__()
+        self.block = nn.ModuleList([ResBlock2d(ops, channels, out_channels)])
+        self.attn = nn.ModuleList([MaxViTBlock(ops, out_channels)] if attn else [])
+        self.cross_attn = CrossAttention(ops, context, out_channels)
+        self.upsample = Upsample(ops, out_channels)
+
+    def forward(self, x: Tensor, context: Sequence[Tensor]) -> Tensor:
+        x = self.block[0](x)
+        for attention in self.attn:
+            x = attention(x)
+        x = self.cross_attn(x, self.cross_attn.proj_in(context))
+        return self.upsample(x)
+
+
+DECODER_WIDTHS = (
+    (128, 64, 256),
+    (128, 128, 512),
+    (128, 128, 512),
+    (256, 128, 256),
+    (256, 256, 512),
+)
+"""(input, output, context) channels of the decoder's levels; level i works at 1 / 2**(i + 1)."""
+
+WARPED_LEVELS = (0, 1, 2)
+"""Levels whose context also holds the features warped by the flow."""
+
+
+class Decoder(nn.Module):
+    """Quantized latent, features of both frames and flow to the frame between."""
+
+    def __init__(self, ops: Operations) -> None:
+        super().__init__()
+        self.conv_in = ops.Conv3d(LATENT, DEEP, 3, padding=1)
+        self.mid = ClipMiddle(ops, fuse=True)
+        self.up = nn.ModuleList(
+            DecoderLevel(ops, channels, out, context, attn=level == 4)
+            for level, (channels, out, context) in enumerate(DECODER_WIDTHS)
+        )
+        width = DECODER_WIDTHS[0][1]
+        self.norm_out = new_group_norm(ops, width)
+        self.conv_out = ops.Conv2d(width, width, 3, padding=1)
+        self.moduleout = nn.Sequential(
+            ops.Conv2d(width, width, 3, padding=1),
+            ops.GroupNorm(16, width, eps=1e-6),
+            nn.ReLU(inplace=True),
+            ops.Conv2d(width, width // 2, 3, padding=1),
+            ops.GroupNorm(8, width // 2, eps=1e-6),
+            nn.ReLU(inplace=True),
+            ops.Conv2d(width // 2, 4, 3, padding=1),
+        )
+        self.flownet = IFNet(ops)
+        self.refinenet = RefineNet(ops)
+
+    def forward(
+        self, clip: Tensor, phi0: Sequence[Tensor], phi1: Sequence[Tensor], flow: Tensor
+    ) -> Tensor:
+        """Logits [B, 4, H, W] of residual (3) and mask (1).
+
+        `clip`: [B, 3, T=3, h, w] after `post_quant_conv`; phi of each frame; `flow` [B, 4, H, W].
+        """
+        h = self.mid(self.conv_in(clip))[:, :, 0]
+        h = h.contiguous(memory_format=torch.channels_last)
+        flows = flow_pyramid(flow, len(WARPED_LEVELS))
+        for level in (4, 3, 2, 1, 0):
+            context = [phi0[level + 1], phi1[level + 1]]
+            if level in WARPED_LEVELS:
+                flow0, flow1 = flows[level].split(2, dim=1)
+                context += [warp(context[0], flow0), warp(context[1], flow1)]
+            h = self.up[level](h, context)
+        h = self.conv_out(swish(group_norm(self.norm_out, h)))
+        for layer in self.moduleout:
+            h = group_norm(layer, h) if isinstance(layer, nn.GroupNorm) else layer(h)
+        return h
+
+
+def flow_pyramid(flow: Tensor, levels: int) -> list[Tensor]:
+    """The flow at 1/2, 1/4, ... of its resolution, in pixels of each."""
+    pyramid = []
+    for _ in range(levels):
+        flow = resize(flow, 0.5).mul_(0.5)
+        pyramid.append(flow)
+    return pyramid
+
+
+def compose(frame0: Tensor, frame1: Tensor, flow: Tensor, logits: Tensor) -> Tensor:
+    """The frame between: both frames warped, mixed by the mask, plus the residual.
+
+    `frame0`, `frame1`: [B, C, H, W] in [0, 1], RGB and further channels, which get no residual.
+    """
+    residual, mask = torch.sigmoid(logits).split((3, 1), dim=1)
+    flow0, flow1 = flow.split(2, dim=1)
+    mixed = torch.lerp(warp(frame1, flow1), warp(frame0, flow0), mask)
+    mixed[:, :3] += 2 * residual - 1
+    return mixed.clamp_(0, 1)
+
+
+class Autoencoder(nn.Module):
+    """What the checkpoint keeps under `vqgan`."""
+
+    def __init__(self, ops: Operations) -> None:
+        super().__init__()
+        self.encoder = Encoder(ops)
+        self.decoder = Decoder(ops)
+        self.quantize = Quantizer(ops)
+        self.quant_conv = ops.Conv2d(LATENT, LATENT, 1)
+        self.post_quant_conv = ops.Conv2d(LATENT, LATENT, 1)

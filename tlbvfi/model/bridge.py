@@ -1,0 +1,79 @@
+"""The Brownian bridge between the two frames' latent: its schedule and the walk back along it.
+
+Everything here is arithmetic on scalars and one update rule; the denoiser is handed in.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+TIMESTEPS = 1000
+MAX_STEPS = 500
+"""Above this the integer steps of the schedule repeat, which the update cannot divide by."""
+
+Denoiser = Callable[[Tensor, int], Tensor]
+"""(state, index of the step) -> predicted offset of the state from the clean latent."""
+
+
+def step_list(count: int) -> list[int]:
+    """Timesteps visited by `count` steps, descending.
+
+    The reference's formula starts at three steps. One step is the estimate made at the very
+    start, two visit both ends.
+    """
+    if count < 3:
+        return [TIMESTEPS - 1, 0][:count]
+    spans = count - 2
+    return [(TIMESTEPS - 1) * (spans - k) // spans for k in range(spans)] + [1, 0]
+
+
+def bridge_mean() -> Tensor:
+    """m_t, the weight of the end point y at every timestep; [1000] float32."""
+    return torch.linspace(0.001, 0.999, TIMESTEPS, dtype=torch.float64).float()
+
+
+def bridge_variance() -> Tensor:
+    """Variance 2 (m_t - m_t^2) of the bridge at every timestep; [1000] float32."""
+    m = torch.linspace(0.001, 0.999, TIMESTEPS, dtype=torch.float64)
+    return (2 * (m - m * m)).float()
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeStep:
+    """Weights of one update: x <- clean * x0 + end * y + state * x + noise * N(0, 1)."""
+
+    clean: float
+    end: float
+    state: float
+    noise: float
+
+
+def bridge_step(t: int, following: int) -> BridgeStep:
+    """The update from timestep `t` to `following`, its brackets multiplied out."""
+    m, variance = bridge_mean(), bridge_variance()
+    m_t, m_n, v_t, v_n = m[t], m[following], variance[t], variance[following]
+    s2 = (v_t - v_n * (1 - m_t) ** 2 / (1 - m_n) ** 2) * v_n / v_t
+    kept = ((v_n - s2) / v_t).sqrt()
+    return BridgeStep(
+        clean=float((1 - m_n) - kept * (1 - m_t)),
+        end=float(m_n - kept * m_t),
+        state=float(kept),
+        noise=float(s2.sqrt()),
+    )
+
+
+def sample_bridge(denoise: Denoiser, y: Tensor, steps: int, noise: Sequence[Tensor]) -> Tensor:
+    """Clean latent at the other end of the bridge that starts at `y`; same shape.
+
+    `noise`: steps - 1 standard normal draws of the shape of `y`, in step order.
+    """
+    visited = step_list(steps)
+    x = y
+    for index, (t, following) in enumerate(pairwise(visited)):
+        w = bridge_step(t, following)
+        x0 = x - denoise(x, index)
+        x = w.clean * x0 + w.end * y + w.state * x + w.noise * noise[index]
+    return x - denoise(x, len(visited) - 1)
