@@ -1,0 +1,33 @@
+"""`blend`: the two frames mixed in proportion to time. No motion, the cheapest there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..method import PairKey
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BlendMethod:
+    """Mixes two frames linearly, (1 - t) * frame0 + t * frame1, in the values they come in."""
+
+    name: str = "blend"
+    any_time: bool = True
+
+    def prepare(self, frame: Tensor) -> Tensor:
+        """The frame itself. [C, H, W] float32."""
+        return frame
+
+    def between(
+        self, features0: Tensor, features1: Tensor, times: Sequence[Fraction], key: PairKey
+    ) -> list[Tensor]:
+        """Frames at `times`, each [C, H, W] float32; `key` has no say, there is no noise."""
+        return [torch.lerp(features0, features1, float(t)) for t in times]
