@@ -1,0 +1,234 @@
+"""Every encoder we use, in one table: container, pixel formats, quality scale, joinability.
+
+The options make chunks joinable by packet copy: closed GOPs, headers that do not depend on the
+machine, and thread counts that are constants, because x264's bitstream depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+X26X_PRESETS = [
+    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+    *("medium", "slow", "slower", "veryslow", "placebo"),
+]
+NVENC_PRESETS = [f"p{level}" for level in range(1, 8)]
+
+Options = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """A constant-quality scale: lower is better and larger."""
+
+    option: str
+    lowest: int
+    highest: int
+    default: int
+    with_it: Options = field(default_factory=dict)
+    """Options without which the encoder would not obey the scale."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presets:
+    """Speed words of an encoder: word of the user -> value of `option`."""
+
+    option: str
+    words: Options
+    default: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One row of the table. `profiles.resolve_encoder` turns it into an Encoder for given frames."""
+
+    name: str
+    encoder: str
+    """FFmpeg's name; accepted as an alias where one profile alone uses it."""
+    chunk_suffix: str
+    """Container of chunks: exact time where packets are reordered, else what the codec fits."""
+    containers: tuple[str, ...]
+    """Suffixes of final files the codec fits."""
+    pix_fmts: Mapping[str, Options]
+    """Accepted formats, preferred first, with the options each needs."""
+    options: Options = field(default_factory=dict)
+    quality: Quality | None = None
+    presets: Presets | None = None
+    aliases: tuple[str, ...] = ()
+    tag: str = ""
+    """Codec tag in mp4 and mov."""
+    reorder: int = 0
+    """Upper bound of frames by which packets precede their place in presentation order."""
+    threads: int = 8
+    needs_even: bool = False
+    """Sizes must be multiples of the chroma subsampling."""
+    is_intra: bool = False
+    is_lossless: bool = False
+    twin: str = ""
+    """Profile in software that makes the same kind of stream."""
+
+
+def _same(words: Iterable[str]) -> dict[str, str]:
+    return {word: word for word in words}
+
+
+def _plain(names: str) -> dict[str, Options]:
+    return {name: {} for name in names.split()}
+
+
+_X264 = Profile(
+    name="h264",
+    encoder="libx264",
+    aliases=("avc", "x264"),
+    chunk_suffix=".mp4",
+    containers=(".mp4", ".mov", ".mkv"),
+    pix_fmts=_plain(
+        "yuv420p yuvj420p nv12 yuv422p yuvj422p yuv444p yuvj444p"
+        " yuv420p10le yuv422p10le yuv444p10le gray gray10le"
+    ),
+    options={"flags": "+cgop"},
+    quality=Quality(option="crf", lowest=0, highest=51, default=18),
+    presets=Presets(option="preset", words=_same(X26X_PRESETS), default="medium"),
+    reorder=2,
+    needs_even=True,
+)
+_X265 = Profile(
+    name="hevc",
+    encoder="libx265",
+    aliases=("h265", "x265"),
+    chunk_suffix=".mp4",
+    containers=(".mp4", ".mov", ".mkv"),
+    pix_fmts=_plain(
+        "yuv420p yuvj420p yuv422p yuvj422p yuv444p yuvj444p yuv420p10le yuv422p10le yuv444p10le"
+        " yuv420p12le yuv422p12le yuv444p12le gray gray10le gray12le"
+    ),
+    # open-gop: leading frames of a GOP could not be sought; info: its SEI names the thread pools.
+    options={"x265-params": "open-gop=0:info=0:log-level=error"},
+    quality=Quality(option="crf", lowest=0, highest=51, default=20),
+    presets=Presets(option="preset", words=_same(X26X_PRESETS), default="medium"),
+    tag="hvc1",
+    reorder=2,
+    threads=4,
+    needs_even=True,
+)
+_SVT_AV1 = Profile(
+    name="av1",
+    encoder="libsvtav1",
+    aliases=("svtav1",),
+    chunk_suffix=".mp4",
+    containers=(".mp4", ".mkv", ".webm"),
+    pix_fmts=_plain("yuv420p yuv420p10le"),
+    options={"svtav1-params": "irefresh-type=2"},
+    quality=Quality(option="crf", lowest=1, highest=63, default=26),
+    presets=Presets(option="preset", words=_same(map(str, range(14))), default="8"),
+    threads=4,
+)
+_VP9 = Profile(
+    name="vp9",
+    encoder="libvpx-vp9",
+    chunk_suffix=".mp4",
+    containers=(".webm", ".mp4", ".mkv"),
+    pix_fmts=_plain("yuv420p yuv422p yuv440p yuv444p"),
+    options={"deadline": "good", "row-mt": "1"},
+    quality=Quality(option="crf", lowest=0, highest=63, default=26),
+    presets=Presets(option="cpu-used", words=_same(map(str, range(9))), default="4"),
+)
+
+
+def _nvenc(twin: Profile, default: int, pix_fmts: str) -> Profile:
+    """The hardware row beside a software one. x264's preset words are understood, too."""
+    near = dict(
+        zip(X26X_PRESETS, ["p1", "p1", "p2", "p3", "p3", "p4", "p5", "p6", "p7", "p7"], strict=True)
+    )
+    return replace(
+        twin,
+        name=f"{twin.name}_nvenc",
+        encoder=f"{twin.name}_nvenc",
+        aliases=(),
+        pix_fmts=_plain(pix_fmts),
+        options={"forced-idr": "1", "bf": "2", "b_ref_mode": "disabled"},
+        quality=Quality(
+            option="cq", lowest=0, highest=51, default=default, with_it={"rc": "vbr", "b": "0"}
+        ),
+        presets=Presets(option="preset", words={**_same(NVENC_PRESETS), **near}, default="p5"),
+        reorder=2,
+        threads=1,
+        needs_even=True,
+        twin=twin.name,
+    )
+
+
+_INTRA_444 = {
+    "yuv444p10le": {"profile": "4444"},
+    "yuva444p10le": {"profile": "4444", "alpha_bits": "16"},
+}
+_PRORES = Profile(
+    name="prores",
+    encoder="prores_ks",
+    chunk_suffix=".mov",
+    containers=(".mov", ".mkv"),
+    pix_fmts={"yuv422p10le": {"profile": "hq"}, **_INTRA_444},
+    is_intra=True,
+)
+_LOSSLESS_FORMATS = (
+    "yuv420p yuv422p yuv444p yuv440p yuv411p yuv410p yuva420p yuva422p yuva444p"
+    " yuv420p9le yuv422p9le yuv444p9le yuv420p10le yuv422p10le yuv444p10le"
+    " yuv420p12le yuv422p12le yuv444p12le yuv420p14le yuv422p14le yuv444p14le"
+    " yuv420p16le yuv422p16le yuv444p16le yuva420p10le yuva422p10le yuva444p10le"
+    " yuva422p12le yuva444p12le yuva420p16le yuva422p16le yuva444p16le"
+    " bgr0 bgra gbrp9le gbrp10le gbrap10le gbrp12le gbrap12le gbrp14le gbrp16le gbrap16le"
+    " gray gray9le gray10le gray12le gray14le gray16le ya8"
+)
+
+PROFILES: tuple[Profile, ...] = (
+    _X264,
+    _X265,
+    _SVT_AV1,
+    _VP9,
+    _nvenc(_X264, 19, "yuv420p nv12 yuv444p"),
+    _nvenc(_X265, 21, "yuv420p nv12 p010le yuv444p"),
+    _nvenc(_SVT_AV1, 28, "yuv420p nv12 p010le"),
+    _PRORES,
+    replace(_PRORES, name="prores_4444", pix_fmts=_INTRA_444),
+    Profile(
+        name="dnxhr",
+        encoder="dnxhd",
+        chunk_suffix=".mov",
+        containers=(".mov",),
+        pix_fmts={
+            "yuv422p": {"profile": "dnxhr_hq"},
+            "yuv422p10le": {"profile": "dnxhr_hqx"},
+            "yuv444p10le": {"profile": "dnxhr_444"},
+        },
+        is_intra=True,
+    ),
+    Profile(
+        name="ffv1",
+        encoder="ffv1",
+        chunk_suffix=".mkv",
+        containers=(".mkv", ".nut"),
+        pix_fmts=_plain(_LOSSLESS_FORMATS),
+        options={"level": "3", "g": "1", "slices": "16", "slicecrc": "1"},
+        is_intra=True,
+        is_lossless=True,
+    ),
+    replace(
+        _X264,
+        name="h264-lossless",
+        aliases=("h264_lossless",),
+        # crf=0 is lossless in 8 bit only, qp=0 in 10 bit as well.
+        options={**_X264.options, "qp": "0"},
+        quality=None,
+        is_lossless=True,
+    ),
+    Profile(
+        name="utvideo",
+        encoder="utvideo",
+        chunk_suffix=".nut",
+        containers=(".nut", ".avi"),
+        pix_fmts=_plain("yuv420p yuv422p yuv444p gbrp gbrap"),
+        is_intra=True,
+        is_lossless=True,
+    ),
+)

@@ -1,0 +1,395 @@
+"""From the user's words to an encoder that is known to work here.
+
+encoder = resolve_encoder(EncoderSettings(codec="h264", crf=18), info, container=".mp4")
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Protocol, cast
+
+from av.codec import CodecContext
+from av.codec.codec import UnknownCodecError
+from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
+
+from .catalog import PROFILES, Options, Profile
+from .errors import EncoderError
+from .layout import pixel_layout
+from .pix_fmt import choose_pix_fmt, loss, loss_words
+
+log = logging.getLogger("tlbvfi.profiles")
+
+
+class Picture(Protocol):
+    """What an encoder must know of the frames it will get; a VideoInfo is one."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def pix_fmt(self) -> str: ...
+    @property
+    def has_alpha(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSettings:
+    """What a user asks for, in ffmpeg's words; None leaves the choice to the profile."""
+
+    codec: str = "auto"
+    crf: int | None = None
+    bitrate: str | None = None
+    """Bits per second, like `8M` or `800k`."""
+    preset: str | None = None
+    pix_fmt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """All that decides the bitstream, resolved once and recorded in the manifest."""
+
+    profile: str
+    name: str
+    """FFmpeg's encoder name."""
+    pix_fmt: str
+    options: dict[str, str]
+    bit_rate: int | None
+    """Bits per second, or None for constant quality."""
+    thread_count: int
+    chunk_suffix: str
+    suffix: str
+    """Container of the final file."""
+    tag: str
+    reorder: int
+    is_intra: bool
+    is_lossless: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderStatus:
+    """Whether a profile works on this machine; `problem` is empty if it does."""
+
+    profile: str
+    encoder: str
+    problem: str
+
+    @property
+    def works(self) -> bool:
+        """Whether the encoder really opened."""
+        return not self.problem
+
+
+def find_profile(codec: str) -> Profile:
+    """The row of a profile name, an alias, or an FFmpeg encoder name.
+
+    Raises:
+        EncoderError: nothing is called so.
+    """
+    word = codec.lower()
+    for profile in PROFILES:
+        if word in (profile.name, *profile.aliases):
+            return profile
+    for profile in PROFILES:  # shared encoders (libx264, prores_ks) mean their first row
+        if word == profile.encoder:
+            return profile
+    names = ", ".join(profile.name for profile in PROFILES)
+    raise EncoderError(f"There is no codec {codec!r}: choose auto, {names}.")
+
+
+def resolve_encoder(
+    settings: EncoderSettings,
+    picture: Picture,
+    *,
+    container: str | None = None,
+    software_twin: bool = False,
+) -> Encoder:
+    """The encoder for these frames, proven by opening it at their size.
+
+    `container`: suffix of the final file (`.mp4`), or None for the profile's first.
+    `software_twin`: run a hardware profile that cannot be opened as its twin, with a warning.
+
+    Raises:
+        EncoderError: a setting is unknown, out of range or does not fit, or nothing opens.
+    """
+    suffix = _suffix(container)
+    if settings.codec.lower() == "auto":
+        encoder = _resolve_auto(settings, picture, suffix)
+    else:
+        encoder = _resolve_named(settings, picture, suffix, software_twin=software_twin)
+    if settings.pix_fmt is None:
+        _tell_losses(encoder, picture)
+    return encoder
+
+
+def available_encoders() -> list[EncoderStatus]:
+    """Every profile with what hinders it here, found by opening it at 640x360."""
+    return [
+        EncoderStatus(profile=profile.name, encoder=profile.encoder, problem=_trial(profile))
+        for profile in PROFILES
+    ]
+
+
+def parse_bitrate(text: str) -> int:
+    """Bits per second of `8M`, `800k` or `1500000` (ffmpeg's suffixes, powers of ten).
+
+    Raises:
+        EncoderError: not a positive number with an optional k, M or G.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgG]?)", text.strip())
+    scale = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+    value = int(Fraction(match[1]) * scale[match[2].lower()]) if match else 0
+    if value <= 0:
+        raise EncoderError(f"A bitrate of {text!r} is not understood: write it like 8M or 800k.")
+    return value
+
+
+@contextmanager
+def quiet_encoders() -> Iterator[None]:
+    """Keep SVT-AV1, which knows no other switch than its environment, from writing to stderr."""
+    if "SVT_LOG" in os.environ:
+        yield
+        return
+    os.environ["SVT_LOG"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("SVT_LOG", None)
+
+
+def _suffix(container: str | None) -> str | None:
+    if container is None:
+        return None
+    suffix = container.lower()
+    return suffix if suffix.startswith(".") else f".{suffix}"
+
+
+def _resolve_named(
+    settings: EncoderSettings, picture: Picture, suffix: str | None, *, software_twin: bool
+) -> Encoder:
+    profile = find_profile(settings.codec)
+    encoder = _configure(profile, settings, picture, suffix)
+    problem = _opening_problem(encoder, picture)
+    if not problem:
+        return encoder
+    if profile.twin and software_twin:
+        log.warning("%s: using %s instead.", problem, profile.twin)
+        return _resolve_named(_for_twin(profile, settings), picture, suffix, software_twin=False)
+    raise EncoderError(f"{problem}: use {profile.twin or 'another codec'} instead.")
+
+
+def _resolve_auto(settings: EncoderSettings, picture: Picture, suffix: str | None) -> Encoder:
+    """NVENC where it opens and keeps as much of the picture, else software."""
+    software = {".webm": "vp9", ".nut": "ffv1", ".avi": "utvideo"}.get(suffix or "", "h264")
+    fallback = _configure(find_profile(software), settings, picture, suffix)
+    if software == "h264":
+        try:
+            hardware = _configure(find_profile("h264_nvenc"), settings, picture, suffix)
+        except EncoderError as error:
+            log.debug("codec auto passes over h264_nvenc: %s", error)
+        else:
+            problem = _opening_problem(hardware, picture)
+            if not problem and _loses_no_more(hardware, fallback, picture):
+                log.info("codec auto: %s", hardware.name)
+                return hardware
+            log.debug("codec auto passes over h264_nvenc: %s", problem or "it would lose detail")
+    problem = _opening_problem(fallback, picture)
+    if problem:
+        raise EncoderError(f"{problem}: name another codec.")
+    log.info("codec auto: %s", fallback.name)
+    return fallback
+
+
+def _configure(
+    profile: Profile, settings: EncoderSettings, picture: Picture, suffix: str | None
+) -> Encoder:
+    if suffix is not None and suffix not in profile.containers:
+        raise EncoderError(_misfit(profile, suffix))
+    pix_fmt = _pix_fmt(profile, settings.pix_fmt, picture)
+    _check_size(profile, pix_fmt, picture)
+    bit_rate = _bit_rate(profile, settings)
+    options = {
+        **profile.options,
+        **profile.pix_fmts[pix_fmt],
+        **_quality_options(profile, settings),
+        **_preset_options(profile, settings.preset),
+    }
+    return Encoder(
+        profile=profile.name,
+        name=profile.encoder,
+        pix_fmt=pix_fmt,
+        options=options,
+        bit_rate=bit_rate,
+        thread_count=profile.threads,
+        chunk_suffix=profile.chunk_suffix,
+        suffix=suffix or profile.containers[0],
+        tag=profile.tag,
+        reorder=profile.reorder,
+        is_intra=profile.is_intra,
+        is_lossless=profile.is_lossless,
+    )
+
+
+def _misfit(profile: Profile, suffix: str) -> str:
+    fitting = [other.name for other in PROFILES if suffix in other.containers]
+    instead = f", or a codec that fits it ({', '.join(fitting)})" if fitting else ""
+    return (
+        f"{profile.name} does not fit into a {suffix} file: "
+        f"choose {' or '.join(profile.containers)}{instead}."
+    )
+
+
+def _pix_fmt(profile: Profile, wanted: str | None, picture: Picture) -> str:
+    if wanted is not None:
+        if wanted not in profile.pix_fmts:
+            raise EncoderError(
+                f"{profile.name} does not take pix_fmt {wanted}: "
+                f"choose one of {', '.join(profile.pix_fmts)}."
+            )
+        return wanted
+    return choose_pix_fmt(picture.pix_fmt, profile.pix_fmts, has_alpha=picture.has_alpha)
+
+
+def _tell_losses(encoder: Encoder, picture: Picture) -> None:
+    lost = loss_words(picture.pix_fmt, encoder.pix_fmt, has_alpha=picture.has_alpha)
+    if lost:
+        log.warning(
+            "%s stores %s as %s and drops %s.",
+            encoder.profile,
+            picture.pix_fmt,
+            encoder.pix_fmt,
+            " and ".join(lost),
+        )
+
+
+def _check_size(profile: Profile, pix_fmt: str, picture: Picture) -> None:
+    layout = pixel_layout(pix_fmt)
+    step_x, step_y = 1 << layout.log2_x, 1 << layout.log2_y
+    width, height = picture.width, picture.height
+    if not profile.needs_even or not (width % step_x or height % step_y):
+        return
+    full = next((name for name in profile.pix_fmts if name.startswith("yuv444")), None)
+    raise EncoderError(
+        f"{profile.name} with {pix_fmt} cannot store the odd size {width}x{height}: "
+        f"crop or scale to {width - width % step_x}x{height - height % step_y}, "
+        f"or choose {f'pix_fmt {full}' if full else 'another codec'}."
+    )
+
+
+def _bit_rate(profile: Profile, settings: EncoderSettings) -> int | None:
+    if settings.bitrate is None:
+        return None
+    if settings.crf is not None:
+        raise EncoderError(
+            f"crf {settings.crf} and bitrate {settings.bitrate} contradict each other: give one."
+        )
+    if profile.quality is None:
+        raise EncoderError(f"{profile.name} takes no bitrate: leave it out.")
+    return parse_bitrate(settings.bitrate)
+
+
+def _quality_options(profile: Profile, settings: EncoderSettings) -> Options:
+    scale = profile.quality
+    if scale is None:
+        if settings.crf is not None:
+            kind = "is lossless" if profile.is_lossless else "has a fixed quality"
+            raise EncoderError(f"{profile.name} {kind} and takes no crf: leave it out.")
+        return {}
+    if settings.bitrate is not None:
+        return {}
+    crf = scale.default if settings.crf is None else settings.crf
+    if not scale.lowest <= crf <= scale.highest:
+        raise EncoderError(
+            f"crf {crf} is out of range for {profile.name}: "
+            f"choose {scale.lowest} (best) to {scale.highest}."
+        )
+    return {**scale.with_it, scale.option: str(crf)}
+
+
+def _preset_options(profile: Profile, preset: str | None) -> Options:
+    if profile.presets is None:
+        if preset is not None:
+            raise EncoderError(f"{profile.name} has no presets: leave preset {preset!r} out.")
+        return {}
+    word = profile.presets.default if preset is None else preset
+    if word not in profile.presets.words:
+        raise EncoderError(
+            f"{profile.name} has no preset {word!r}: "
+            f"choose one of {', '.join(profile.presets.words)}."
+        )
+    return {profile.presets.option: profile.presets.words[word]}
+
+
+def _for_twin(profile: Profile, settings: EncoderSettings) -> EncoderSettings:
+    """The same wish in the twin's words: presets that only NVENC knows are left to the default."""
+    twin = find_profile(profile.twin)
+    known = twin.presets is not None and settings.preset in twin.presets.words
+    fits = settings.pix_fmt in twin.pix_fmts
+    return replace(
+        settings,
+        codec=profile.twin,
+        preset=settings.preset if known else None,
+        pix_fmt=settings.pix_fmt if fits else None,
+    )
+
+
+def _loses_no_more(hardware: Encoder, software: Encoder, picture: Picture) -> bool:
+    ours, theirs = (
+        loss(picture.pix_fmt, encoder.pix_fmt, has_alpha=picture.has_alpha)
+        for encoder in (hardware, software)
+    )
+    return ours <= theirs
+
+
+def _trial(profile: Profile) -> str:
+    picture = _Sample(pix_fmt=next(iter(profile.pix_fmts)))
+    settings = EncoderSettings(codec=profile.name)
+    return _opening_problem(_configure(profile, settings, picture, None), picture)
+
+
+def _opening_problem(encoder: Encoder, picture: Picture) -> str:
+    """Why the encoder cannot be opened here at this size; empty if it can.
+
+    Being listed proves nothing: NVENC is listed on machines without a GPU.
+    """
+    try:
+        context = cast(VideoCodecContext, CodecContext.create(encoder.name, "w"))
+        context.width, context.height = picture.width, picture.height
+        context.pix_fmt = encoder.pix_fmt
+        context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+        configure_context(context, encoder)
+        with quiet_encoders():
+            context.open()
+    except UnknownCodecError:
+        return f"{encoder.name} is missing from this build of FFmpeg"
+    except FFmpegError as error:
+        return (
+            f"{encoder.name} is listed but cannot be opened here at "
+            f"{picture.width}x{picture.height} {encoder.pix_fmt} ({error.strerror})"
+        )
+    return ""
+
+
+def configure_context(context: VideoCodecContext, encoder: Encoder) -> None:
+    """Hand an encoder's settings to a codec context that is not yet open."""
+    context.options = dict(encoder.options)
+    context.thread_count = encoder.thread_count
+    if encoder.bit_rate is not None:
+        context.bit_rate = encoder.bit_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sample:
+    """A picture to try encoders with."""
+
+    width: int = 640
+    height: int = 360
+    pix_fmt: str
+    has_alpha: bool = False
