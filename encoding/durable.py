@@ -1,0 +1,122 @@
+"""Files that are either whole or not there: temporary name, fsync, rename, fsync of the folder.
+
+A rename may reach the disk before the data it names; only this order of steps survives a power cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import OutputError
+
+StepHook = Callable[[str], None]
+"""Told the name of each step of a commit as it is reached, so that a test can stop there."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+
+def no_step(step: str) -> None:
+    """Pay no attention to the steps of a commit."""
+
+
+def temporary_path(path: Path) -> Path:
+    """Hidden sibling of `path`: same folder keeps the rename atomic, same suffix picks the muxer."""
+    return path.with_name(f".{path.stem}.part{path.suffix}")
+
+
+def fsync_file(path: Path) -> None:
+    """Wait until the content of `path` is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def fsync_folder(folder: Path) -> None:
+    """Wait until the names in `folder` are on the disk."""
+    if os.name == "nt":  # Windows cannot open a folder; NTFS journals its names
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class AtomicFile:
+    """A file under construction: write to `temporary`, then `commit` or `discard`."""
+
+    def __init__(self, path: Path, *, on_step: StepHook = no_step) -> None:
+        self.path = path
+        self.temporary = temporary_path(path)
+        self.discard()  # a leftover could be a link that leads elsewhere
+        self._on_step = on_step
+
+    def commit(self, check: Callable[[Path], None] | None = None) -> None:
+        """Make the temporary file durable, let `check` raise if it is wrong, and rename it."""
+        fsync_file(self.temporary)
+        self._on_step("after fsync")
+        if check is not None:
+            check(self.temporary)
+        self.temporary.replace(self.path)
+        self._on_step("after rename")
+        fsync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        """Remove the temporary file, if it is there."""
+        self.temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path` that becomes `path` only if the block succeeds."""
+    file = AtomicFile(path)
+    try:
+        yield file.temporary
+        file.commit()
+    finally:
+        file.discard()
+
+
+@contextmanager
+def disk_errors(path: Path, *, if_full: str = "free some space") -> Iterator[None]:
+    """Turn a full or forbidden disk into an OutputError; `if_full` says what to do.
+
+    Raises:
+        OutputError: the disk of `path` is full, or `path` cannot be written there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutputError(_full_disk(path, if_full)) from error
+        if error.errno in REFUSED:
+            raise OutputError(
+                f"{path} cannot be written ({os.strerror(error.errno)}): choose another folder."
+            ) from error
+        raise
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that can still be written below `folder`, which need not exist yet."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(existing).free
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _full_disk(path: Path, advice: str) -> str:
+    free = free_bytes(path.parent) // 1_000_000
+    return f"The disk is full while writing {path} ({free} MB free): {advice}."

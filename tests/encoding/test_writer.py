@@ -1,0 +1,213 @@
+import errno
+import io
+from fractions import Fraction
+from itertools import pairwise
+
+import av
+import pytest
+from comfyui_tlbvfi.encoding.errors import EncoderError, OutputError
+from comfyui_tlbvfi.encoding.frame import ColorTags
+from comfyui_tlbvfi.encoding.writer import VideoWriter
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+BT709 = ColorTags(primaries=1, transfer=1, matrix=1, range=1)
+HDR10 = {
+    "master-display": "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)",
+    "max-cll": "1000,400",
+}
+MEASURES = {"width": 256, "height": 144}
+
+
+def write(path, encoder, stream, pictures, pts=None):
+    with VideoWriter(path, encoder, stream) as writer:
+        for number, picture in enumerate(pictures):
+            writer.write(picture, number if pts is None else pts[number])
+    return writer
+
+
+def packets(path):
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        return [
+            (packet.pts * packet.time_base, packet.dts * packet.time_base)
+            for packet in container.demux(video)
+            if packet.size
+        ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9", "h264-lossless"])
+def test_reordered_streams_have_exact_times_however_short(
+    tmp_path, encoder, stream, paint, codec, count
+):
+    path = tmp_path / "clip.mp4"
+    writer = write(path, encoder(codec), stream(), [paint(n) for n in range(count)])
+    times = packets(path)
+    tick = Fraction(1001, 48000)
+    assert sorted(pts for pts, _ in times) == [n * tick for n in range(count)]
+    assert all(a[1] < b[1] for a, b in pairwise(times))
+    assert all(dts <= pts for pts, dts in times)
+    assert writer.packets == count
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9", "prores", "dnxhr"])
+def test_tags_aspect_and_rotation_reach_the_file(
+    tmp_path, encoder, stream, paint, shape, ffprobe, codec
+):
+    chosen = encoder(codec, shape(**MEASURES))
+    path = tmp_path / f"clip{chosen.chunk_suffix}"
+    spec = stream(**MEASURES, color=BT709, sample_aspect_ratio=Fraction(4, 3), rotation=90)
+    write(path, chosen, spec, [paint(n, **MEASURES, pix_fmt=chosen.pix_fmt) for n in range(3)])
+    found = ffprobe(path)["streams"][0]
+    assert [found[f"color_{key}"] for key in ("primaries", "transfer", "space", "range")] == [
+        *["bt709"] * 3,
+        "tv",
+    ]
+    assert found["sample_aspect_ratio"] == "4:3"
+    assert [data["rotation"] for data in found["side_data_list"]] == [90]
+    assert (found["r_frame_rate"], found["nb_frames"]) == ("48000/1001", "3")
+
+
+@pytest.mark.parametrize("codec", ["hevc", "av1"])
+def test_hdr10_metadata_reaches_the_file(tmp_path, encoder, stream, paint, shape, ffprobe, codec):
+    chosen = encoder(codec, shape(**MEASURES, pix_fmt="yuv420p10le"))
+    path = tmp_path / "hdr.mp4"
+    pq = ColorTags(primaries=9, transfer=16, matrix=9, range=1)
+    spec = stream(**MEASURES, color=pq, mastering=HDR10)
+    write(path, chosen, spec, [paint(0, **MEASURES, pix_fmt="yuv420p10le")])
+    found = ffprobe(path, "-show_frames")
+    assert found["streams"][0]["color_transfer"] == "smpte2084"
+    data = {entry["side_data_type"]: entry for entry in found["frames"][0]["side_data_list"]}
+    master = data["Mastering display metadata"]
+    assert Fraction(master["red_x"]) == pytest.approx(0.68, abs=1e-4)
+    assert Fraction(master["max_luminance"]) == 1000
+    assert Fraction(master["min_luminance"]) == pytest.approx(0.0001, abs=1e-4)
+    assert data["Content light level metadata"]["max_content"] == 1000
+
+
+def test_rgb_is_tagged_as_rgb(tmp_path, encoder, stream, paint, shape, ffprobe):
+    chosen = encoder("ffv1", shape(pix_fmt="rgb24"))
+    path = tmp_path / "clip.mkv"
+    write(path, chosen, stream(color=BT709), [paint(0, pix_fmt="bgr0")])
+    found = ffprobe(path)["streams"][0]
+    assert (found["color_space"], found["color_range"]) == ("gbr", "pc")
+
+
+def test_hevc_carries_the_tag_that_apple_players_want(tmp_path, encoder, stream, paint, ffprobe):
+    path = tmp_path / "clip.mp4"
+    write(path, encoder("hevc"), stream(), [paint(0)])
+    assert ffprobe(path)["streams"][0]["codec_tag_string"] == "hvc1"
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt"),
+    [
+        *(("ffv1", name) for name in ("yuv420p", "yuv420p10le", "gbrp16le", "gray")),
+        *(("h264-lossless", name) for name in ("yuv420p", "yuv420p10le", "yuv444p")),
+        *(("utvideo", name) for name in ("gbrp", "yuv422p")),
+    ],
+)
+def test_lossless_profiles_return_every_sample(
+    tmp_path, encoder, stream, paint, shape, decoded, codec, pix_fmt
+):
+    chosen = encoder(codec, shape(pix_fmt=pix_fmt))
+    path = tmp_path / f"clip{chosen.chunk_suffix}"
+    pictures = [paint(n, pix_fmt=pix_fmt) for n in range(5)]
+    write(path, chosen, stream(), pictures)
+    assert decoded(path) == [picture.to_ndarray().tobytes() for picture in pictures]
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=9))
+@settings(max_examples=25, deadline=None)
+def test_variable_rate_keeps_every_pts_and_distance(encoder, stream, paint, gaps):
+    pts = [sum(gaps[:n]) for n in range(len(gaps) + 1)]
+    target = io.BytesIO()
+    spec = stream(rate=Fraction(25), time_base=Fraction(1, 12800))
+    write(target, encoder("h264"), spec, [paint(n) for n in range(len(pts))], pts)
+    target.seek(0)
+    with av.open(target) as container:
+        found = sorted(
+            (packet.pts, packet.duration) for packet in container.demux(video=0) if packet.size
+        )
+    assert [time - found[0][0] for time, _ in found] == [time - pts[0] for time in pts]
+
+
+def test_the_source_picture_types_are_not_imposed(tmp_path, encoder, stream, paint):
+    pictures = [paint(n) for n in range(8)]
+    for picture in pictures:
+        picture.pict_type = 1
+    path = tmp_path / "clip.mp4"
+    write(path, encoder("h264"), stream(), pictures)
+    with av.open(str(path)) as container:
+        assert [packet.is_keyframe for packet in container.demux(video=0) if packet.size] == [
+            True,
+            *[False] * 7,
+        ]
+
+
+def test_another_size_or_format_is_refused_rather_than_rescaled(tmp_path, encoder, stream, paint):
+    path = tmp_path / "clip.mp4"
+    for other in (paint(1, width=32), paint(1, pix_fmt="yuv444p")):
+        with pytest.raises(EncoderError, match="planned as 64x48 yuv420p but got"):
+            write(path, encoder("h264"), stream(), [paint(0), other])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pts_out_of_order_are_refused(tmp_path, encoder, stream, paint):
+    with pytest.raises(EncoderError, match="pts 3 does not come after 3"):
+        write(tmp_path / "clip.mp4", encoder("h264"), stream(), [paint(0), paint(1)], [3, 3])
+
+
+def test_no_frames_make_no_file(tmp_path, encoder, stream):
+    with pytest.raises(EncoderError, match="no frame was written"):
+        write(tmp_path / "clip.mp4", encoder("h264"), stream(), [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_appears_only_when_it_is_whole(tmp_path, encoder, stream, paint):
+    path = tmp_path / "clip.mkv"
+    seen = {}
+
+    def note(step):
+        seen[step] = path.exists()
+
+    with VideoWriter(path, encoder("ffv1"), stream(), on_step=note) as writer:
+        writer.write(paint(0), 0)
+    assert seen == {
+        "before close": False,
+        "after close": False,
+        "after fsync": False,
+        "after rename": True,
+    }
+    assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mkv"]
+
+
+def test_a_failed_check_leaves_nothing(tmp_path, encoder, stream, paint):
+    def refuse(path):
+        raise OutputError(f"{path.name} is refused.")
+
+    with (
+        pytest.raises(OutputError, match=r"\.clip\.part\.mkv is refused"),
+        VideoWriter(tmp_path / "clip.mkv", encoder("ffv1"), stream(), check=refuse) as writer,
+    ):
+        writer.write(paint(0), 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_with_the_way_out(tmp_path, encoder, stream, paint):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(OutputError, match=r"The disk is full while writing .* go west\."),
+        VideoWriter(
+            tmp_path / "c.mkv", encoder("ffv1"), stream(), check=full, if_full="go west"
+        ) as writer,
+    ):
+        writer.write(paint(0), 0)
+
+
+def test_a_missing_folder_is_told(tmp_path, encoder, stream):
+    with pytest.raises(OutputError, match=r"clip\.mp4 cannot be written \(No such file"):
+        VideoWriter(tmp_path / "no" / "clip.mp4", encoder("h264"), stream())
