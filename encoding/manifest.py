@@ -1,0 +1,141 @@
+"""What a job is, as plain data: two runs with equal manifests make equal frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from .errors import SessionError
+from .frame import ColorTags
+from .profiles import Encoder
+from .writer import StreamSpec
+
+SCHEMA = 1
+
+Json = dict[str, Any]  # a JSON object: its values are of any JSON type
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """A job: its source, its settings, and what its output is."""
+
+    source: Json
+    """Identity of the source, as its reader gives it."""
+    settings: Json
+    """All that decides the frames: method, weights hash, seed, times, window, and the like."""
+    encoder: Encoder
+    stream: StreamSpec
+    """Size, color and clock of the output. Chunk pts are ticks after the first output frame."""
+    is_vfr: bool = False
+    """Whether the pts follow no constant rate; else frame n is at n * `stream.step` ticks."""
+    start: Fraction = Fraction(0)
+    """Seconds of the first output frame on the source file's own clock."""
+    plan: Json = field(default_factory=dict)
+    """Rule by which output frames are cut into chunks."""
+
+    def __post_init__(self) -> None:
+        if not self.is_vfr and self.stream.step * self.stream.rate * self.stream.time_base != 1:
+            raise SessionError(
+                f"A constant rate of {self.stream.rate} cannot be counted in ticks of "
+                f"{self.stream.time_base} s: choose a time base that divides the frame duration."
+            )
+
+    def ticks(self, time: Fraction) -> int:
+        """Chunk pts of a frame shown at `time`, seconds on the source file's own clock.
+
+        Raises:
+            SessionError: that moment is not a whole number of ticks.
+        """
+        ticks = (time - self.start) / self.stream.time_base
+        if ticks.denominator != 1:
+            raise SessionError(
+                f"{time} s is not a whole number of ticks of {self.stream.time_base} s: "
+                "choose a finer time base."
+            )
+        return ticks.numerator
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what decides a bitstream beside the settings."""
+    numbers = {name: ".".join(map(str, parts)) for name, parts in av.library_versions.items()}
+    return {"av": av.__version__, **numbers}
+
+
+def manifest_to_json(manifest: Manifest) -> Json:
+    """The manifest as JSON types: fractions become strings like `1001/48000`."""
+    document = asdict(manifest)
+    document["start"] = str(manifest.start)
+    for key in ("time_base", "rate", "sample_aspect_ratio"):
+        value = document["stream"][key]
+        document["stream"][key] = None if value is None else str(value)
+    return json.loads(json.dumps(document))
+
+
+def manifest_from_json(document: Json) -> Manifest:
+    """The manifest that `manifest_to_json` made.
+
+    Raises:
+        KeyError, TypeError, ValueError: the document is something else.
+    """
+    stream = dict(document["stream"])
+    aspect = stream.pop("sample_aspect_ratio")
+    times = {key: Fraction(stream.pop(key)) for key in ("time_base", "rate")}
+    return Manifest(
+        source=document["source"],
+        settings=document["settings"],
+        encoder=Encoder(**document["encoder"]),
+        stream=StreamSpec(
+            **times,
+            color=ColorTags(**stream.pop("color")),
+            sample_aspect_ratio=None if aspect is None else Fraction(aspect),
+            **stream,
+        ),
+        is_vfr=document["is_vfr"],
+        start=Fraction(document["start"]),
+        plan=document["plan"],
+    )
+
+
+def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
+    """The manifest in a file, and the library versions beside it.
+
+    Raises:
+        SessionError: the file cannot be read, or is of another schema.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["schema"] != SCHEMA:
+            raise SessionError(
+                f"{path} has schema {document['schema']} and this version knows {SCHEMA}: "
+                "use the version that made it or name another --session."
+            )
+        return manifest_from_json(document), document["versions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SessionError(
+            f"{path} is not a usable manifest ({error!r}): remove the folder {path.parent}."
+        ) from error
+
+
+def differences(ours: Manifest, theirs: Manifest) -> list[str]:
+    """One phrase for each field that differs, with both values."""
+    was, now = (dict(_flatten(manifest_to_json(each))) for each in (ours, theirs))
+    return [
+        f"{key} was {was.get(key)!r} and is now {now.get(key)!r}"
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key)
+    ]
+
+
+def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, leaf) of nested JSON objects."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value

@@ -1,0 +1,75 @@
+"""What a video file holds, as far as its packets tell without decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from .errors import VerificationError
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketScan:
+    """Timestamps of the first video stream, in the order of the file."""
+
+    time_base: Fraction
+    pts: np.ndarray
+    """int64 [packets], ticks."""
+    dts: np.ndarray
+    """int64 [packets], ticks; MISSING where the container stores none (Matroska)."""
+    other: tuple[int, ...]
+    """Number of packets of every other stream, in stream order."""
+
+
+MISSING = -(1 << 63)
+
+
+@contextmanager
+def open_video(path: Path) -> Iterator[InputContainer]:
+    """A video file opened for reading.
+
+    Raises:
+        VerificationError: it cannot be opened, breaks off while being read, or has no video.
+    """
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.video:
+                raise VerificationError(f"{path} has no video stream: it is not a finished video.")
+            yield container
+    except (FFmpegError, OSError) as error:
+        raise VerificationError(f"{path} cannot be read ({error}): make it anew.") from error
+
+
+def scan_packets(path: Path) -> PacketScan:
+    """Timestamps of all packets of a file's video, and the packet counts of its other streams.
+
+    Raises:
+        VerificationError: the file cannot be read or has no video.
+    """
+    pts, dts = [], []
+    with open_video(path) as container:
+        video = container.streams.video[0]
+        others = {stream.index: 0 for stream in container.streams if stream is not video}
+        for packet in container.demux():
+            if packet.size and packet.stream_index == video.index:
+                pts.append(MISSING if packet.pts is None else packet.pts)
+                dts.append(MISSING if packet.dts is None else packet.dts)
+            elif packet.size:
+                others[packet.stream_index] += 1
+        return PacketScan(
+            time_base=Fraction(video.time_base or 1),
+            pts=np.array(pts, dtype=np.int64),
+            dts=np.array(dts, dtype=np.int64),
+            other=tuple(others.values()),
+        )

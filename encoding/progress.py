@@ -1,0 +1,106 @@
+"""The list of committed chunks: one line each, appended and made durable, never rewritten.
+
+The newline is what commits. Rewriting one JSON file per chunk costs 1,728 s for 36,000 chunks,
+appending with fsync about 120 s.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .durable import StepHook
+
+log = logging.getLogger("tlbvfi.progress")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkRecord:
+    """A committed chunk."""
+
+    index: int
+    pairs: tuple[int, int]
+    """Half-open range of source pairs its frames belong to."""
+    first_frame: int | None
+    """Number of its first output frame; None where chunks are saved one by one, in any order."""
+    frames: int
+    first_pts: int
+    last_pts: int
+    pts: tuple[int, ...] | None
+    """All pts where the rate varies, else None."""
+    bytes: int
+    sha256: str
+    is_last: bool
+    """Whether the output ends with this chunk."""
+
+
+class ProgressLog:
+    """The file, open for appending. Whoever opens it holds the session's lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create; a torn last line is cut off, so that it cannot spoil the next."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)  # Unix, Windows
+        self._file = os.open(path, flags, 0o666)
+        content = path.read_bytes()
+        self._size = content.rfind(b"\n") + 1
+        if self._size < len(content):
+            log.warning("%s: a line torn by a crash is dropped.", path)
+            self._cut()
+
+    def append(self, record: ChunkRecord, on_step: StepHook) -> None:
+        """Commit a chunk; on a full disk nothing is committed.
+
+        Raises:
+            OSError: the line could not be written.
+        """
+        line = json.dumps(asdict(record), separators=(",", ":")).encode()
+        on_step("before line")
+        try:
+            _write_all(self._file, line)
+            on_step("in line")
+            _write_all(self._file, b"\n")
+            os.fsync(self._file)
+        except OSError:
+            self._cut()
+            raise
+        self._size += len(line) + 1
+        on_step("after line")
+
+    def close(self) -> None:
+        """Close the file; lines are durable without."""
+        os.close(self._file)
+
+    def _cut(self) -> None:
+        os.ftruncate(self._file, self._size)
+        os.fsync(self._file)
+
+
+def read_progress(path: Path) -> dict[int, ChunkRecord]:
+    """Committed chunks by index; of a chunk made twice, the later line wins."""
+    records = {}
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = _parse(line)
+        except (ValueError, TypeError, KeyError):
+            log.warning("%s: line %d is damaged and dropped: that chunk is redone.", path, number)
+        else:
+            records[record.index] = record
+    return records
+
+
+def _parse(line: bytes) -> ChunkRecord:
+    values = json.loads(line)
+    first, end = values.pop("pairs")
+    pts = values.pop("pts")
+    return ChunkRecord(**values, pairs=(first, end), pts=None if pts is None else tuple(pts))
+
+
+def _write_all(file: int, data: bytes) -> None:
+    # A disk that is nearly full takes a part and says so only at the next write.
+    while data:
+        data = data[os.write(file, data) :]

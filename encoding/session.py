@@ -1,0 +1,509 @@
+"""One job on the disk: a manifest written once, chunks, and progress that is only ever appended.
+
+    session = Session.start(root, "holiday-1a2b", manifest)
+    with session.locked():
+        todo = plan - {record.index for record in session.done()}
+        with session.new_chunk(0) as chunk:
+            chunk.write(picture, pts)
+            chunk.commit(pairs=(0, 24), first_frame=0)
+
+A chunk is done when its line is in `progress.jsonl` and its file is what the line says. The newline
+is what commits: a torn last line is a chunk that was not made. Everything lives in
+`<root>/tlbvfi_chunks/<id>/`, and nothing outside that folder is ever written or removed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import av
+from filelock import FileLock, Timeout
+
+from .durable import (
+    StepHook,
+    atomic_file,
+    disk_errors,
+    file_sha256,
+    free_bytes,
+    fsync_folder,
+    no_step,
+)
+from .errors import SessionError, SessionMismatch, VerificationError
+from .manifest import (
+    SCHEMA,
+    Json,
+    Manifest,
+    differences,
+    library_versions,
+    manifest_to_json,
+    read_manifest,
+)
+from .packets import scan_packets
+from .progress import ChunkRecord, ProgressLog, read_progress
+from .writer import VideoWriter, stores_mastering
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+log = logging.getLogger("tlbvfi.session")
+
+FOLDER = "tlbvfi_chunks"
+OUR_FILES = ("manifest.json", "progress.jsonl", "result.json", "owner.json", "lock")
+MANIFEST, PROGRESS, RESULT, OWNER, LOCK = OUR_FILES
+WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
+    f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)
+}
+IF_FULL = (
+    "free some space or choose another --root; "
+    "committed chunks are kept, and the same command resumes"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """Disk space a session still needs, from what its chunks took so far."""
+
+    needed_bytes: int
+    """For the chunks not yet made and the final file."""
+    free_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for the rest."""
+        return self.needed_bytes <= self.free_bytes
+
+
+class Session:
+    """A session folder. Reading needs no lock; making chunks happens inside `locked()`."""
+
+    def __init__(self, folder: Path, manifest: Manifest, versions: Mapping[str, str]) -> None:
+        """Use `start`, `create` or `open` instead."""
+        self.folder = folder
+        self.manifest = manifest
+        self.versions = dict(versions)
+        """Library versions that the first run used."""
+        self._records: dict[int, ChunkRecord] | None = None
+        self._progress: ProgressLog | None = None
+
+    @property
+    def id(self) -> str:
+        """Name of the session and of its folder."""
+        return self.folder.name
+
+    @classmethod
+    def start(cls, root: Path, id: str, manifest: Manifest, *, overwrite: bool = False) -> Session:
+        """The session of this job: the one that is there, if it is the same job, or a new one.
+
+        Raises:
+            SessionMismatch: a session with this id belongs to another job; `overwrite` removes it.
+            SessionError: the id or the folder is not usable, or the session is in use.
+        """
+        found = cls.find(root, id)
+        if found is not None and overwrite:
+            found.remove()
+        elif found is not None:
+            found.require_same(manifest)
+            return found
+        return cls.create(root, id, manifest)
+
+    @classmethod
+    def create(cls, root: Path, id: str, manifest: Manifest) -> Session:
+        """A new session.
+
+        Raises:
+            SessionError: the id is not valid, or there is such a session.
+            OutputError: the folder cannot be written.
+        """
+        folder = _session_folder(root, id)
+        if (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
+            raise SessionError(
+                f"There is a session {id} in {folder.parent}: resume it or choose another --session."
+            )
+        if manifest.stream.mastering and not stores_mastering(manifest.encoder):
+            log.warning("%s drops the HDR10 mastering metadata.", manifest.encoder.profile)
+        session = cls(folder, manifest, library_versions())
+        with disk_errors(folder, if_full=IF_FULL):
+            folder.mkdir(parents=True, exist_ok=True)
+            fsync_folder(folder.parent)
+            document = {"schema": SCHEMA, "id": id, **manifest_to_json(manifest)}
+            _write_json(folder / MANIFEST, {**document, "versions": session.versions})
+        return session
+
+    @classmethod
+    def open(cls, root: Path, id: str) -> Session:
+        """The session of this id.
+
+        Raises:
+            SessionError: there is none, or its manifest cannot be used.
+        """
+        found = cls.find(root, id)
+        if found is None:
+            known = ", ".join(session.id for session in list_sessions(root)) or "none"
+            raise SessionError(f"There is no session {id} in {root / FOLDER}: there are {known}.")
+        return found
+
+    @classmethod
+    def find(cls, root: Path, id: str) -> Session | None:
+        """The session of this id, or None.
+
+        Raises:
+            SessionError: the id is not valid or the manifest cannot be used.
+        """
+        folder = _session_folder(root, id)
+        if not (folder / MANIFEST).is_file():
+            return None
+        return cls(folder, *read_manifest(folder / MANIFEST))
+
+    def require_same(self, manifest: Manifest) -> None:
+        """Refuse to go on with another job's chunks.
+
+        Raises:
+            SessionMismatch: naming the first fields that differ, with both values.
+        """
+        differing = differences(self.manifest, manifest)
+        if differing:
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            raise SessionMismatch(
+                f"Session {self.id} is of another job ({'; '.join(differing[:3])}{more}): "
+                "start it anew with --overwrite or name another --session."
+            )
+        if self.versions != library_versions():
+            log.warning(
+                "Session %s was begun with PyAV %s, this is %s: if joining fails, start it anew.",
+                self.id,
+                self.versions.get("av"),
+                av.__version__,
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only one to work on this session, in this process and any other.
+
+        Raises:
+            SessionError: somebody else does.
+        """
+        with self._exclusive():
+            with disk_errors(self.folder, if_full=IF_FULL):
+                self._remove_temporaries()
+                self._progress = ProgressLog(self.folder / PROGRESS)
+                fsync_folder(self.folder)
+            self._records = None
+            try:
+                yield
+            finally:
+                self._progress.close()
+                self._progress = None
+
+    def records(self) -> dict[int, ChunkRecord]:
+        """Every committed chunk by its index; of a chunk made twice, the later one."""
+        if self._records is None:
+            self._records = read_progress(self.folder / PROGRESS)
+        return self._records
+
+    def done(self, *, thorough: bool = False) -> list[ChunkRecord]:
+        """Committed chunks whose files are as recorded, by index; others are told and left out.
+
+        `thorough` compares checksums (about 1.7 s per GB), otherwise sizes.
+        """
+        intact = []
+        for _, record in sorted(self.records().items()):
+            problem = self.problem(record, thorough=thorough)
+            if problem:
+                log.warning("Session %s: %s: it is made anew.", self.id, problem)
+            else:
+                intact.append(record)
+        return intact
+
+    def problem(self, record: ChunkRecord, *, thorough: bool = False) -> str:
+        """What is wrong with a chunk's file; empty if nothing is."""
+        path = self.chunk_path(record.index)
+        try:
+            size = path.stat().st_size
+        except OSError:
+            return f"{path.name} is missing"
+        if size != record.bytes:
+            return f"{path.name} has {size} bytes instead of {record.bytes}"
+        if thorough and file_sha256(path) != record.sha256:
+            return f"{path.name} has another checksum than recorded"
+        return ""
+
+    def missing(self) -> str:
+        """What stands between these chunks and a whole output; empty if nothing does.
+
+        Chunks that were saved one by one, without frame numbers, may end anywhere.
+        """
+        records = self.records()
+        frame = 0
+        for index in range(len(records)):
+            record = records.get(index)
+            if record is None:
+                return f"chunk {index} is not made yet"
+            if record.first_frame is not None and record.first_frame != frame:
+                return f"chunk {index} begins at frame {record.first_frame} instead of {frame}"
+            frame += record.frames
+        if not records:
+            return "no chunk is made yet"
+        last = records[len(records) - 1]
+        if last.first_frame is not None and not last.is_last:
+            return f"the chunks after number {last.index} are not made yet"
+        return ""
+
+    def chunk_path(self, index: int) -> Path:
+        """File of a chunk."""
+        return self.folder / f"chunk_{index:06d}{self.manifest.encoder.chunk_suffix}"
+
+    def new_chunk(self, index: int, *, on_step: StepHook = no_step) -> ChunkWriter:
+        """A chunk to be filled and committed; one that was made before is replaced.
+
+        Raises:
+            SessionError: the session is not locked by this object.
+            EncoderError: the encoder cannot be opened.
+        """
+        if self._progress is None:
+            raise SessionError(f"Session {self.id} is not locked: make chunks inside locked().")
+        return ChunkWriter(self, index, on_step=on_step)
+
+    def forecast(self, frames: int) -> Forecast | None:
+        """Disk space for the rest of an output of `frames` frames; None before the first chunk."""
+        records = self.records().values()
+        made = sum(record.frames for record in records)
+        if not made:
+            return None
+        written = sum(record.bytes for record in records)
+        whole = written * max(frames, made) // made
+        return Forecast(needed_bytes=2 * whole - written, free_bytes=free_bytes(self.folder))
+
+    def note_result(self, result: Json) -> None:
+        """Remember the final file made from these chunks."""
+        with disk_errors(self.folder, if_full=IF_FULL):
+            _write_json(self.folder / RESULT, result)
+
+    def result(self) -> Json | None:
+        """What `note_result` remembered, or None."""
+        path = self.folder / RESULT
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def drop_chunks(self) -> None:
+        """Remove the chunk files and keep the books, by which a final file can be verified."""
+        with self._exclusive():
+            for path in self._chunk_files():
+                path.unlink()
+
+    def remove(self) -> None:
+        """Remove the session: its own files, and the folder if nothing else is in it.
+
+        Raises:
+            SessionError: somebody works on it.
+        """
+        with self._exclusive():
+            self._remove_temporaries()
+            for path in self._chunk_files():
+                path.unlink()
+            for name in (PROGRESS, RESULT, MANIFEST, OWNER):
+                (self.folder / name).unlink(missing_ok=True)
+        (self.folder / LOCK).unlink(missing_ok=True)
+        left = sorted(path.name for path in self.folder.iterdir())
+        if left:
+            log.warning("%s stays, because it holds other files: %s.", self.folder, ", ".join(left))
+        else:
+            self.folder.rmdir()
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        lock = FileLock(self.folder / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise SessionError(
+                f"Session {self.id} is in use{self._owner()}: "
+                "wait for it or name another --session."
+            ) from error
+        try:
+            with disk_errors(self.folder, if_full=IF_FULL):
+                owner = {"pid": os.getpid(), "host": socket.gethostname()}
+                (self.folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")
+            yield
+        finally:
+            lock.release()
+
+    def _append(self, record: ChunkRecord, on_step: StepHook) -> None:
+        assert self._progress is not None  # `new_chunk` looked
+        with disk_errors(self.folder / PROGRESS, if_full=IF_FULL):
+            self._progress.append(record, on_step)
+        self.records()[record.index] = record
+
+    def _owner(self) -> str:
+        try:
+            owner = json.loads((self.folder / OWNER).read_text(encoding="utf-8"))
+            return f" by process {owner['pid']} on {owner['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def _chunk_files(self) -> Iterator[Path]:
+        suffix = re.escape(self.manifest.encoder.chunk_suffix)
+        for path in list(self.folder.iterdir()):
+            if re.fullmatch(rf"chunk_\d{{6,}}{suffix}", path.name):
+                yield path
+
+    def _remove_temporaries(self) -> None:
+        suffix = re.escape(self.manifest.encoder.chunk_suffix)
+        for path in list(self.folder.iterdir()):
+            if re.fullmatch(rf"\.chunk_\d{{6,}}\.part{suffix}|\.result\.part\.json", path.name):
+                path.unlink()
+
+
+class ChunkWriter:
+    """A chunk being made. Leaving the `with` block without `commit` leaves nothing behind."""
+
+    def __init__(self, session: Session, index: int, *, on_step: StepHook = no_step) -> None:
+        """Use `Session.new_chunk`."""
+        self.index = index
+        self._session, self._on_step = session, on_step
+        self._pts: list[int] = []
+        self._bytes, self._sha256 = 0, ""
+        self._writer = VideoWriter(
+            session.chunk_path(index),
+            session.manifest.encoder,
+            session.manifest.stream,
+            check=self._check,
+            if_full=IF_FULL,
+            on_step=on_step,
+        )
+
+    def __enter__(self) -> ChunkWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.abort()
+
+    @property
+    def frames(self) -> int:
+        """Frames written so far."""
+        return len(self._pts)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes encoded so far."""
+        return self._writer.bytes
+
+    def write(self, picture: VideoFrame, pts: int) -> None:
+        """Encode `picture`, shown `pts` ticks after the first frame of the output.
+
+        Raises:
+            EncoderError: another size or pix_fmt than planned, or pts not after the last one.
+        """
+        first = self._pts[0] if self._pts else pts
+        self._writer.write(picture, pts - first)  # each chunk plays from 0 on its own
+        self._pts.append(pts)
+
+    def commit(
+        self, *, pairs: tuple[int, int], first_frame: int | None = None, is_last: bool = False
+    ) -> ChunkRecord:
+        """Make the chunk durable and then have it count.
+
+        `pairs`: half-open range of source pairs. `first_frame`: number of its first frame in the
+        output, or None if chunks come in any order and are numbered when they are joined.
+
+        Raises:
+            SessionError: the pts do not follow the session's constant rate.
+            VerificationError: the file does not hold what was written.
+            OutputError: the disk is full.
+        """
+        self._require_rate(first_frame)
+        self._writer.finish()
+        record = ChunkRecord(
+            index=self.index,
+            pairs=pairs,
+            first_frame=first_frame,
+            frames=len(self._pts),
+            first_pts=self._pts[0],
+            last_pts=self._pts[-1],
+            pts=tuple(self._pts) if self._session.manifest.is_vfr else None,
+            bytes=self._bytes,
+            sha256=self._sha256,
+            is_last=is_last,
+        )
+        self._session._append(record, self._on_step)
+        return record
+
+    def _require_rate(self, first_frame: int | None) -> None:
+        manifest = self._session.manifest
+        if manifest.is_vfr or not self._pts:
+            return
+        step = manifest.stream.step
+        first = self._pts[0] if first_frame is None else first_frame * step
+        if self._pts != list(range(first, first + len(self._pts) * step, step)):
+            raise SessionError(
+                f"Chunk {self.index} has pts {self._pts[0]} to {self._pts[-1]}, which does not "
+                f"follow a constant rate from {first} in steps of {step}: number frames in order."
+            )
+
+    def _check(self, path: Path) -> None:
+        found = len(scan_packets(path).pts)
+        if found != len(self._pts):
+            raise VerificationError(
+                f"{path.name} holds {found} frames instead of {len(self._pts)}: "
+                "choose another codec or check the disk."
+            )
+        self._bytes, self._sha256 = path.stat().st_size, file_sha256(path)
+
+
+def list_sessions(root: Path) -> list[Session]:
+    """Sessions below `root`, by id; folders without a usable manifest are passed over."""
+    base = root / FOLDER
+    found = []
+    for folder in sorted(base.iterdir()) if base.is_dir() else []:
+        try:
+            session = Session.find(root, folder.name)
+        except SessionError as error:
+            log.warning("%s", error)
+        else:
+            found += [session] if session is not None else []
+    return found
+
+
+def check_id(id: str) -> None:
+    """Refuse ids that are no safe folder name on every system.
+
+    Raises:
+        SessionError: not 1 to 64 of A-Z a-z 0-9 . _ -, a leading or final dot, or a device name.
+    """
+    is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", id) and not id.endswith(".")
+    if not is_plain or id.split(".")[0].lower() in WINDOWS_DEVICES:
+        raise SessionError(
+            f"{id!r} is no session id: use 1 to 64 letters, digits, '.', '_' or '-', "
+            "not beginning or ending with a dot, and no Windows device name."
+        )
+
+
+def _session_folder(root: Path, id: str) -> Path:
+    check_id(id)
+    folder = root.absolute() / FOLDER / id
+    for path in (folder, *(folder / name for name in OUR_FILES)):
+        if path.is_symlink():
+            raise SessionError(f"{path} is a link: remove it or choose another --session.")
+    if folder.resolve().parent != folder.parent.resolve():
+        raise SessionError(f"{folder} leads out of {folder.parent}: choose another --session.")
+    if folder.exists() and not folder.is_dir():
+        raise SessionError(f"{folder} is not a folder: remove it or choose another --session.")
+    return folder
+
+
+def _write_json(path: Path, document: Json) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", "utf-8")

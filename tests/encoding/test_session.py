@@ -1,0 +1,363 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+from comfyui_tlbvfi.encoding.errors import EncoderError, SessionError, SessionMismatch
+from comfyui_tlbvfi.encoding.manifest import manifest_from_json, manifest_to_json
+from comfyui_tlbvfi.encoding.session import FOLDER, Session, check_id, list_sessions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+STEPS = [
+    *("before close", "after close", "after fsync", "after rename"),
+    *("before line", "in line", "after line"),
+]
+KILLED = """
+import os, signal, sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+root, checkout, wanted = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+spec = spec_from_file_location("pack", checkout / "__init__.py", submodule_search_locations=[str(checkout)])
+sys.modules["pack"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+import av
+from pack.encoding.session import Session
+
+def on_step(step):
+    if step == wanted:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+session = Session.open(root, "job")
+with session.locked(), session.new_chunk(1, on_step=on_step) as chunk:
+    for number in (3, 4, 5):
+        chunk.write(av.VideoFrame(64, 48, "yuv420p"), number)
+    chunk.commit(pairs=(3, 6), first_frame=3)
+"""
+
+
+def commit(session, index, paint, *, frames=3, is_last=False, **options):
+    first = index * 3
+    with session.new_chunk(index, **options) as chunk:
+        for number in range(first, first + frames):
+            chunk.write(paint(number), number)
+        return chunk.commit(pairs=(first, first + frames), first_frame=first, is_last=is_last)
+
+
+def test_a_session_knows_itself_after_opening_again(tmp_path, filled, decoded, paint):
+    made = filled(frames=7, per_chunk=3)
+    session = Session.open(tmp_path, "job")
+    assert session.manifest == made.manifest
+    assert [(r.index, r.pairs, r.first_frame, r.frames) for r in session.done(thorough=True)] == [
+        (0, (0, 3), 0, 3),
+        (1, (3, 6), 3, 3),
+        (2, (6, 7), 6, 1),
+    ]
+    assert session.missing() == ""
+    assert decoded(session.chunk_path(2)) == [paint(6).to_ndarray().tobytes()]
+    assert session.folder == tmp_path / FOLDER / "job"
+
+
+@given(
+    st.fractions(min_value=0, max_value=10**6),
+    st.one_of(st.none(), st.fractions(min_value=Fraction(1, 99), max_value=99)),
+    st.booleans(),
+)
+def test_manifest_survives_json(encoder, stream, start, aspect, is_vfr):
+    from comfyui_tlbvfi.encoding.manifest import Manifest
+
+    manifest = Manifest(
+        source={"size": 3},
+        settings={"seed": 7, "cuts": [1, 2]},
+        encoder=encoder("ffv1"),
+        stream=stream(sample_aspect_ratio=aspect),
+        start=start,
+        is_vfr=is_vfr,
+    )
+    text = json.dumps(manifest_to_json(manifest))
+    assert manifest_from_json(json.loads(text)) == manifest
+
+
+def test_ticks_are_exact_or_refused(manifest):
+    job = manifest(start=Fraction(1, 3))
+    assert job.ticks(Fraction(1, 3) + 5 * Fraction(1001, 48000)) == 5
+    with pytest.raises(SessionError, match="not a whole number of ticks"):
+        job.ticks(Fraction(1, 2))
+
+
+def test_a_time_base_that_cannot_count_the_rate_is_refused(manifest, stream):
+    with pytest.raises(SessionError, match="cannot be counted"):
+        manifest(stream=stream(rate=Fraction(24000, 1001), time_base=Fraction(1, 1000)))
+
+
+def test_the_same_job_resumes_and_another_is_refused_by_field(tmp_path, filled, manifest, encoder):
+    filled()
+    same = Session.start(tmp_path, "job", manifest())
+    assert len(same.done()) == 3
+    other = manifest(settings={"times": 2}, encoder=encoder("ffv1", preset=None))
+    with pytest.raises(SessionMismatch) as caught:
+        Session.start(tmp_path, "job", other)
+    message = str(caught.value)
+    assert "settings.times was 1 and is now 2" in message
+    assert "--overwrite" in message
+    assert len(Session.start(tmp_path, "job", other, overwrite=True).records()) == 0
+
+
+def test_unknown_session_names_the_known_ones(tmp_path, filled):
+    filled()
+    with pytest.raises(SessionError, match=r"no session other .* there are job"):
+        Session.open(tmp_path, "other")
+
+
+@pytest.mark.parametrize(
+    "id", ["", ".", "..", "../x", "a/b", "a\\b", ".x", "x.", "a b", "a" * 65, "CON", "nul.txt", "ä"]
+)
+def test_unsafe_ids_are_refused(tmp_path, id):
+    with pytest.raises(SessionError, match="is no session id"):
+        Session.find(tmp_path, id)
+
+
+@given(st.text(max_size=70))
+@settings(max_examples=50)
+def test_an_accepted_id_is_one_plain_folder_name(id):
+    try:
+        check_id(id)
+    except SessionError:
+        return
+    assert 1 <= len(id) <= 64
+    assert id.isascii()
+    assert os.path.normpath(id) == id
+    assert not set(id) & set('/\\:*?"<>| \n')
+
+
+def test_links_are_refused(tmp_path, filled):
+    filled()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / FOLDER / "trap").symlink_to(outside)
+    with pytest.raises(SessionError, match="is a link"):
+        Session.find(tmp_path, "trap")
+    progress = tmp_path / FOLDER / "job" / "progress.jsonl"
+    progress.rename(outside / "p")
+    progress.symlink_to(outside / "p")
+    with pytest.raises(SessionError, match="is a link"):
+        Session.open(tmp_path, "job")
+
+
+def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path, filled, paint):
+    session = filled()
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (session.folder / ".chunk_000001.part.mkv").symlink_to(victim)
+    with session.locked():
+        commit(session, 1, paint)
+    assert victim.read_text() == "precious"
+
+
+def test_two_workers_cannot_share_a_session(tmp_path, filled):
+    session = filled()
+    with (
+        session.locked(),
+        pytest.raises(SessionError, match=f"in use by process {os.getpid()} on "),
+        Session.open(tmp_path, "job").locked(),
+    ):
+        pass
+    with Session.open(tmp_path, "job").locked():
+        pass
+
+
+def test_chunks_are_made_under_the_lock_only(filled):
+    session = filled()
+    with pytest.raises(SessionError, match="is not locked"):
+        session.new_chunk(3)
+
+
+def test_uncommitted_chunks_leave_nothing(filled, paint):
+    session = filled()
+    before = sorted(path.name for path in session.folder.iterdir())
+    with session.locked(), session.new_chunk(3) as chunk:
+        chunk.write(paint(9), 9)
+    with session.locked(), pytest.raises(EncoderError):
+        commit(session, 3, lambda number: paint(number, width=32))
+    assert sorted(path.name for path in session.folder.iterdir()) == before
+
+
+def test_damaged_chunks_are_found_and_only_they(filled, caplog):
+    session = filled(frames=12, per_chunk=3)
+    cut, flipped, gone = (session.chunk_path(index) for index in (0, 1, 3))
+    os.truncate(cut, cut.stat().st_size - 1)
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1
+    flipped.write_bytes(content)
+    gone.unlink()
+    assert [record.index for record in session.done(thorough=True)] == [2]
+    assert [record.index for record in session.done()] == [1, 2]
+    assert "chunk_000000.mkv has" in caplog.text
+    assert "chunk_000001.mkv has another checksum" in caplog.text
+    assert "chunk_000003.mkv is missing" in caplog.text
+
+
+def test_a_chunk_made_again_replaces_the_first(filled, paint):
+    session = filled()
+    with session.locked():
+        again = commit(session, 1, paint)
+    assert session.records()[1] == again
+    assert len(session.done(thorough=True)) == 3
+    assert len((session.folder / "progress.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_torn_line_is_not_done_and_does_not_spoil_the_next(tmp_path, filled, paint):
+    session = filled()
+    progress = session.folder / "progress.jsonl"
+    content = progress.read_bytes()
+    for length in (1, 40, len(content.splitlines()[-1])):
+        progress.write_bytes(content[: content[:-1].rfind(b"\n") + 1 + length])
+        torn = Session.open(tmp_path, "job")
+        assert sorted(torn.records()) == [0, 1]
+        with torn.locked():
+            commit(torn, 2, paint, frames=1, is_last=True)
+        assert Session.open(tmp_path, "job").missing() == ""
+
+
+def test_a_damaged_line_costs_only_its_chunk(tmp_path, filled):
+    session = filled()
+    progress = session.folder / "progress.jsonl"
+    lines = progress.read_bytes().splitlines(keepends=True)
+    progress.write_bytes(lines[0] + b"\0" * 30 + b"\n" + lines[2])
+    again = Session.open(tmp_path, "job")
+    assert sorted(again.records()) == [0, 2]
+    assert again.missing() == "chunk 1 is not made yet"
+
+
+def test_a_full_disk_at_the_progress_line_commits_nothing(tmp_path, filled, paint, monkeypatch):
+    from comfyui_tlbvfi.encoding import progress
+    from comfyui_tlbvfi.encoding.errors import OutputError
+
+    session = filled()
+
+    def full(file, data):
+        os.write(file, data[:20])
+        raise OSError(28, "No space left on device")
+
+    with session.locked():
+        monkeypatch.setattr(progress, "_write_all", full)
+        with pytest.raises(OutputError, match="committed chunks are kept, and the same command"):
+            commit(session, 3, paint)
+        monkeypatch.undo()
+        commit(session, 3, paint)
+    assert sorted(Session.open(tmp_path, "job").records()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_kill_at_every_step_of_a_commit_keeps_what_was_committed(
+    tmp_path, root, filled, paint, decoded, step
+):
+    session = filled(frames=3, per_chunk=3)
+    before = session.records()[0]
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(root), step]
+    assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
+    again = Session.open(tmp_path, "job")
+    is_committed = step == "after line"
+    assert [record.index for record in again.done(thorough=True)] == [0, 1][: 1 + is_committed]
+    assert again.records()[0] == before
+    with again.locked():
+        if not is_committed:
+            commit(again, 1, paint)
+        commit(again, 2, paint, is_last=True)
+    assert again.missing() == ""
+    assert len(again.done(thorough=True)) == 3
+    assert not [path for path in again.folder.iterdir() if ".part" in path.name]
+
+
+def test_pts_off_the_constant_rate_are_refused(filled, paint):
+    session = filled()
+    with session.locked(), session.new_chunk(3) as chunk:
+        chunk.write(paint(0), 9)
+        chunk.write(paint(1), 11)
+        with pytest.raises(SessionError, match="does not follow a constant rate"):
+            chunk.commit(pairs=(0, 2), first_frame=9)
+
+
+def test_variable_rate_records_every_pts(tmp_path, filled):
+    times = [0, 3, 10, 11, 30]
+    filled(pts=times, is_vfr=True, per_chunk=2)
+    records = Session.open(tmp_path, "job").done()
+    assert [record.pts for record in records] == [(0, 3), (10, 11), (30,)]
+    assert (records[1].first_pts, records[1].last_pts) == (10, 11)
+
+
+def test_what_is_missing_is_named(tmp_path, manifest, paint):
+    session = Session.create(tmp_path, "job", manifest())
+    assert session.missing() == "no chunk is made yet"
+    with session.locked():
+        commit(session, 1, paint)
+        assert session.missing() == "chunk 0 is not made yet"
+        commit(session, 0, paint)
+        assert session.missing() == "the chunks after number 1 are not made yet"
+        commit(session, 2, paint, is_last=True)
+    assert session.missing() == ""
+
+
+def test_removing_takes_only_what_is_ours(tmp_path, filled, caplog):
+    session = filled()
+    (session.folder / "notes.txt").write_text("mine")
+    session.remove()
+    assert [path.name for path in session.folder.iterdir()] == ["notes.txt"]
+    assert "notes.txt" in caplog.text
+    (session.folder / "notes.txt").unlink()
+    other = filled(id="other")
+    other.remove()
+    assert not other.folder.exists()
+    assert list_sessions(tmp_path) == []
+
+
+def test_dropping_chunks_keeps_the_books(tmp_path, filled):
+    session = filled()
+    session.note_result({"output": "smooth.mp4", "frames": 7})
+    session.drop_chunks()
+    again = Session.open(tmp_path, "job")
+    assert again.result() == {"output": "smooth.mp4", "frames": 7}
+    assert len(again.records()) == 3
+    assert again.done() == []
+
+
+def test_sessions_are_listed_and_broken_ones_told(tmp_path, filled, caplog):
+    filled(id="b")
+    filled(id="a")
+    broken = tmp_path / FOLDER / "c"
+    broken.mkdir()
+    (broken / "manifest.json").write_text("{")
+    assert [session.id for session in list_sessions(tmp_path)] == ["a", "b"]
+    assert "not a usable manifest" in caplog.text
+
+
+def test_a_newer_schema_is_refused(tmp_path, filled):
+    path = filled().folder / "manifest.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "schema": 99}))
+    with pytest.raises(SessionError, match="has schema 99"):
+        Session.open(tmp_path, "job")
+
+
+def test_forecast_grows_from_what_the_chunks_took(filled):
+    session = filled(frames=6, per_chunk=3)
+    written = sum(record.bytes for record in session.records().values())
+    assert session.forecast(12).needed_bytes == 3 * written
+    assert session.forecast(12).fits
+
+
+def test_other_libraries_than_at_the_start_are_told(tmp_path, filled, manifest, caplog):
+    path = filled().folder / "manifest.json"
+    document = json.loads(path.read_text())
+    document["versions"]["av"] = "1.0"
+    path.write_text(json.dumps(document))
+    Session.start(tmp_path, "job", manifest())
+    assert "was begun with PyAV 1.0" in caplog.text
+
+
+def test_dropped_hdr_metadata_is_told(tmp_path, manifest, stream, caplog):
+    Session.create(tmp_path, "job", manifest(stream=stream(mastering={"max-cll": "1000,400"})))
+    assert "ffv1 drops the HDR10 mastering metadata" in caplog.text
