@@ -93,6 +93,9 @@ class InterpModelMethod:
     def _padded(self, frame: Tensor) -> Tensor:
         from comfy.ldm.common_dit import pad_to_patch_size
 
+        # IMAGE batches have their channels last, and convolutions round by the layout: with any
+        # other one the frames differ from those of ComfyUI's own node in the last bits
+        frame = frame.contiguous(memory_format=torch.channels_last)
         frame = frame.to(dtype=self._dtype, device=self._patcher.load_device)
         align = getattr(self._model, "pad_align", 1)
         if align == 1:

@@ -1,0 +1,72 @@
+"""ComfyUI's own interpolation models as a method of ours."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from comfyui_tlbvfi.nodes.interp_model import InterpModelMethod
+from comfyui_tlbvfi.tlbvfi.errors import SettingsError
+
+# Runs inside ComfyUI: our loop over the adapter against core's node, on random weights.
+PARITY = """
+import json, sys
+from importlib.util import module_from_spec, spec_from_file_location
+from comfy.cli_args import args
+args.cpu = True
+import comfy.model_management as mm, comfy.model_patcher, torch
+from comfy_extras.nodes_frame_interpolation import FILMNet, FrameInterpolate, IFNet
+
+root, network, height, width = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+spec = spec_from_file_location("pack", f"{root}/__init__.py", submodule_search_locations=[root])
+sys.modules["pack"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+from pack.nodes.images import interpolate_images
+from pack.nodes.interp_model import InterpModelMethod
+
+torch.set_num_threads(2)
+torch.manual_seed(0)
+model = {"film": FILMNet, "rife": IFNet}[network]().eval()
+for parameter in model.parameters():
+    torch.nn.init.normal_(parameter, std=0.03)
+device, offload = mm.get_torch_device(), mm.unet_offload_device()
+patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=device, offload_device=offload)
+images = torch.rand(3, height, width, 3)
+with torch.inference_mode():
+    theirs = FrameInterpolate.execute(patcher, images, 4).result[0]
+ours = torch.empty_like(theirs)
+method = InterpModelMethod(patcher)
+interpolate_images(images, method, ours, times=2, on_frame=lambda frame: None)
+print(json.dumps([torch.equal(ours, theirs), theirs.std().item(), len(method.weights_hash())]))
+"""
+
+
+@pytest.mark.comfyui
+@pytest.mark.parametrize(("network", "height", "width"), [("rife", 66, 98), ("film", 128, 192)])
+def test_frames_equal_those_of_comfyui_bit_for_bit(root, network, height, width):
+    code = os.environ.get("COMFYUI_DIR")
+    if not code:
+        pytest.skip("COMFYUI_DIR does not name a ComfyUI checkout")
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    command = [python, "-c", PARITY, str(root), network, str(height), str(width)]
+    done = subprocess.run(command, cwd=code, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    equal, spread, hash_length = json.loads(done.stdout.splitlines()[-1])
+    assert equal
+    assert spread > 0.05  # random weights still make a picture
+    assert hash_length == 64
+
+
+def test_a_model_that_lacks_a_call_is_refused_by_name():
+    patcher = SimpleNamespace(
+        model=SimpleNamespace(extract_features=None), load_device="cpu", model_dtype=None
+    )
+    with pytest.raises(SettingsError, match="has no memory_used_forward, state_dict"):
+        InterpModelMethod(patcher)
+
+
+def test_a_value_that_is_no_model_is_refused():
+    with pytest.raises(SettingsError, match="interp_model str has no model, load_device"):
+        InterpModelMethod("film")
