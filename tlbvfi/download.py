@@ -1,0 +1,283 @@
+"""Fetches a weights file when a person asks for it: resumable, and checked before it counts.
+
+A file is received under a temporary name beside its place and renamed when its size and SHA-256
+are those the server states. What has arrived survives a broken connection and a kill; the next call
+goes on from there, unless the file on the server has changed.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from email.message import Message
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..encoding.durable import disk_errors, file_sha256, free_bytes, fsync_file, fsync_folder
+from .errors import DownloadError
+from .models import HUGGING_FACE, model_source
+from .remote_file import BrokenOffError, Promise, RemoteFile, Response
+
+BLOCK = 1 << 18
+HTML = re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE)
+WAITS = (1.0, 5.0, 15.0)
+"""Seconds before asking again after an attempt that brought nothing new."""
+
+OnProgress = Callable[[int, int], None]
+"""Told (bytes done, bytes in all); may raise, which stops the download and keeps what has arrived."""
+
+log = logging.getLogger("tlbvfi.download")
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+def download(
+    model: str,
+    folder: str | Path,
+    *,
+    on_progress: OnProgress = ignore_progress,
+    base_url: str = HUGGING_FACE,
+    timeout_seconds: float = 30.0,
+    waits: Sequence[float] = WAITS,
+) -> Path:
+    """Path of the weights file of method `model` in `folder`, fetched unless it is there.
+
+    `base_url`: huggingface.co or a mirror of it; https, or http to this machine itself.
+    `timeout_seconds`: silence after which a connection counts as broken. `waits`: seconds between
+    attempts that bring nothing new; after the last of them the download is given up.
+
+    Raises:
+        DownloadError: the server cannot be reached, refuses, or sends another file than promised;
+            the disk is too small; another process is downloading; another file has the name.
+        OutputError: the folder cannot be written, or the disk became full.
+        SettingsError: the method has no model file.
+    """
+    source = model_source(model)
+    target = Path(folder) / source.file_name
+    by_hand = (
+        f"get {target.name} from {source.page(base_url)} with a browser and put it into {folder}"
+    )
+    remote = RemoteFile(source.url(base_url), otherwise=by_hand, timeout_seconds=timeout_seconds)
+    with disk_errors(target, if_full="free some space, the same command goes on from there"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(target):
+            promise = remote.ask()
+            if target.exists():
+                return _same_file(target, promise)
+            part = _Part(target, promise)
+            _receive(remote, part, on_progress, waits)
+            part.publish(target)
+    return target
+
+
+class _Part:
+    """A file on its way: the bytes so far, and a note of which version of the file they are of."""
+
+    def __init__(self, target: Path, promise: Promise) -> None:
+        self.path = target.with_name(f"{target.name}.part")
+        self.promise = promise
+        self.size_wanted = promise.size
+        self._note = target.with_name(f"{target.name}.part.json")
+        self.etag = self._read_etag()
+        """ETag of the server that sends the content, another one than the promise's."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that have arrived."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def request_headers(self) -> dict[str, str]:
+        """Headers that ask for what is missing, if anything can tell that the file is the same."""
+        if not self.size or not (self.etag or self.promise.sha256):
+            return {}
+        condition = {"If-Range": self.etag} if self.etag else {}
+        return {"Range": f"bytes={self.size}-", **condition}
+
+    def restart(self, etag: str | None) -> None:
+        """Drop what has arrived and note which version comes now."""
+        self.path.write_bytes(b"")
+        self.etag = etag
+        note = {"version": self.promise.version, "etag": etag}
+        self._note.write_text(json.dumps(note), encoding="utf-8")
+
+    def append(self, block: bytes) -> None:
+        """Add what comes next."""
+        with self.path.open("ab") as file:
+            file.write(block)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self.path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+    def publish(self, target: Path) -> None:
+        """Check the whole file and give it its name.
+
+        Raises:
+            DownloadError: it is not the file the server promised.
+        """
+        fsync_file(self.path)
+        if self.promise.sha256 is None:
+            log.warning(
+                "The server states no checksum for %s: only its size was checked.", target.name
+            )
+        elif (found := file_sha256(self.path)) != self.promise.sha256:
+            self.discard()
+            raise DownloadError(
+                f"{target.name} arrived with SHA-256 {found} instead of {self.promise.sha256} and "
+                "was deleted: run the same command again."
+            )
+        self.path.replace(target)
+        fsync_folder(target.parent)
+        self._note.unlink(missing_ok=True)
+
+    def _read_etag(self) -> str | None:
+        """ETag of what has arrived; drops it where nothing says that it is of this version."""
+        try:
+            note = json.loads(self._note.read_text(encoding="utf-8"))
+            version, etag = note["version"], note["etag"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            version = etag = None
+        if version is None or version != self.promise.version:
+            self.discard()
+            return None
+        return etag
+
+
+def _receive(
+    remote: RemoteFile, part: _Part, on_progress: OnProgress, waits: Sequence[float]
+) -> None:
+    """Fill `part`, asking again after a break as long as something new arrives or `waits` last."""
+    furthest = part.size
+    remaining = list(waits)
+    while True:
+        try:
+            _receive_once(remote, part, on_progress)
+            return
+        except BrokenOffError as error:
+            reason = error
+        if part.size > furthest:
+            furthest, remaining = part.size, list(waits)
+        elif remaining:
+            time.sleep(remaining.pop(0))
+        else:
+            raise DownloadError(
+                f"{remote.url} broke off after {part.size / 1e6:.1f} of "
+                f"{(part.size_wanted or 0) / 1e6:.1f} MB ({reason}): run the same command again, "
+                "it goes on from there."
+            ) from reason
+        log.debug("%s broke off at byte %d: %s", remote.url, part.size, reason)
+
+
+def _receive_once(remote: RemoteFile, part: _Part, on_progress: OnProgress) -> None:
+    if part.size and part.size == part.size_wanted:
+        return
+    status, response = remote.get(part.request_headers())
+    if status != 200 and not _continues(part, status, response.headers):
+        response.close()
+        part.discard()
+        status, response = remote.get({})
+    with closing(response):
+        if status == 200:
+            part.restart(_strong_etag(response.headers))
+        elif not part.size:
+            raise remote.refusal(status)
+        part.size_wanted = _checked_size(remote, part, response.headers)
+        _require_space(part.path.parent, part.size_wanted - part.size)
+        on_progress(part.size, part.size_wanted)
+        for block in _blocks(response, part.size_wanted - part.size):
+            if not part.size and HTML.match(block):
+                part.discard()
+                raise remote.web_page()
+            part.append(block)
+            on_progress(part.size, part.size_wanted)
+
+
+def _blocks(response: Response, wanted: int) -> Iterator[bytes]:
+    """`wanted` bytes of an answer, as they come."""
+    while wanted:
+        try:
+            block = response.read(min(BLOCK, wanted))
+        except (OSError, http.client.HTTPException) as error:
+            raise BrokenOffError(str(error) or type(error).__name__) from error
+        if not block:
+            raise BrokenOffError("the connection was closed early")
+        wanted -= len(block)
+        yield block
+
+
+def _continues(part: _Part, status: int, headers: Message) -> bool:
+    """Whether the answer goes on where `part` ends, in the same version of the file."""
+    etag = _strong_etag(headers)
+    same = part.etag is None or etag is None or etag == part.etag
+    return (
+        status == 206
+        and same
+        and str(headers.get("Content-Range", "")).startswith(f"bytes {part.size}-")
+    )
+
+
+def _checked_size(remote: RemoteFile, part: _Part, headers: Message) -> int:
+    """Size of the whole file as the answer gives it, which must be the one promised."""
+    sent = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length")
+    size = int(sent) if sent and sent.isdecimal() else part.size_wanted
+    if size is None:
+        raise DownloadError(f"{remote.url} has no stated size and cannot be checked: use a mirror.")
+    if part.size_wanted not in (None, size):
+        wanted = part.size_wanted
+        part.discard()
+        raise DownloadError(
+            f"{remote.url} is {size} bytes long where the server promised {wanted}: it is not the "
+            "file that was asked for, try again later."
+        )
+    return size
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = free_bytes(folder)
+    if needed > free:
+        raise DownloadError(
+            f"{folder} has {free / 1e6:.0f} MB free and the download needs {needed / 1e6:.0f} MB: "
+            "free some space or choose another folder."
+        )
+
+
+def _same_file(target: Path, promise: Promise) -> Path:
+    """`target`, if it is the file the server offers."""
+    same_size = promise.size in (None, target.stat().st_size)
+    if not same_size or (promise.sha256 and file_sha256(target) != promise.sha256):
+        raise DownloadError(
+            f"{target} is already there but is not the file the server offers: move it away and "
+            "run the same command again."
+        )
+    return target
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Keep a second download of the same file out.
+
+    Raises:
+        DownloadError: there is one.
+    """
+    try:
+        with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):
+            yield
+    except Timeout as error:
+        raise DownloadError(
+            f"{target.name} is already being downloaded to {target.parent}: wait for that to end."
+        ) from error
+
+
+def _strong_etag(headers: Message) -> str | None:
+    """ETag that vouches for every byte; a weak one (W/) does not, RFC 9110 section 8.8.1."""
+    etag = headers.get("ETag")
+    return None if etag is None or etag.startswith("W/") else etag
