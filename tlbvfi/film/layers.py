@@ -1,0 +1,85 @@
+"""What FILM is built of: resampling, and convolutions that keep the size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..model.warp import sample_at
+
+CHANNELS_LAST = torch.channels_last
+"""Layout of all features and weights: convolutions then need no reordered copy of their input,
+which at full size is a third of the peak memory."""
+
+WARP_CHANNELS = 32
+"""Channels sampled at a time, so that float32 copies of half-precision features stay small."""
+
+
+def empty_like(x: Tensor, channels: int) -> Tensor:
+    """Uninitialized [B, channels, h, w] of the type and place of `x` [B, C, h, w]."""
+    size = (x.shape[0], channels, *x.shape[2:])
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=CHANNELS_LAST)
+
+
+def down(x: Tensor) -> Tensor:
+    """Half the size: the mean of 2x2 pixels; an odd last row or column is dropped."""
+    return F.avg_pool2d(x, 2)
+
+
+def upscale_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Flow on the next finer level of `size` (h, w), in that level's pixels.
+
+    The values are doubled exactly, also where the ratio of odd sizes is not quite two.
+    """
+    return 2 * F.interpolate(flow, size=size, mode="bilinear", align_corners=False)
+
+
+def upscale_nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Each pixel repeated to `size` (h, w); index min(floor(i * in / out), in - 1) is read."""
+    return F.interpolate(x, size=size, mode="nearest")
+
+
+def sample(image: Tensor, grid: Tensor, out: Tensor) -> None:
+    """Writes `image` [B, C, h, w], sampled at `grid`, into `out` of the same shape.
+
+    Channels do not meet in sampling, so a few at a time give the same values.
+    """
+    for start in range(0, image.shape[1], WARP_CHANNELS):
+        channels = slice(start, start + WARP_CHANNELS)
+        out[:, channels] = sample_at(image[:, channels], grid)
+
+
+class Conv(nn.Module):
+    """3x3 or 1x1 convolution, zeros outside, then leaky ReLU unless `linear`."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        linear: bool = False,
+        operations: Any,  # noqa: ANN401 - torch.nn or a namespace like it
+    ) -> None:
+        super().__init__()
+        self.conv = operations.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x if self.linear else F.leaky_relu_(x, 0.2)
+
+
+class EvenConv(nn.Module):
+    """2x2 convolution that keeps the size, with the zeros at the right and the bottom alone."""
+
+    def __init__(self, inputs: int, outputs: int, *, operations: Any) -> None:  # noqa: ANN401
+        super().__init__()
+        self.conv = operations.Conv2d(inputs, outputs, 2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Zeros all around and a crop: the same sums without a padded copy of the input.
+        return self.conv(x)[..., 1:, 1:]

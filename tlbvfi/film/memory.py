@@ -1,0 +1,31 @@
+"""How much memory FILM takes, for a warning before a job that will not fit."""
+
+from __future__ import annotations
+
+import torch
+
+from .layers import WARP_CHANNELS
+from .network import FILTERS, FUSED_CHANNELS, LEVELS, MAP_CHANNELS, MINIMUM_SIDE, PARAMETERS
+
+
+def predict_peak_memory(height: int, width: int, *, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes FILM takes at most for one pair of `height` x `width`, weights and features included.
+
+    What torch itself takes (some 300 MB of a process) is not. The peak is at the decoder's finest
+    level; more frames of the same pair do not add to it.
+    """
+    pixels = max(height, MINIMUM_SIDE) * max(width, MINIMUM_SIDE)
+    stack = FUSED_CHANNELS[0] + FILTERS[0]
+    # A grid in float32, and the channels on their way: read and written, copied where they are half.
+    copies = 1 if dtype == torch.float32 else 2
+    sampling = (2 + copies * WARP_CHANNELS) * torch.float32.itemsize
+    working = stack * dtype.itemsize + max(FILTERS[0] * dtype.itemsize, sampling)
+    return PARAMETERS * dtype.itemsize + pixels * working + _held(pixels) * dtype.itemsize
+
+
+def _held(pixels: int) -> int:
+    """Numbers kept for a pair: both frames' pyramids, and the flows each way."""
+    return sum(
+        (pixels >> 2 * level) * 2 * (3 + channels + 2)
+        for level, channels in zip(range(LEVELS), MAP_CHANNELS, strict=True)
+    )

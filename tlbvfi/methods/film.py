@@ -1,0 +1,104 @@
+"""FILM behind the Method protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from ..errors import FrameError
+from ..film import FilmFeatures, FilmFlows, FilmNet, predict_peak_memory, weights_hash
+from ..method import PairKey
+from ..model.warp import warp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilmFrame:
+    """A frame as FILM keeps it, with what the network does not see."""
+
+    features: FilmFeatures
+    alpha: Tensor | None
+    """[1, 1, H, W], of RGBA frames."""
+    low: float
+    high: float
+    """Range of the frame, at least [0, 1]."""
+
+
+class FilmMethod:
+    """Frames between two frames by FILM, each t computed directly from the pair.
+
+    The network's frames overshoot; they are clamped here, to [0, 1] or, where the pair itself goes
+    beyond (EXR, HDR), to the range of the pair. Alpha is moved by the flows of the picture.
+    """
+
+    name = "film"
+    any_time = True
+
+    def __init__(self, film: FilmNet) -> None:
+        self.film = film
+        self.device = next(film.parameters()).device
+        self.settings = {
+            "dtype": str(film.dtype).removeprefix("torch."),
+            "weights": weights_hash(film),
+        }
+
+    def memory_needed(self, height: int, width: int) -> int:
+        """Bytes at the peak for frames of this size, weights included."""
+        return predict_peak_memory(height, width, dtype=self.film.dtype)
+
+    def prepare(self, frame: Tensor) -> FilmFrame:
+        """Features of a frame [C, H, W], RGB or RGBA floats nominally in [0, 1].
+
+        Raises:
+            FrameError: another shape or type, or pixels that are NaN or infinite.
+        """
+        if frame.ndim != 3 or frame.shape[0] not in (3, 4):
+            raise FrameError(
+                f"FILM takes RGB or RGBA frames [C, H, W], got {list(frame.shape)}: convert them."
+            )
+        if not torch.isfinite(frame).all():
+            raise FrameError("A frame holds NaN or infinite pixels: repair it or leave it out.")
+        low, high = (float(bound) for bound in frame[:3].aminmax())
+        image = frame[None].to(self.device)
+        return FilmFrame(
+            features=self.film.features(image[:, :3]),
+            alpha=image[:, 3:] if frame.shape[0] == 4 else None,
+            low=min(0.0, low),
+            high=max(1.0, high),
+        )
+
+    def between(
+        self, features0: FilmFrame, features1: FilmFrame, times: Sequence[Fraction], key: PairKey
+    ) -> Iterator[Tensor]:
+        """Frames at `times` in [0, 1] of the pair, [C, H, W] float32 on the CPU, computed as asked.
+
+        `key` is not needed: nothing here is random.
+
+        Raises:
+            FrameError: the frames differ in size, or one of them alone has alpha.
+        """
+        if (features0.alpha is None) != (features1.alpha is None):
+            raise FrameError("One frame of a pair has alpha, the other has none: make them alike.")
+        flows = self.film.flows(features0.features, features1.features)
+        return (self._frame(features0, features1, flows, t) for t in times)
+
+    def _frame(self, frame0: FilmFrame, frame1: FilmFrame, flows: FilmFlows, t: Fraction) -> Tensor:
+        frame = self.film.frame(frame0.features, frame1.features, flows, t).float()
+        frame = frame.clamp(min(frame0.low, frame1.low), max(frame0.high, frame1.high))
+        if frame0.alpha is not None and frame1.alpha is not None:
+            alpha = _moved_mix(frame0.alpha, frame1.alpha, flows, float(t))
+            frame = torch.cat([frame, alpha], dim=1)
+        return frame[0].cpu()
+
+
+def _moved_mix(plane0: Tensor, plane1: Tensor, flows: FilmFlows, t: float) -> Tensor:
+    """Mix at t of two planes [B, C, H, W], each moved along the flow the network reads it with."""
+    height, width = plane0.shape[-2:]
+    backward, forward = (
+        flow[0][..., :height, :width].float() for flow in (flows.backward, flows.forward)
+    )
+    moved0, moved1 = warp(plane0, t * backward), warp(plane1, (1 - t) * forward)
+    return torch.lerp(moved0, moved1, t)
