@@ -44,8 +44,8 @@ BAND_SAMPLES = 128 * 1024
 def resolve(info: VideoInfo) -> ColorTags:
     """What the colors of a source mean: its tags, with the unspecified ones decided.
 
-    - Matrix: as tagged. Unspecified: BT.2020 where the primaries say so, BT.601 (smpte170m) for
-      WebP, which knows no other; else BT.709 from 720 lines up and BT.601 below.
+    - Matrix: as tagged. Unspecified: BT.2020 where the primaries say so, else BT.709 from 720 lines
+      up and BT.601 (smpte170m) below.
     - Range: as tagged. Unspecified: full for gray and `yuvj` formats, limited for other YUV.
     - Primaries and transfer: as tagged, and they stay unspecified where they are.
     - RGB sources: what YUV made from them uses, BT.709 limited, with BT.709 primaries and transfer
@@ -73,8 +73,6 @@ def _matrix(info: VideoInfo) -> int:
     # 0 is RGB and 3 is reserved: on a YUV stream both are tagging mistakes.
     if info.color.matrix not in (0, UNSPECIFIED, 3):
         return info.color.matrix
-    if info.codec == "webp":
-        return BT601
     if info.color.primaries == BT2020:
         return BT2020
     return BT709 if info.height >= 720 else BT601

@@ -137,6 +137,8 @@ def _channels(base: str, fmt: av.VideoFormat) -> tuple[Channel, ...]:
 
 def channel_views(picture: av.VideoFrame) -> list[Samples]:
     """Writable views [h, w] on the samples of each channel, in the order of `PixelLayout`."""
+    if picture.format.name in UNPACKED:
+        raise SourceError(f"Samples of {picture.format.name} must be unpacked before use.")
     layout = pixel_layout(picture.format.name)
     views = []
     for number, channel in enumerate(layout.channels):
@@ -154,3 +156,12 @@ def unpacked(picture: av.VideoFrame) -> av.VideoFrame:
     """The picture in a format whose samples can be viewed; itself in nearly all cases."""
     target = UNPACKED.get(picture.format.name)
     return picture if target is None else picture.reformat(format=target)
+
+
+def copied(picture: av.VideoFrame) -> av.VideoFrame:
+    """A picture of its own with the same samples and tags."""
+    copy = av.VideoFrame(picture.width, picture.height, picture.format.name)
+    for given, kept in zip(channel_views(picture), channel_views(copy), strict=True):
+        kept[...] = given
+    copy.colorspace, copy.color_range = picture.colorspace, picture.color_range
+    return copy

@@ -1,11 +1,28 @@
-"""What a video is, before a frame of it is decoded."""
+"""What a video is, before its frames are read."""
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
+import av
+
+from .container import VideoInput, decode, open_video, source_name
+from .errors import SourceError
 from .frame import ColorTags
+from .scan import scan
+from .timestamps import Timestamps
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.stream import Stream
+    from av.video.stream import VideoStream
+
+QUICK_SCAN = 1000
+"""Packets that tell `probe` a constant rate from a variable one, unless it is asked to count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +68,113 @@ class VideoInfo:
     metadata: dict[str, str] = field(default_factory=dict)
     mastering: dict[str, str] = field(default_factory=dict)
     """HDR10 static metadata in the words of x265 (`master-display`, `max-cll`), if any."""
+
+
+def probe(source: VideoInput, *, count: bool = False) -> VideoInfo:
+    """Facts of a video file, from its headers, its first frame and its packets' timestamps.
+
+    `count`: look at the packets of the whole file (all of it is read, one frame is decoded), so
+    that `frame_count`, `duration`, `rate` and `is_vfr` are exact; otherwise the first 1000 stand
+    for the rest and the count and duration are those declared. A folder of images is probed by
+    opening it: `open_source(folder, input_rate=...).info`.
+
+    Raises:
+        SourceError: missing, a folder, not a video, or no frame in it can be decoded.
+    """
+    first = first_picture(source)
+    with open_video(source) as (container, stream):
+        limit = None if count else QUICK_SCAN
+        times = scan(container, stream, first, limit=limit).timestamps
+        return describe(source_name(source), container, stream, first, times)
+
+
+def first_picture(source: VideoInput) -> av.VideoFrame:
+    """The first frame that can be decoded.
+
+    Raises:
+        SourceError: there is none, or the file cannot be opened.
+    """
+    with open_video(source) as (container, stream):
+        for picture in decode(container, stream):
+            return picture
+    raise SourceError(
+        f"{source_name(source)} contains no frame that can be decoded; it is empty or damaged."
+    )
+
+
+def describe(
+    name: str,
+    container: InputContainer,
+    stream: VideoStream,
+    first: av.VideoFrame,
+    times: Timestamps,
+) -> VideoInfo:
+    """Facts of an open video whose first frame was decoded and whose packets were scanned."""
+    codec = stream.codec_context
+    components = first.format.components
+    return VideoInfo(
+        name=name,
+        container=container.format.name,
+        codec=codec.codec.canonical_name,
+        width=first.width,
+        height=first.height,
+        pix_fmt=first.format.name,
+        bit_depth=max(component.bits for component in components),
+        has_alpha=any(component.is_alpha for component in components),
+        color=ColorTags(
+            primaries=int(codec.color_primaries),
+            transfer=int(codec.color_trc),
+            matrix=int(codec.colorspace),
+            range=int(codec.color_range),
+        ),
+        sample_aspect_ratio=stream.sample_aspect_ratio or None,
+        rotation=first.rotation,
+        time_base=times.time_base,
+        rate=times.rate,
+        is_vfr=times.is_vfr,
+        start=times.start,
+        duration=_duration(container, times),
+        frame_count=times.count or stream.frames or None,
+        is_interlaced=first.interlaced_frame,
+        audio=_streams(container.streams.audio),
+        subtitles=_streams(container.streams.subtitles),
+        metadata=dict(container.metadata),
+        mastering=_mastering(first),
+    )
+
+
+def _duration(container: InputContainer, times: Timestamps) -> Fraction | None:
+    """Seconds from the first frame to the end of the last one; as declared if not counted."""
+    if times.count is not None:
+        return times.time(times.count - 1) + 1 / times.rate - times.start
+    return Fraction(container.duration, 1_000_000) if container.duration else None
+
+
+def _streams(streams: Iterable[Stream]) -> tuple[StreamInfo, ...]:
+    return tuple(
+        StreamInfo(index=stream.index, codec=stream.codec.canonical_name, language=stream.language)
+        for stream in streams
+    )
+
+
+def _mastering(picture: av.VideoFrame) -> dict[str, str]:
+    """HDR10 metadata of a decoded frame (SMPTE ST 2086, CTA-861.3) as x265 wants to be told it."""
+    found = {}
+    display = picture.side_data.get("MASTERING_DISPLAY_METADATA")
+    if display is not None and bytes(display)[80:] == struct.pack("=2i", 1, 1):
+        found["master-display"] = _master_display(bytes(display))
+    light = picture.side_data.get("CONTENT_LIGHT_LEVEL")
+    if light is not None:
+        found["max-cll"] = "{},{}".format(*struct.unpack_from("=2I", bytes(light)))
+    return found
+
+
+def _master_display(data: bytes) -> str:
+    """AVMasteringDisplayMetadata: rationals x, y of R, G, B, white; then minimum and maximum."""
+    numbers = struct.unpack_from("=20i", data)
+    values = [Fraction(n, d) for n, d in zip(numbers[0::2], numbers[1::2], strict=True)]
+    chromaticity = [round(value * 50_000) for value in values[:8]]
+    least, most = (round(value * 10_000) for value in values[8:])
+    red, green, blue, white = (chromaticity[i : i + 2] for i in range(0, 8, 2))
+    points = zip(("G", "B", "R", "WP"), (green, blue, red, white), strict=True)
+    return "".join(f"{name}({x},{y})" for name, (x, y) in points) + f"L({most},{least})"

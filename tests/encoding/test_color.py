@@ -277,7 +277,6 @@ def info(**facts):
         ({"color": ColorTags(matrix=9, range=2)}, ColorTags(matrix=9, range=2)),
         ({"color": ColorTags(primaries=9)}, ColorTags(primaries=9, matrix=9, range=1)),
         ({"color": ColorTags(matrix=0)}, ColorTags(matrix=1, range=1)),
-        ({"codec": "webp"}, ColorTags(matrix=6, range=1)),
         ({"pix_fmt": "gray16be"}, ColorTags(matrix=1, range=2)),
         ({"pix_fmt": "rgb24", "height": 48}, ColorTags(primaries=1, transfer=1, matrix=1, range=1)),
         (

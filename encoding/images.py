@@ -1,0 +1,350 @@
+"""Images: folders of them as a source of frames, and writing single ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import av
+import cv2
+import numpy as np
+from av.error import FFmpegError
+
+from .closable import Closable
+from .color import BT601, FULL, convert, from_rgb, to_rgb
+from .durable import atomic_file, disk_errors
+from .errors import OutputError, SourceError
+from .frame import ColorTags, Frame
+from .layout import pixel_layout
+from .png import png_header, png_texts
+from .probe import VideoInfo
+from .timestamps import Timestamps
+
+if TYPE_CHECKING:
+    from av.video.codeccontext import VideoCodecContext
+
+DECODERS = {
+    ".png": "png",
+    ".jpg": "mjpeg",
+    ".jpeg": "mjpeg",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".exr": "exr",
+    ".webp": "webp",
+}
+"""Decoder of each suffix; other files in a folder of images are passed over."""
+
+NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)(?P<tail>_?)")
+"""File stem with a number at its end, or before the underscore that ComfyUI's SaveImage puts."""
+
+JFIF = ColorTags(matrix=BT601, range=FULL)
+
+Depth = Literal["8", "16", "half", "float"]
+"""Bits per sample, or floating-point samples of 16 (half) or 32 bits."""
+
+
+class ImageSource(Closable):
+    """The images of a folder in the order of their numbers, or of their names if they have none.
+
+    Files are opened one by one, a few ahead and in parallel, so that memory does not grow with
+    their number. A ComfyUI workflow and prompt in the first PNG become `info.metadata`.
+
+    Raises:
+        SourceError: no image, a gap in the numbers, several sequences, several formats, or a PNG
+            of another size or depth than the first.
+    """
+
+    def __init__(self, folder: Path, *, rate: Fraction) -> None:
+        super().__init__()
+        self._folder = folder
+        self._paths = list_images(folder)
+        _require_equal_headers(self._paths)
+        self.timestamps = Timestamps(
+            start=Fraction(0),
+            rate=Fraction(rate),
+            count=len(self._paths),
+            time_base=1 / Fraction(rate),
+        )
+        self.info = _describe(folder, self._paths[0], self.timestamps)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """A hash of the names, sizes and modification times of the images."""
+        digest = hashlib.sha256()
+        for path in self._paths:
+            facts = path.stat()
+            digest.update(json.dumps([path.name, facts.st_size, facts.st_mtime_ns]).encode())
+        return {
+            "kind": "images",
+            "frame_count": len(self._paths),
+            "rate": str(self.timestamps.rate),
+            "sha256_of_list": digest.hexdigest(),
+        }
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Frames `start` to `stop` (exclusive; None: to the end).
+
+        Raises:
+            SourceError: an image cannot be read, or has another size or pixel format than the
+                first; all frames before it were delivered.
+        """
+        paths = self._paths[start:stop]
+        with closing(_read_ahead(paths)) as pictures:
+            for index, picture in enumerate(pictures, start):
+                if self.is_closed:
+                    return
+                self._require_same(picture, self._paths[index])
+                yield Frame(picture=picture, index=index, time=self.timestamps.time(index))
+
+    def shortfall(self) -> str | None:
+        """None: an image that cannot be read is an error."""
+        return None
+
+    def _require_same(self, picture: av.VideoFrame, path: Path) -> None:
+        info = self.info
+        found = (picture.width, picture.height, picture.format.name)
+        if found != (info.width, info.height, info.pix_fmt):
+            raise SourceError(
+                f"{path} is {found[0]}x{found[1]} {found[2]}, but {self._paths[0].name} is "
+                f"{info.width}x{info.height} {info.pix_fmt}; all images must be alike."
+            )
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images of a folder in order.
+
+    Raises:
+        SourceError: there is none, or they do not make one sequence; the text names the first file
+            that does not fit.
+    """
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in DECODERS and not path.name.startswith(".") and path.is_file()
+    )
+    if not paths:
+        raise SourceError(f"{folder} contains no images ({', '.join(DECODERS)}).")
+    first = DECODERS[paths[0].suffix.lower()]
+    for path in paths:
+        if DECODERS[path.suffix.lower()] != first:
+            raise SourceError(
+                f"{path} is of another format than {paths[0].name}; keep one format per folder."
+            )
+    return _in_order(folder, paths)
+
+
+def _in_order(folder: Path, paths: list[Path]) -> list[Path]:
+    matches = [NUMBERED.fullmatch(path.stem) for path in paths]
+    if not any(matches):
+        return paths
+    sequences: dict[str, list[tuple[int, Path]]] = {}
+    for path, match in zip(paths, matches, strict=True):
+        key = f"{match['prefix']}#{match['tail']}{path.suffix}" if match else path.name
+        sequences.setdefault(key, []).append((int(match["number"]) if match else 0, path))
+    if len(sequences) > 1:
+        listed = ", ".join(f"{key} ({len(found)})" for key, found in sorted(sequences.items()))
+        raise SourceError(
+            f"{folder} contains several sequences: {listed}; move each into a folder of its own."
+        )
+    (numbered,) = sequences.values()
+    numbered.sort()
+    for (before, previous), (number, path) in pairwise(numbered):
+        if number != before + 1:
+            fault = "has the same number as" if number == before else "does not follow"
+            raise SourceError(
+                f"{path} {fault} {previous.name}; a sequence must be numbered without gaps."
+            )
+    return [path for _, path in numbered]
+
+
+def _require_equal_headers(paths: list[Path]) -> None:
+    """Refuse unequal PNG files before work begins; other formats show when they are decoded."""
+    first = png_header(paths[0])
+    for path in paths if first else ():
+        if (header := png_header(path)) != first:
+            raise SourceError(
+                f"{path} has another size or depth {header and header[:3]} than {paths[0].name} "
+                f"{first and first[:3]}; all images must be alike."
+            )
+
+
+def read_image(path: Path) -> av.VideoFrame:
+    """The picture in an image file.
+
+    Raises:
+        SourceError: the file cannot be read or is not of the format its suffix says.
+    """
+    return _decoded(path)[0]
+
+
+def _decoded(path: Path) -> tuple[av.VideoFrame, VideoCodecContext]:
+    decoder = cast("VideoCodecContext", av.CodecContext.create(DECODERS[path.suffix.lower()], "r"))
+    decoder.thread_type = "NONE"  # type: ignore[assignment] - frame threads would hold it back
+    try:
+        pictures = [*decoder.decode(av.Packet(path.read_bytes())), *decoder.decode(None)]
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}).") from error
+    except FFmpegError as error:
+        raise SourceError(
+            f"{path} is damaged, or not a {path.suffix[1:].upper()} file ({error.strerror})."
+        ) from error
+    if not pictures:
+        raise SourceError(f"{path} contains no picture; it is empty or damaged.")
+    return pictures[0], decoder
+
+
+def _read_ahead(paths: Iterable[Path]) -> Generator[av.VideoFrame, None, None]:
+    """Pictures in order, decoded by a few threads that stay a few images ahead."""
+    workers = min(4, os.cpu_count() or 1)
+    pending: deque[Future[av.VideoFrame]] = deque()
+    with ThreadPoolExecutor(workers, "tlbvfi-images") as pool:
+        for path in paths:
+            pending.append(pool.submit(read_image, path))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _describe(folder: Path, first: Path, times: Timestamps) -> VideoInfo:
+    picture, decoder = _decoded(first)
+    count = times.count or 0
+    return VideoInfo(
+        name=folder.name,
+        container="images",
+        codec=DECODERS[first.suffix.lower()],
+        width=picture.width,
+        height=picture.height,
+        pix_fmt=picture.format.name,
+        bit_depth=max(component.bits for component in picture.format.components),
+        has_alpha=any(component.is_alpha for component in picture.format.components),
+        color=ColorTags(
+            primaries=int(decoder.color_primaries),
+            transfer=int(decoder.color_trc),
+            matrix=int(decoder.colorspace),
+            range=int(decoder.color_range),
+        ),
+        sample_aspect_ratio=None,
+        rotation=0,
+        time_base=times.time_base,
+        rate=times.rate,
+        is_vfr=False,
+        start=Fraction(0),
+        duration=count / times.rate,
+        frame_count=count,
+        is_interlaced=False,
+        metadata={
+            key: text for key, text in png_texts(first).items() if key in ("prompt", "workflow")
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFormat:
+    """How single images are written."""
+
+    suffix: str
+    encoder: str
+    """FFmpeg's encoder, or `opencv` for TIFF with floating-point samples, which FFmpeg lacks."""
+    pix_fmt: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+def image_format(suffix: str, info: VideoInfo, *, depth: Depth | None = None) -> ImageFormat:
+    """How to write frames of the source `info` as images with `suffix`, losing as little as it can.
+
+    `depth` None: the source's, as far as the format has it. PNG: 8 or 16. TIFF: 8, 16 or float.
+    EXR: half where it holds every value (8 to 10 bits and half-float sources), else float. JPEG
+    (quality 2 of FFmpeg's scale, 4:4:4) and WebP (lossless): 8. JPEG alone loses alpha.
+
+    Raises:
+        OutputError: not an image format, or one without that depth.
+    """
+    suffix = suffix.lower()
+    wanted = depth or _default_depth(suffix, info)
+    table = _formats(alpha=info.has_alpha)
+    kind = DECODERS.get(suffix)
+    if kind is None:
+        raise OutputError(f"{suffix} is not an image format; use one of {', '.join(DECODERS)}.")
+    if (kind, wanted) not in table:
+        depths = ", ".join(held for name, held in table if name == kind)
+        raise OutputError(f"{suffix} images cannot have depth {wanted}; choose {depths}.")
+    encoder, pix_fmt, options = table[kind, wanted]
+    return ImageFormat(suffix=suffix, encoder=encoder, pix_fmt=pix_fmt, options=options)
+
+
+def _default_depth(suffix: str, info: VideoInfo) -> Depth:
+    layout = pixel_layout(info.pix_fmt)
+    kind = DECODERS.get(suffix)
+    if kind == "exr":
+        return "half" if layout.bits <= 10 or (layout.is_float and layout.bits == 16) else "float"
+    if kind in ("mjpeg", "webp") or layout.bits <= 8:
+        return "8"
+    return "float" if layout.is_float and kind == "tiff" else "16"
+
+
+def _formats(*, alpha: bool) -> dict[tuple[str, Depth], tuple[str, str, dict[str, str]]]:
+    """(encoder, pix_fmt, options) by format and depth; options chosen by time and size at 1080p."""
+    png = {"pred": "up", "compression_level": "1"}
+    tiff = {"compression_algo": "deflate"}
+    floats = "gbrapf32le" if alpha else "gbrpf32le"
+    lossless = {"lossless": "1", "compression_level": "0", "quality": "0"}
+    return {
+        ("png", "8"): ("png", "rgba" if alpha else "rgb24", png),
+        ("png", "16"): ("png", "rgba64be" if alpha else "rgb48be", png),
+        ("tiff", "8"): ("tiff", "rgba" if alpha else "rgb24", tiff),
+        ("tiff", "16"): ("tiff", "rgba64le" if alpha else "rgb48le", tiff),
+        ("tiff", "float"): ("opencv", floats, {}),
+        ("exr", "half"): ("exr", floats, {"format": "half", "compression": "zip1"}),
+        ("exr", "float"): ("exr", floats, {"format": "float", "compression": "zip1"}),
+        ("mjpeg", "8"): ("mjpeg", "yuvj444p", {"qmin": "2", "qmax": "2"}),
+        ("webp", "8"): ("libwebp", "bgra", lossless),
+    }
+
+
+def write_image(
+    path: Path, picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags
+) -> None:
+    """Write one picture whole or not at all; `tags` are those of the picture (`color.resolve`).
+
+    Samples that the format can hold arrive exactly; others are rounded to its depth.
+
+    Raises:
+        OutputError: the disk is full or the folder must not be written to.
+    """
+    data = _encoded(_converted(picture, image_format, tags), image_format)
+    with disk_errors(path), atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _converted(picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags) -> av.VideoFrame:
+    if image_format.encoder != "mjpeg" or picture.format.name.startswith("yuvj"):
+        return convert(picture, image_format.pix_fmt, tags)
+    # JPEG files have no tags: their readers expect full-range BT.601 (JFIF 1.02).
+    return from_rgb(to_rgb(picture, tags), image_format.pix_fmt, JFIF)
+
+
+def _encoded(picture: av.VideoFrame, image_format: ImageFormat) -> bytes:
+    if image_format.encoder == "opencv":
+        pixels = np.moveaxis(to_rgb(picture, ColorTags()), 0, -1)
+        order = [2, 1, 0, 3][: pixels.shape[-1]]
+        _, data = cv2.imencode(".tif", np.ascontiguousarray(pixels[..., order]))
+        return data.tobytes()
+    encoder = cast("VideoCodecContext", av.CodecContext.create(image_format.encoder, "w"))
+    encoder.width, encoder.height = picture.width, picture.height
+    encoder.pix_fmt = image_format.pix_fmt
+    encoder.time_base = Fraction(1)
+    encoder.options = dict(image_format.options)
+    encoder.thread_count = 1
+    return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])

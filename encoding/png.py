@@ -1,0 +1,58 @@
+"""What a PNG file says before its pixels: size, depth and texts (PNG specification, 2nd edition)."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MOST_TEXT = 64 << 20  # bytes; no workflow is that long, but a small chunk can inflate to anything
+
+
+def png_header(path: Path) -> tuple[int, int, int, int] | None:
+    """Width, height, bits per sample and color type; None if it is no PNG file."""
+    with path.open("rb") as file:
+        start = file.read(26)
+    if not start.startswith(SIGNATURE) or len(start) < 26:
+        return None
+    width, height, bits, color_type = struct.unpack(">IIBB", start[16:26])
+    return width, height, bits, color_type
+
+
+def png_texts(path: Path) -> dict[str, str]:
+    """Keyword and text of the chunks before the pixels: ComfyUI's `prompt` and `workflow`, if any."""
+    texts = {}
+    with path.open("rb") as file:
+        if file.read(8) != SIGNATURE:
+            return {}
+        for kind, data in _chunks(file):
+            keyword, _, rest = data.partition(b"\0")
+            if kind == b"tEXt":
+                texts[keyword.decode("latin-1")] = rest.decode("latin-1")
+            elif kind == b"zTXt":
+                texts[keyword.decode("latin-1")] = _inflated(rest[1:]).decode("latin-1")
+            elif kind == b"iTXt" and len(rest) >= 2:
+                text = rest[2:].split(b"\0", 2)[-1]
+                text = _inflated(text) if rest[0] else text
+                texts[keyword.decode("latin-1")] = text.decode("utf-8", "replace")
+    return texts
+
+
+def _inflated(data: bytes) -> bytes:
+    return zlib.decompressobj().decompress(data, MOST_TEXT)
+
+
+def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
+    """Type and data of each text chunk up to the first pixels."""
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind in (b"IDAT", b"IEND"):
+            return
+        if kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MOST_TEXT:
+            yield kind, file.read(length)
+            file.seek(4, 1)  # CRC
+        else:
+            file.seek(length + 4, 1)

@@ -1,0 +1,152 @@
+"""What the packets of a file say about its frames, without decoding them."""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from .container import packets
+from .errors import SourceError
+from .timestamps import Timestamps, ascending, timestamps
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+log = logging.getLogger("tlbvfi.scan")
+
+REORDER = 32
+"""Frames that may be missing before the last packets of a scan that was stopped."""
+
+NOTICEABLE = Fraction(1, 2)
+"""Seconds by which a declared duration may be longer than what is there: rounding, not damage."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """Shown frames of a video stream, from the first that can be decoded."""
+
+    timestamps: Timestamps
+    ticks: Sequence[int]
+    """Presentation times, ascending, in units of the stream's time base."""
+    is_ordered: bool
+    """Whether pts tell which frame a decoded one is; otherwise only its turn does."""
+    missing_seconds: Fraction
+    """How much shorter than declared the file is."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Packets:
+    """Facts gathered while demuxing."""
+
+    pts: array[int]
+    without_pts: int = 0
+    is_reordered: bool = False
+    end_of_audio: Fraction = Fraction(0)
+
+
+def scan(
+    container: InputContainer,
+    stream: VideoStream,
+    first: VideoFrame,
+    *,
+    limit: int | None = None,
+    input_rate: Fraction | None = None,
+) -> Scan:
+    """Times of all frames, or of those in the first `limit` packets (the count is then unknown).
+
+    `first` is the first frame that can be decoded. Left out are packets that an edit list hides
+    (flag discard) and what comes before `first`. Frames without pts follow each other at
+    `input_rate` or else the declared rate. Where pts are invented by the demuxer (AVI has none: it
+    numbers packets in decoding order) or not all different, frames take the times in ascending
+    order, equal ones moved on by a tick.
+
+    Raises:
+        SourceError: `input_rate` is given although the file has timestamps of its own.
+    """
+    base = Fraction(stream.time_base or Fraction(1, 1000))
+    found = _demux(container, stream, limit)
+    rates = (
+        input_rate,
+        stream.codec_context.framerate,
+        stream.average_rate,
+        stream.guessed_rate,
+        stream.base_rate,
+    )
+    if found.without_pts or not found.pts or first.pts is None:
+        return _numbered(found, base, rates)
+    if input_rate is not None:
+        raise SourceError(
+            "An input rate was given for a file that has timestamps of its own; leave it away."
+        )
+    ticks = sorted(found.pts)
+    has_invented = bool(stream.codec_context.has_b_frames) and not found.is_reordered
+    is_ordered = len(set(ticks)) == len(ticks) and not has_invented and first.pts in found.pts
+    if is_ordered:
+        ticks = [tick for tick in ticks if tick >= first.pts]
+    is_stopped = limit is not None and len(found.pts) >= limit
+    ticks = array("q", ascending(ticks[:-REORDER] if is_stopped else ticks))
+    times = timestamps(ticks, base, rates)
+    return Scan(
+        timestamps=replace(times, count=None) if is_stopped else times,
+        ticks=ticks,
+        is_ordered=is_ordered,
+        missing_seconds=_missing(container, stream, ticks[-1] * base, found.end_of_audio),
+    )
+
+
+def _demux(container: InputContainer, stream: VideoStream, limit: int | None) -> _Packets:
+    found = _Packets(pts=array("q"))
+    for packet in packets(container, stream, *container.streams.audio):
+        if packet.stream.index != stream.index:
+            if packet.pts is not None and packet.time_base is not None:
+                end = (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base)
+                found.end_of_audio = max(found.end_of_audio, end)
+        elif packet.size and not packet.is_discard:
+            if packet.pts is None:
+                found.without_pts += 1
+            else:
+                found.is_reordered |= bool(found.pts) and packet.pts < found.pts[-1]
+                found.pts.append(packet.pts)
+            if limit is not None and len(found.pts) + found.without_pts >= limit:
+                break
+    return found
+
+
+def _numbered(found: _Packets, base: Fraction, rates: Iterable[Fraction | None]) -> Scan:
+    """Frames at a rate from 0 on, for streams without timestamps."""
+    rate = next((rate for rate in rates if rate), Fraction(25))
+    count = len(found.pts) + found.without_pts
+    log.warning(
+        "The file has no timestamps; its %d packets are taken as frames at %s per second.",
+        count,
+        rate,
+    )
+    return Scan(
+        timestamps=Timestamps(start=Fraction(0), rate=rate, count=count, time_base=base),
+        ticks=(),
+        is_ordered=False,
+        missing_seconds=Fraction(0),
+    )
+
+
+def _missing(
+    container: InputContainer, stream: VideoStream, last: Fraction, end_of_audio: Fraction
+) -> Fraction:
+    """Seconds between the end that is declared and the end that is there."""
+    if stream.duration:
+        declared = ((stream.start_time or 0) + stream.duration) * Fraction(stream.time_base or 0)
+        return _noticeable(declared - last)
+    if container.duration:
+        declared = Fraction((container.start_time or 0) + container.duration, 1_000_000)
+        return _noticeable(declared - max(last, end_of_audio))
+    return Fraction(0)
+
+
+def _noticeable(seconds: Fraction) -> Fraction:
+    return seconds if seconds > NOTICEABLE else Fraction(0)

@@ -1,0 +1,91 @@
+"""Where frames come from: one protocol over video files, folders of images and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, cast
+
+from .container import VideoInput
+from .errors import SourceError
+from .frame import Frame
+from .images import ImageSource
+from .memory import MemorySource
+from .probe import VideoInfo
+from .reader import VideoSource
+from .timestamps import Timestamps
+
+
+class Source(Protocol):
+    """Frames in order, from any index, each untouched and with its exact time.
+
+    A context manager. Iterators are independent of each other and of the thread that closes the
+    source: they end at their next frame after it is closed.
+    """
+
+    info: VideoInfo
+    timestamps: Timestamps
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this source from every other: plain values, to be kept and compared."""
+        ...
+
+    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Frames `start` to `stop` (exclusive; None: to the end), without a gap in `index`.
+
+        Close the iterator early to give its file and threads back.
+
+        Raises:
+            SourceError: a frame has another size or pixel format than the first; all frames before
+                it were delivered.
+        """
+        ...
+
+    def shortfall(self) -> str | None:
+        """One sentence on what was lost against what the source declares, after iterating."""
+        ...
+
+    def close(self) -> None:
+        """End all iterators at their next frame."""
+        ...
+
+    def __enter__(self) -> Source: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def open_source(
+    source: VideoInput | Iterable[Any], *, input_rate: Fraction | None = None
+) -> Source:
+    """Frames of a video file, a folder of images, a binary file object, or arrays or tensors.
+
+    `input_rate`: frames per second of what has no timestamps of its own: folders, memory and raw
+    streams; for other files it must be left away.
+
+    Raises:
+        SourceError: nothing usable is there, or the input rate is missing or out of place.
+    """
+    if isinstance(source, str | Path):
+        if not Path(source).is_dir():
+            return VideoSource(source, input_rate=input_rate)
+        return ImageSource(Path(source), rate=_required(input_rate, f"The folder {source}"))
+    if hasattr(source, "read") and hasattr(source, "seek"):
+        return VideoSource(cast("VideoInput", source), input_rate=input_rate)
+    frames = cast("Iterable[Any]", source)
+    return MemorySource(frames, rate=_required(input_rate, "A series of frames in memory"))
+
+
+def _required(rate: Fraction | None, what: str) -> Fraction:
+    if rate is None:
+        raise SourceError(f"{what} has no frame rate of its own; state the input rate.")
+    if rate <= 0:
+        raise SourceError(f"The input rate must be above 0, got {rate}.")
+    return Fraction(rate)
