@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("tlbvfi.session")
 
 FOLDER = "tlbvfi_chunks"
-OUR_FILES = ("manifest.json", "progress.jsonl", "result.json", "owner.json", "lock")
-MANIFEST, PROGRESS, RESULT, OWNER, LOCK = OUR_FILES
+OUR_FILES = ("manifest.json", "progress.jsonl", "origin.json", "result.json", "owner.json", "lock")
+MANIFEST, PROGRESS, ORIGIN, RESULT, OWNER, LOCK = OUR_FILES
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
     f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)
 }
@@ -285,13 +285,23 @@ class Session:
 
     def note_result(self, result: Json) -> None:
         """Remember the final file made from these chunks."""
-        with disk_errors(self.folder, if_full=IF_FULL):
-            _write_json(self.folder / RESULT, result)
+        self._note(RESULT, result)
 
     def result(self) -> Json | None:
         """What `note_result` remembered, or None."""
-        path = self.folder / RESULT
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return self._noted(RESULT)
+
+    def note_origin(self, origin: Json) -> None:
+        """Remember where the job came from: facts that decide no frame, such as its command."""
+        self._note(ORIGIN, origin)
+
+    def origin(self) -> Json | None:
+        """What `note_origin` remembered last, or None."""
+        return self._noted(ORIGIN)
+
+    def has_chunks(self) -> bool:
+        """Whether any chunk file is there, whole or not."""
+        return any(True for _ in self._chunk_files())
 
     def drop_chunks(self) -> None:
         """Remove the chunk files and keep the books, by which a final file can be verified."""
@@ -309,7 +319,7 @@ class Session:
             self._remove_temporaries()
             for path in self._chunk_files():
                 path.unlink()
-            for name in (PROGRESS, RESULT, MANIFEST, OWNER):
+            for name in (PROGRESS, ORIGIN, RESULT, MANIFEST, OWNER):
                 (self.folder / name).unlink(missing_ok=True)
         (self.folder / LOCK).unlink(missing_ok=True)
         left = sorted(path.name for path in self.folder.iterdir())
@@ -342,6 +352,14 @@ class Session:
             self._progress.append(record, on_step)
         self.records()[record.index] = record
 
+    def _note(self, name: str, document: Json) -> None:
+        with disk_errors(self.folder, if_full=IF_FULL):
+            _write_json(self.folder / name, document)
+
+    def _noted(self, name: str) -> Json | None:
+        path = self.folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
     def _owner(self) -> str:
         try:
             owner = json.loads((self.folder / OWNER).read_text(encoding="utf-8"))
@@ -358,7 +376,9 @@ class Session:
     def _remove_temporaries(self) -> None:
         suffix = re.escape(self.manifest.encoder.chunk_suffix)
         for path in list(self.folder.iterdir()):
-            if re.fullmatch(rf"\.chunk_\d{{6,}}\.part{suffix}|\.result\.part\.json", path.name):
+            if re.fullmatch(
+                rf"\.chunk_\d{{6,}}\.part{suffix}|\.(result|origin)\.part\.json", path.name
+            ):
                 path.unlink()
 
 

@@ -7,7 +7,7 @@ A method may keep features of a frame, because frame n+1 of pair n is frame n of
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,6 +44,13 @@ class Method(Protocol):
 
     any_time: bool
     """Whether every t in (0, 1) can be asked for; otherwise only j / 2**k (bisection)."""
+
+    settings: Mapping[str, Any]
+    """What decides its frames, in JSON types: options, hash of the weights. Goes into manifests."""
+
+    def memory_needed(self, height: int, width: int) -> int:
+        """Bytes at the peak for frames of this size, weights included; 0 if not worth a word."""
+        ...
 
     def prepare(self, frame: Tensor) -> Any:  # noqa: ANN401 - opaque to everybody but the method
         """Features of one frame, computed once and used for both its pairs.

@@ -37,7 +37,7 @@ class OutputFrame(Generic[P]):
     """An output frame: a source frame's picture, or the image of a mid frame."""
 
     pair: int
-    """Source index of the pair's first frame."""
+    """Source index of the pair's first frame; the very last frame counts to the last pair."""
     slot: Slot
     source: SourceFrame[P] | None
     image: Tensor | None
@@ -71,8 +71,9 @@ def interpolate(
             yield from _pair(method, previous, frame, features, prepared, slots, key)
         previous, features = frame, prepared
     if previous is not None and ends_here:
+        last_pair = max(first, previous.index - 1)
         for slot in timeline.last(previous.index - first, previous.time):
-            yield OutputFrame(pair=previous.index, slot=slot, source=previous, image=None)
+            yield OutputFrame(pair=last_pair, slot=slot, source=previous, image=None)
 
 
 def _pair(

@@ -33,11 +33,6 @@ class FrameDone:
     frames_per_second: float
     """Output frames made by this run, per second of this run."""
     seconds_left: float | None
-    chunk: int
-    bytes_written: int
-    """Size of the committed chunks."""
-    bytes_predicted: int | None
-    """Size of all chunks at the end, extrapolated."""
     image: Tensor | None
     """The mid frame, [C, H, W] float32 on the CPU, for a preview; None for source frames."""
 
@@ -46,9 +41,11 @@ class FrameDone:
 class ChunkDone:
     """A chunk is durable: a crash from here on does not cost it."""
 
-    index: int
-    frames: int
-    bytes: int
+    chunks_done: int
+    bytes_written: int
+    """Size of all committed chunks."""
+    bytes_predicted: int | None
+    """Size of all chunks at the end, extrapolated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,32 +73,42 @@ def ignore_event(event: Event) -> None:
 
 @dataclass(slots=True)
 class Meter:
-    """Counts output frames and extrapolates; reads the clock, so one meter belongs to one run."""
+    """Counts frames and bytes and extrapolates; it reads the clock, so one meter serves one run."""
 
-    total: int | None
-    resumed: int = 0
-    made: int = 0
+    frames_total: int | None
+    frames_before: int = 0
+    """Frames that earlier runs have committed."""
+    chunks_done: int = 0
     bytes_written: int = 0
+    frames_made: int = 0
+    _frames_committed: int = 0
     _started: float = field(default_factory=time.monotonic)
 
-    def frame(self, chunk: int, image: Tensor | None) -> FrameDone:
+    def frame(self, image: Tensor | None) -> FrameDone:
         """Count one more frame and say where the job stands."""
-        self.made += 1
-        done = self.resumed + self.made
-        rate = self.made / max(time.monotonic() - self._started, 1e-6)
-        left = None if self.total is None else max(self.total - done, 0)
+        self.frames_made += 1
+        done = self.frames_before + self.frames_made
+        rate = self.frames_made / max(time.monotonic() - self._started, 1e-6)
+        left = None if self.frames_total is None else max(self.frames_total - done, 0) / rate
         return FrameDone(
             frames_done=done,
-            frames_total=self.total,
+            frames_total=self.frames_total,
             frames_per_second=rate,
-            seconds_left=None if left is None else left / rate,
-            chunk=chunk,
-            bytes_written=self.bytes_written,
-            bytes_predicted=self._predicted(done),
+            seconds_left=left,
             image=image,
         )
 
-    def _predicted(self, done: int) -> int | None:
-        if self.total is None or not self.bytes_written:
-            return None
-        return round(self.bytes_written * max(self.total / done, 1.0))
+    def chunk(self, frames: int, size: int) -> ChunkDone:
+        """Count one more committed chunk and predict the size of all."""
+        self.chunks_done += 1
+        self.bytes_written += size
+        self._frames_committed += frames
+        done = self.frames_before + self._frames_committed
+        predicted = None
+        if self.frames_total is not None:
+            predicted = round(self.bytes_written * max(self.frames_total / done, 1.0))
+        return ChunkDone(
+            chunks_done=self.chunks_done,
+            bytes_written=self.bytes_written,
+            bytes_predicted=predicted,
+        )

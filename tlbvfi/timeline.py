@@ -47,11 +47,18 @@ class Timeline(Protocol):
         ...
 
     def step(self, source_step: Fraction) -> Fraction:
-        """Greatest interval, in seconds, that all output times are multiples of.
+        """An interval, in seconds, that all output times are multiples of, from the first on.
 
-        `source_step` is the same for the source times. The job's start has to be added by
-        `common_tick`.
+        `source_step` is the same for the source times.
         """
+        ...
+
+    def rate(self, source_rate: Fraction) -> Fraction:
+        """Output frames per second, average where the source's is."""
+        ...
+
+    def total(self, frames: int, length: Fraction) -> int:
+        """Output frames of `frames` source frames, the last shown `length` seconds after the first."""
         ...
 
 
@@ -81,35 +88,47 @@ class Bisection:
     def step(self, source_step: Fraction) -> Fraction:
         return source_step / 2**self.times
 
+    def rate(self, source_rate: Fraction) -> Fraction:
+        return source_rate * 2**self.times
+
+    def total(self, frames: int, length: Fraction) -> int:
+        return (frames - 1) * 2**self.times + 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetRate:
-    """Output frames at `origin + i / rate`, whatever the rate (constant or not) of the source.
+    """Output frames at `i / fps`, whatever the rate (constant or not) of the source.
+
+    Times count from the first source frame, which is shown at 0.
 
     With `depth`, t is moved to the nearest j / 2**depth, for methods that only bisect: the frame is
     shown at its exact time with the picture of at most 1 / 2**(depth + 1) of a pair away.
     """
 
-    rate: Fraction
-    origin: Fraction
+    fps: Fraction
     depth: int | None = None
 
     def __post_init__(self) -> None:
-        if self.rate <= 0:
-            raise SettingsError(f"fps must be above 0, got {self.rate}.")
+        if self.fps <= 0:
+            raise SettingsError(f"fps must be above 0, got {self.fps}.")
 
     def slots(self, pair: int, time0: Fraction, time1: Fraction) -> list[Slot]:
-        first = math.ceil((time0 - self.origin) * self.rate)
-        stop = math.ceil((time1 - self.origin) * self.rate)
-        shown = ((i, self.origin + i / self.rate) for i in range(first, stop))
-        return [Slot(i, time, self._snap((time - time0) / (time1 - time0))) for i, time in shown]
+        shown = range(math.ceil(time0 * self.fps), math.ceil(time1 * self.fps))
+        length = time1 - time0
+        return [Slot(i, i / self.fps, self._snap((i / self.fps - time0) / length)) for i in shown]
 
     def last(self, pair: int, time: Fraction) -> list[Slot]:
-        number = (time - self.origin) * self.rate
+        number = time * self.fps
         return [Slot(int(number), time, Fraction(0))] if number.denominator == 1 else []
 
     def step(self, source_step: Fraction) -> Fraction:
-        return 1 / self.rate
+        return 1 / self.fps
+
+    def rate(self, source_rate: Fraction) -> Fraction:
+        return self.fps
+
+    def total(self, frames: int, length: Fraction) -> int:
+        return math.floor(length * self.fps) + 1
 
     def _snap(self, t: Fraction) -> Fraction:
         if self.depth is None:
@@ -144,17 +163,26 @@ def parse_rate(text: str) -> Fraction:
     Raises:
         SettingsError: not a number, or not above 0.
     """
-    try:
-        rate = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate <= 0:
+    rate = _positive(text)
+    if rate is None:
         raise SettingsError(
             f"a frame rate is a number such as 25, 24000/1001 or 23.976, not {text!r}."
         )
     ntsc = Fraction(round(rate) * 1000, 1001)
     looks_ntsc = round(rate) % 24 == 0 or round(rate) % 30 == 0
     return ntsc if looks_ntsc and abs(rate - ntsc) < Fraction(1, 200) else rate
+
+
+def parse_factor(text: str) -> Fraction:
+    """A factor from `4`, `2.5` or `5/2`.
+
+    Raises:
+        SettingsError: not a number, or not above 0.
+    """
+    factor = _positive(text)
+    if factor is None:
+        raise SettingsError(f"a factor is a number above 0 such as 4, 2.5 or 5/2, not {text!r}.")
+    return factor
 
 
 def parse_seconds(text: str) -> Fraction:
@@ -173,3 +201,11 @@ def parse_seconds(text: str) -> Fraction:
     for part in parts:
         seconds = seconds * 60 + part
     return seconds
+
+
+def _positive(text: str) -> Fraction | None:
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return value if value > 0 else None

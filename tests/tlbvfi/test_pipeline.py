@@ -46,10 +46,10 @@ def test_every_frame_is_prepared_once_and_every_t_computed_once():
 
 def test_a_target_rate_asks_only_for_what_is_shown():
     method = Counting()
-    out = list(interpolate(clip(6), method, TargetRate(rate=Fraction(60), origin=Fraction(0))))
+    out = list(interpolate(clip(6), method, TargetRate(fps=Fraction(60))))
     assert values(out) == pytest.approx([i * 25 / 60 for i in range(13)])
     assert sum(map(len, method.asked)) == sum(not f.is_source for f in out)
-    slower = list(interpolate(clip(6), method, TargetRate(rate=Fraction(5), origin=Fraction(0))))
+    slower = list(interpolate(clip(6), method, TargetRate(fps=Fraction(5))))
     assert values(slower) == [0, 5]
 
 

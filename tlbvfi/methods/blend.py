@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,9 @@ from ..method import PairKey
 if TYPE_CHECKING:
     from torch import Tensor
 
+VERSION = 1
+"""Raised when the frames change, so that a session of an older release is not gone on with."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlendMethod:
@@ -21,6 +24,11 @@ class BlendMethod:
 
     name: str = "blend"
     any_time: bool = True
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"version": VERSION})
+
+    def memory_needed(self, height: int, width: int) -> int:
+        """Nothing worth a word."""
+        return 0
 
     def prepare(self, frame: Tensor) -> Tensor:
         """The frame itself. [C, H, W] float32."""

@@ -11,8 +11,8 @@ Arrays here are [H, W, C], OpenCV's order; flows are [H, W, 2] in pixels, x then
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
+VERSION = 1
+"""Raised when the frames change, so that a session of an older release is not gone on with."""
 SMALLEST_SIDE = 16  # DIS refuses pictures of less than 12 pixels
 INVERSION_STEPS = 3
 DISAGREEMENT_SIGMA = 1.5  # pixels: one pixel alone agrees by chance too often
@@ -51,6 +53,11 @@ class FlowMethod:
 
     name: str = "flow"
     any_time: bool = True
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"version": VERSION})
+
+    def memory_needed(self, height: int, width: int) -> int:
+        """Nothing worth a word."""
+        return 0
 
     def prepare(self, frame: Tensor) -> FlowFeatures:
         """Luma for the flow and the picture to warp. `frame`: [C, H, W] float32, C = 3 or 4."""

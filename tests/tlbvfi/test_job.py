@@ -1,0 +1,218 @@
+"""From file to file: counts, times, untouched source frames, resuming, refusals."""
+
+from fractions import Fraction
+
+import pytest
+from comfyui_tlbvfi.encoding.errors import OutputError, SessionMismatch, SourceError
+from comfyui_tlbvfi.tlbvfi.config import ChunkLength
+from comfyui_tlbvfi.tlbvfi.errors import SettingsError
+from comfyui_tlbvfi.tlbvfi.progress import FrameDone, Notice, Started
+
+SHORT = ChunkLength(frames=8)
+NTSC = Fraction(24000, 1001)
+
+
+@pytest.mark.parametrize("times_", [1, 2, 3])
+@pytest.mark.parametrize("rate", [NTSC, Fraction(25), Fraction(16)])
+def test_n_frames_become_n_minus_1_times_2_to_the_k_plus_1(
+    clip, run, times, tmp_path, rate, times_
+):
+    source = clip(tmp_path / "in.mp4", 9, rate=rate)
+    result = run(source, "out.mp4", times=times_, chunk=SHORT)
+    assert result.frames == 8 * 2**times_ + 1
+    assert times(result.output) == [i / (rate * 2**times_) for i in range(result.frames)]
+
+
+def test_a_variable_rate_keeps_source_times_and_halves_the_gaps(clip, run, times, tmp_path):
+    shown = [Fraction(t, 90000) for t in (0, 3000, 4500, 12000, 13001, 20000, 30007)]
+    source = clip(tmp_path / "in.mp4", times=shown)
+    result = run(source, "out.mp4", times=1, chunk=ChunkLength(frames=4))
+    mids = [(a + b) / 2 for a, b in zip(shown, shown[1:], strict=False)]
+    assert times(result.output) == sorted(shown + mids)
+
+
+@pytest.mark.parametrize(("codec", "name"), [("ffv1", "out.mkv"), ("h264-lossless", "out.mp4")])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv420p10le"])
+def test_source_frames_come_out_bit_for_bit(clip, run, pictures, tmp_path, codec, name, pix_fmt):
+    source = clip(tmp_path / "in.mp4", 9, pix_fmt=pix_fmt)
+    result = run(source, name, codec=codec, chunk=SHORT)
+    assert pictures(result.output)[::2] == pictures(source)
+
+
+def test_a_job_cut_into_other_chunks_gives_the_same_pictures(clip, run, pictures, tmp_path):
+    source = clip(tmp_path / "in.mp4", 14)
+    lengths = [ChunkLength(frames=2), ChunkLength(frames=9), ChunkLength(bytes=9000), ChunkLength()]
+    outputs = [
+        run(source, f"{i}.mkv", method="flow", chunk=length).output
+        for i, length in enumerate(lengths)
+    ]
+    first, *others = map(pictures, outputs)
+    assert all(other == first for other in others)
+
+
+def test_any_rate_is_exact(clip, run, times, tmp_path):
+    source = clip(tmp_path / "in.mp4", 13, rate=NTSC)
+    result = run(source, "out.mp4", fps=Fraction(60))
+    assert times(result.output) == [Fraction(i, 60) for i in range(result.frames)]
+    assert result.frames == int(12 / NTSC * 60) + 1
+
+
+def test_slow_motion_keeps_the_rate(clip, run, times, tmp_path):
+    source = clip(tmp_path / "in.mp4", 7, rate=Fraction(25), sound=True)
+    result = run(source, "out.mp4", slowmo=Fraction(3))
+    assert times(result.output) == [Fraction(i, 25) for i in range(19)]
+
+
+def test_a_window_is_half_open_and_cut_at_source_frames(clip, run, pictures, times, tmp_path):
+    source = clip(tmp_path / "in.mp4", 25, rate=Fraction(25))
+    result = run(source, start=Fraction("0.2"), end=Fraction("0.4"), chunk=SHORT)
+    assert pictures(result.output)[::2] == pictures(source)[5:10]
+    assert times(result.output)[0] == 0
+
+
+@pytest.fixture
+def stop_after():
+    """Maker of an event callback that raises after so many output frames."""
+
+    def make(frames):
+        def on_event(event):
+            if isinstance(event, FrameDone) and event.frames_done >= frames:
+                raise KeyboardInterrupt
+
+        return on_event
+
+    return make
+
+
+def test_a_stopped_job_goes_on_where_it_was(clip, run, pictures, times, tmp_path, stop_after):
+    source = clip(tmp_path / "in.mp4", 30)
+    whole = run(source, "whole.mp4", chunk=SHORT, destination={"root": tmp_path / "other"})
+    with pytest.raises(KeyboardInterrupt):
+        run(source, "out.mp4", chunk=SHORT, on_event=stop_after(30))
+    events = []
+    result = run(source, "out.mp4", chunk=SHORT, on_event=events.append)
+    started = next(event for event in events if isinstance(event, Started))
+    assert started.frames_done in (8, 16, 24)
+    assert result.frames_made == 59 - started.frames_done
+    assert pictures(result.output) == pictures(whole.output)
+    assert times(result.output) == times(whole.output)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])
+def test_only_a_damaged_chunk_is_made_anew(clip, run, pictures, tmp_path, damage, stop_after):
+    source = clip(tmp_path / "in.mp4", 30)
+    keep = {"keep_chunks": True}
+    expected = run(source, "whole.mkv", chunk=SHORT, destination={"root": tmp_path / "other"})
+    first = run(source, "out.mkv", chunk=SHORT, destination=keep)
+    chunk = first.session_folder / "chunk_000002.mkv"
+    content = chunk.read_bytes()
+    if damage == "truncate":
+        chunk.write_bytes(content[:-50])
+    elif damage == "flip":
+        chunk.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
+    else:
+        chunk.unlink()
+    first.output.unlink()
+    again = run(source, "out.mkv", chunk=SHORT, destination=keep)
+    assert again.frames_made == 8
+    assert pictures(again.output) == pictures(expected.output)
+
+
+def test_the_same_job_after_success_says_so_and_makes_nothing(clip, run, tmp_path):
+    source = clip(tmp_path / "in.mp4")
+    first = run(source)
+    stamp = first.output.stat().st_mtime_ns
+    again = run(source)
+    assert again.was_done
+    assert (again.frames, again.frames_made) == (first.frames, 0)
+    assert again.output.stat().st_mtime_ns == stamp
+    anew = run(source, destination={"overwrite": True})
+    assert not anew.was_done
+    assert anew.frames_made == first.frames
+
+
+def test_a_lost_final_file_is_made_again_without_a_word_on_every_chunk(clip, run, tmp_path, caplog):
+    source = clip(tmp_path / "in.mp4")
+    first = run(source)
+    first.output.unlink()
+    again = run(source)
+    assert again.frames_made == first.frames
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_chunks_are_kept_until_the_final_file_is_verified_and_then_removed(clip, run, tmp_path):
+    source = clip(tmp_path / "in.mp4")
+    kept = run(source, "kept.mkv", destination={"keep_chunks": True})
+    assert list(kept.session_folder.glob("chunk_*"))
+    dropped = run(source, "dropped.mkv", times=2)
+    assert not list(dropped.session_folder.glob("chunk_*"))
+
+
+def test_an_output_made_by_something_else_is_not_touched(clip, run, tmp_path):
+    source = clip(tmp_path / "in.mp4")
+    (tmp_path / "out.mkv").write_text("precious")
+    with pytest.raises(OutputError, match="not made by this job"):
+        run(source)
+    assert (tmp_path / "out.mkv").read_text() == "precious"
+
+
+def test_a_session_of_other_settings_is_refused_naming_the_field(clip, run, tmp_path, stop_after):
+    source = clip(tmp_path / "in.mp4", 30)
+    named = {"session_id": "mine"}
+    with pytest.raises(KeyboardInterrupt):
+        run(source, chunk=SHORT, destination=named, on_event=stop_after(20))
+    with pytest.raises(
+        SessionMismatch, match=r"settings\.times was None and is now 2.*--overwrite"
+    ):
+        run(source, chunk=SHORT, times=2, destination=named)
+    other = clip(tmp_path / "other.mp4", 31)
+    with pytest.raises(SessionMismatch, match=r"source\."):
+        run(other, chunk=SHORT, destination=named)
+
+
+def test_sound_is_copied_packet_for_packet(clip, run, tmp_path):
+    import av
+
+    def packets(path):
+        with av.open(str(path)) as container:
+            stream = container.streams.audio[0]
+            base = Fraction(stream.time_base)
+            return [(p.pts * base, bytes(p)) for p in container.demux(stream) if p.size]
+
+    source = clip(tmp_path / "in.mp4", 50, rate=Fraction(25), sound=True)
+    result = run(source, "out.mp4")
+    assert packets(result.output) == packets(source)
+
+
+@pytest.mark.parametrize("frames", [1])
+def test_a_clip_of_one_frame_is_refused(clip, run, tmp_path, frames):
+    with pytest.raises(SourceError, match="one frame"):
+        run(clip(tmp_path / "in.mp4", frames))
+
+
+def test_an_empty_window_is_refused(clip, run, tmp_path):
+    source = clip(tmp_path / "in.mp4", 25, rate=Fraction(25))
+    with pytest.raises(SettingsError, match="ends 0.960 s after"):
+        run(source, start=Fraction(2))
+    with pytest.raises(SettingsError, match="two frames"):
+        run(source, start=Fraction("0.2"), end=Fraction("0.22"))
+
+
+def test_a_truncated_source_gives_what_decodes_and_tells_the_loss(clip, run, tmp_path):
+    source = clip(tmp_path / "in.mkv", 60)
+    content = source.read_bytes()
+    source.write_bytes(content[: len(content) * 2 // 3])
+    events = []
+    result = run(source, on_event=events.append)
+    assert 20 < result.frames < 119
+    assert result.frames % 2 == 1
+    assert [event for event in events if isinstance(event, Notice)]
+
+
+def test_progress_counts_every_frame_and_knows_the_total(clip, run, tmp_path):
+    events = []
+    run(clip(tmp_path / "in.mp4", 20), chunk=SHORT, on_event=events.append)
+    frames = [event for event in events if isinstance(event, FrameDone)]
+    assert [event.frames_done for event in frames] == list(range(1, 40))
+    assert {event.frames_total for event in frames} == {39}
+    assert frames[-1].seconds_left == 0

@@ -1,0 +1,81 @@
+"""The command line: `tlbvfi COMMAND`. Data on stdout, progress and messages on stderr.
+
+Exit codes: 0 done, 1 failed with one sentence (traceback with -v), 2 usage, 130 interrupted with the
+command that resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from ... import __version__
+from ...encoding.errors import VideoError
+from ..errors import InterpolationError
+from . import inspect, interpolate, models, sessions
+
+COMMANDS = (interpolate, sessions, inspect, models)
+"""Each has `add_parsers(subparsers, shared)`, which sets `run` to a function of the parsed arguments."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code. Errors become one sentence on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    arguments = parser.parse_args(words, argparse.Namespace(argv=words, parser=parser))
+    _configure_logging(arguments.verbose)
+    _stop_on_sigterm()
+    try:
+        return arguments.run(arguments)
+    except (VideoError, InterpolationError) as error:
+        if arguments.verbose:
+            logging.getLogger("tlbvfi").exception("%s failed", arguments.command)
+        print(f"tlbvfi: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("tlbvfi: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has left (`tlbvfi ... | head`): nothing more to tell it.
+        sys.stderr.close()
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line; importing it loads neither torch nor PyAV."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("-v", "--verbose", action="store_true", help="log more, show tracebacks")
+    shared.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    parser = argparse.ArgumentParser(
+        prog="tlbvfi",
+        description="Make video smoother: interpolate frames from file to file, resumable and exact.",
+    )
+    parser.add_argument("--version", action="version", version=f"tlbvfi {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parsers(subparsers, shared)
+    return parser
+
+
+def _configure_logging(verbose: bool) -> None:
+    logging.basicConfig(format="tlbvfi: %(message)s", stream=sys.stderr)
+    logging.getLogger("tlbvfi").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _stop_on_sigterm() -> None:
+    """A polite kill ends like Ctrl-C: chunks stay valid and the resuming command is printed."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        return  # not the main thread: whoever embeds us handles signals
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""`tlbvfi probe` and `tlbvfi doctor`: what a file is, and what this machine can do."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .show import size_in_words
+
+PACKAGES = ("torch", "av", "numpy", "opencv-python", "safetensors", "filelock", "tqdm")
+
+
+def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+    probe = subparsers.add_parser("probe", parents=[shared], help="tell what a video is")
+    probe.add_argument("input", metavar="INPUT")
+    probe.add_argument("--count", action="store_true", help="count frames exactly (reads the file)")
+    probe.set_defaults(run=run_probe)
+    doctor = subparsers.add_parser(
+        "doctor", parents=[shared], help="report encoders, GPU, models, disk and versions"
+    )
+    doctor.set_defaults(run=run_doctor)
+
+
+def run_probe(arguments: argparse.Namespace) -> int:
+    """Print the facts of a file."""
+    from ...encoding.probe import probe
+
+    facts = asdict(probe(arguments.input, count=arguments.count))
+    if arguments.json:
+        print(json.dumps(facts, default=str))
+    else:
+        for name, value in facts.items():
+            print(f"{name.replace('_', ' '):20} {_in_words(value)}")
+    return 0
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """Print what works here and what does not, and why."""
+    report = {
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "packages": {name: _version(name) for name in PACKAGES},
+        "gpu": _gpus(),
+        "encoders": _encoders(),
+        "models": _models(),
+        "disk": f"{size_in_words(shutil.disk_usage(Path.cwd()).free)} free here",
+    }
+    if arguments.json:
+        print(json.dumps(report))
+        return 0
+    for name, value in report.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, text in value.items():
+                print(f"  {key:16} {text}")
+        else:
+            print(f"{name}: {value}")
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _gpus() -> dict[str, str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return {"cuda": "not available: networks run on the CPU"}
+    return {
+        f"cuda:{i}": f"{torch.cuda.get_device_name(i)}, "
+        f"{size_in_words(torch.cuda.get_device_properties(i).total_memory)}"
+        for i in range(torch.cuda.device_count())
+    }
+
+
+def _encoders() -> dict[str, str]:
+    from ...encoding.profiles import available_encoders
+
+    return {
+        each.profile: each.problem or f"works ({each.encoder})" for each in available_encoders()
+    }
+
+
+def _models() -> dict[str, str]:
+    from ..errors import ModelMissingError
+    from ..methods import METHODS, WITHOUT_WEIGHTS
+    from ..models import find_model
+
+    found = {}
+    for method in METHODS:
+        if method in WITHOUT_WEIGHTS:
+            found[method] = "needs none"
+            continue
+        try:
+            found[method] = str(find_model(method))
+        except ModelMissingError as error:
+            found[method] = str(error)
+    return found
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={each}" for key, each in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_in_words, value)) or "-"
+    return "-" if value is None else str(value)

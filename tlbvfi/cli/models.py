@@ -1,0 +1,71 @@
+"""`tlbvfi download` and `tlbvfi convert`: weights files, only when asked for."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..models import SOURCES
+
+
+def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+    download = subparsers.add_parser(
+        "download", parents=[shared], help="fetch the weights of a method from Hugging Face"
+    )
+    download.add_argument("method", nargs="?", choices=tuple(SOURCES), default="tlbvfi")
+    download.add_argument(
+        "--folder", metavar="DIR", help="default: $TLBVFI_MODELS, else the user's cache folder"
+    )
+    download.add_argument("--mirror", metavar="URL", help="a mirror of huggingface.co")
+    download.set_defaults(run=run_download)
+    convert = subparsers.add_parser(
+        "convert", parents=[shared], help="keep of a TLB-VFI checkpoint what inference needs"
+    )
+    convert.add_argument("input", metavar="IN", type=Path)
+    convert.add_argument("output", metavar="OUT.safetensors", type=Path)
+    convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    convert.set_defaults(run=run_convert)
+
+
+def run_download(arguments: argparse.Namespace) -> int:
+    """Fetch a weights file, or go on with a fetch that broke off."""
+    from ..download import download
+    from ..models import HUGGING_FACE, download_folder
+
+    with tqdm(unit="B", unit_scale=True, file=sys.stderr, disable=arguments.json) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        path = download(
+            arguments.method,
+            download_folder(arguments.folder),
+            on_progress=show,
+            base_url=arguments.mirror or HUGGING_FACE,
+        )
+    _tell(path, arguments.json)
+    return 0
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Write a small safetensors file from a training checkpoint."""
+    import torch
+
+    from ..checkpoint import convert
+
+    convert(arguments.input, arguments.output, dtype=getattr(torch, arguments.dtype))
+    _tell(arguments.output, arguments.json)
+    return 0
+
+
+def _tell(path: Path, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"path": str(path), "bytes": path.stat().st_size}))
+    else:
+        print(f"tlbvfi: {path}", file=sys.stderr)

@@ -1,0 +1,113 @@
+"""`tlbvfi sessions`, `tlbvfi concat` and `tlbvfi verify`: what is on the disk, joined and checked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arguments import add_root, session_place
+from .show import ProgressBar, size_in_words
+
+if TYPE_CHECKING:
+    from ...encoding.session import Session
+
+
+def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+    concat = subparsers.add_parser(
+        "concat", parents=[shared], help="join a session's chunks without re-encoding"
+    )
+    concat.add_argument("session", metavar="SESSION", help="session id, or its folder")
+    concat.add_argument("output", metavar="OUTPUT", type=Path)
+    concat.add_argument("--audio", metavar="FILE", help="sound from here, not from the source")
+    concat.add_argument("--no-audio", action="store_true", help="leave the sound out")
+    concat.add_argument("--remove-chunks", action="store_true", help="once OUTPUT is verified")
+    concat.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
+    add_root(concat)
+    concat.set_defaults(run=run_concat)
+
+    verify = subparsers.add_parser(
+        "verify", parents=[shared], help="check a session or a video file; exit code 1 if damaged"
+    )
+    verify.add_argument("subject", metavar="SESSION|FILE")
+    verify.add_argument("--deep", action="store_true", help="decode every frame as well")
+    add_root(verify)
+    verify.set_defaults(run=run_verify)
+
+    sessions = subparsers.add_parser("sessions", parents=[shared], help="list sessions, or remove")
+    sessions.add_argument("--remove", metavar="ID", nargs="+", help="remove these sessions")
+    add_root(sessions)
+    sessions.set_defaults(run=run_sessions)
+
+
+def run_concat(arguments: argparse.Namespace) -> int:
+    """Join what a session has."""
+    from ...encoding.session import Session
+    from ..job import join_session
+
+    session = Session.open(*session_place(arguments.session, arguments.root))
+    sound = arguments.audio or (session.origin() or {}).get("sound")
+    with ProgressBar(quiet=arguments.json) as show:
+        joined = join_session(
+            session,
+            arguments.output,
+            sound=Path(sound) if sound and not arguments.no_audio else None,
+            overwrite=arguments.overwrite,
+            keep_chunks=not arguments.remove_chunks,
+            on_event=show,
+        )
+    if arguments.json:
+        print(json.dumps(asdict(joined), default=str))
+    else:
+        print(f"tlbvfi: {joined.output}: {joined.frames} frames, verified.", file=sys.stderr)
+    return 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Check a file, if there is one of this name, else a session."""
+    from ...encoding.session import Session
+    from ...encoding.verify import verify_file, verify_session
+
+    path = Path(arguments.subject)
+    if path.is_file():
+        report = verify_file(path, deep=arguments.deep)
+    else:
+        session = Session.open(*session_place(arguments.subject, arguments.root))
+        report = verify_session(session, deep=arguments.deep)
+    print(json.dumps(asdict(report)) if arguments.json else report.text)
+    return 0 if report.ok else 1
+
+
+def run_sessions(arguments: argparse.Namespace) -> int:
+    """List what is below the root, or remove some of it."""
+    from ...encoding.session import Session, list_sessions
+
+    root = arguments.root or Path("output")
+    for session_id in arguments.remove or ():
+        Session.open(root, session_id).remove()
+    rows = [_row(session) for session in list_sessions(root)]
+    if arguments.json:
+        print(json.dumps(rows))
+    else:
+        for row in rows:
+            print(f"{row['id']:48} {row['chunks']:5} chunks {row['size']:>9}  {row['state']}")
+    return 0
+
+
+def _row(session: Session) -> dict[str, Any]:
+    """What the list shows of a session."""
+    records = session.records().values()
+    size = sum(record.bytes for record in records) if session.has_chunks() else 0
+    joined = session.result()
+    missing = session.missing()
+    return {
+        "id": session.id,
+        "chunks": len(records),
+        "frames": sum(record.frames for record in records),
+        "bytes": size,
+        "size": size_in_words(size),
+        "state": f"joined into {joined['output']}" if joined else missing or "ready to be joined",
+    }

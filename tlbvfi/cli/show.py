@@ -1,0 +1,79 @@
+"""How a job is shown in a terminal: a progress bar, notices above it, sizes in words."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+from ..progress import ChunkDone, Event, FrameDone, Joining, Notice, Started
+
+
+def size_in_words(count: float) -> str:
+    """`1.5 GB`, `23.4 MB`, `812 kB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+class ProgressBar:
+    """Shows the events of a job on stderr; a context manager, called with each event."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._bar: tqdm | None = None
+        self.session_id: str | None = None
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self._start(event)
+        elif isinstance(event, Notice):
+            self._say(event.text)
+        elif self._bar is None:
+            return
+        elif isinstance(event, FrameDone):
+            self._bar.update(event.frames_done - self._bar.n)
+        elif isinstance(event, ChunkDone):
+            free = shutil.disk_usage(self._folder).free
+            used = size_in_words(event.bytes_written)
+            expected = f"/{size_in_words(event.bytes_predicted)}" if event.bytes_predicted else ""
+            self._bar.set_postfix_str(
+                f"chunk {event.chunks_done}, disk {used}{expected} ({size_in_words(free)} free)"
+            )
+        elif isinstance(event, Joining):
+            self._bar.set_postfix_str(f"joining {event.done}/{event.total}")
+
+    def _start(self, event: Started) -> None:
+        self.session_id = event.session_id
+        self._folder: Path = event.session_folder
+        resumed = f", {event.frames_done} frames done before" if event.frames_done else ""
+        self._say(f"session {event.session_id}, encoder {event.encoder}{resumed}")
+        self._bar = tqdm(
+            total=event.frames_total,
+            initial=event.frames_done,
+            unit="frame",
+            file=sys.stderr,
+            disable=self._quiet,
+            dynamic_ncols=True,
+            smoothing=0.1,
+        )
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            tqdm.write(f"tlbvfi: {text}", file=sys.stderr)

@@ -1,0 +1,90 @@
+"""What a job is asked to do, as frozen values: one place for types, defaults and ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from ..encoding.profiles import EncoderSettings
+from .errors import SettingsError
+from .timeline import MAX_TIMES
+
+DEFAULT_CHUNK_SECONDS = Fraction(2)
+"""Short enough that a crash costs little, long enough that its own GOPs cost under 1 % of size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkLength:
+    """When a chunk ends: after seconds of source, after output frames, or at a size in bytes.
+
+    At most one of the three is given; seconds is the default. Chunks end between two pairs. Seconds
+    and frames are counted at the source's average rate, so that a chunk is a fixed number of pairs
+    and a resumed job cuts where the first run did. Bytes adapts to the picture.
+    """
+
+    seconds: Fraction | None = None
+    frames: int | None = None
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        given = [v for v in (self.seconds, self.frames, self.bytes) if v is not None]
+        if len(given) > 1:
+            raise SettingsError(
+                "a chunk's length is given in seconds, frames or bytes, not in two."
+            )
+        if given and given[0] <= 0:
+            raise SettingsError(f"a chunk's length must be above 0, got {given[0]}.")
+
+    def pairs(self, source_rate: Fraction, frames_per_pair: Fraction) -> int | None:
+        """Pairs in a chunk, at least 1; None where the size decides."""
+        if self.bytes is not None:
+            return None
+        if self.frames is not None:
+            return max(1, int(self.frames / frames_per_pair))
+        return max(1, round((self.seconds or DEFAULT_CHUNK_SECONDS) * source_rate))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobConfig:
+    """Everything that decides the output frames and files of a job, apart from source and method."""
+
+    times: int | None = None
+    """Bisection depth: (N - 1) * 2**times + 1 frames. 1 where neither fps nor slowmo is given."""
+    fps: Fraction | None = None
+    """Exact output rate, whatever the source's; with slowmo it defaults to the source's."""
+    slowmo: Fraction = Fraction(1)
+    """How many times longer the output lasts; sound is left out unless this is 1."""
+    depth: int = 3
+    """Methods that only bisect show, at a target rate, the nearest of 2**depth - 1 mid frames."""
+    seed: int = 0
+    """Seed of the methods that draw noise."""
+    start: Fraction | None = None
+    """Seconds after the first frame where the window [start, end) opens."""
+    end: Fraction | None = None
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    software_twin: bool = False
+    """Whether a hardware encoder that cannot run here is replaced by its software twin."""
+    chunk: ChunkLength = field(default_factory=ChunkLength)
+    audio: bool = True
+
+    def __post_init__(self) -> None:
+        if self.times is not None and (self.fps is not None or self.slowmo != 1):
+            raise SettingsError(
+                "times multiplies the frames at the source's own rate: leave it out with fps or "
+                "slowmo."
+            )
+        if self.times is not None and not 1 <= self.times <= MAX_TIMES:
+            raise SettingsError(
+                f"times must be between 1 and {MAX_TIMES}, got {self.times}: 0 would make no mid "
+                "frames, only a re-encode, for which a transcoder is the better tool."
+            )
+        if not 1 <= self.depth <= MAX_TIMES:
+            raise SettingsError(f"depth must be between 1 and {MAX_TIMES}, got {self.depth}.")
+        if self.fps is not None and not 0 < self.fps <= 1000:
+            raise SettingsError(f"fps must be above 0 and at most 1000, got {self.fps}.")
+        if not 1 <= self.slowmo <= 256:
+            raise SettingsError(f"slowmo must be between 1 and 256, got {self.slowmo}.")
+        if not 0 <= self.seed < 2**63:
+            raise SettingsError(f"seed must be between 0 and 2**63 - 1, got {self.seed}.")
+        if self.start is not None and self.end is not None and self.start >= self.end:
+            raise SettingsError(f"start ({self.start} s) must be before end ({self.end} s).")

@@ -1,0 +1,359 @@
+"""One video, from file to file: decode thread, pipeline, encode thread, session, join.
+
+Memory is a constant: the queues between the three threads hold `QUEUE_FRAMES` frames each. A crash
+costs at most the chunk in progress; running the same job again goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from av import VideoFrame
+
+from ..encoding.color import convert, from_rgb, to_rgb
+from ..encoding.concat import JoinResult, join
+from ..encoding.durable import StepHook, no_step
+from ..encoding.errors import OutputError
+from ..encoding.manifest import manifest_to_json
+from ..encoding.progress import ChunkRecord
+from ..encoding.session import ChunkWriter, Session
+from ..encoding.source import Source
+from ..encoding.tracks import Window
+from ..encoding.verify import expected_output, verify_file
+from .config import JobConfig
+from .method import Method
+from .pipeline import OutputFrame, SourceFrame, interpolate
+from .plan import ChunkRange, Plan, chunks_to_make, make_plan
+from .progress import Joining, Meter, Notice, OnEvent, Started, ignore_event
+from .threads import background, prefetch
+
+log = logging.getLogger("tlbvfi.job")
+
+QUEUE_FRAMES = 2
+"""Enough to overlap decode, method and encode; a 4K frame in float32 is 100 MB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where a job's session and its final file go, and how it treats what is there."""
+
+    output: Path
+    root: Path | None = None
+    """Folder of `tlbvfi_chunks/`; default: `output/` beside the final file."""
+    session_id: str | None = None
+    """Default: from the source's name and a hash of source identity and settings."""
+    overwrite: bool = False
+    keep_chunks: bool = False
+    sound: Path | BinaryIO | None = None
+    """File whose sound, subtitles, chapters and metadata go into the final file, if any."""
+    metadata: Mapping[str, str] | None = None
+    """Tags for the final file beside the source's own, such as a ComfyUI workflow."""
+    command: tuple[str, ...] = ()
+    """Arguments by which the command line can begin this job again."""
+
+    @property
+    def sessions_root(self) -> Path:
+        return self.root if self.root is not None else self.output.parent / "output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """What a job has made."""
+
+    output: Path
+    session_id: str
+    session_folder: Path
+    frames: int
+    frames_made: int
+    """Frames this run made; the others were there from runs before."""
+    was_done: bool
+    """Whether the output was already there, and verified, before this run."""
+
+
+def run_job(
+    source: Source,
+    method: Method,
+    config: JobConfig,
+    destination: Destination,
+    *,
+    on_event: OnEvent = ignore_event,
+    on_step: StepHook = no_step,
+) -> JobResult:
+    """Interpolate `source` into `destination.output`, or go on where an earlier run stopped.
+
+    `on_event` is called in this thread, at least once per output frame, and may raise to stop: the
+    chunks committed so far stay. `on_step` is told every step of a chunk's commit.
+
+    Raises:
+        VideoError: source, encoder, session or destination are not as they have to be.
+        InterpolationError: settings or frames that do not fit together.
+    """
+    plan = make_plan(source, method, config, suffix=destination.output.suffix)
+    session = start_session(source, plan, destination)
+    if is_joined(session, destination.output):
+        frames = sum(record.frames for record in session.records().values())
+        return _result(session, destination, frames=frames, frames_made=0, was_done=True)
+    _refuse_to_overwrite(destination)
+    with session.locked():
+        made = make_chunks(
+            session, source, method, plan, seed=config.seed, on_event=on_event, on_step=on_step
+        )
+    joined = join_session(
+        session,
+        destination.output,
+        sound=destination.sound if config.audio and config.slowmo == 1 else None,
+        metadata=destination.metadata,
+        overwrite=destination.overwrite,
+        keep_chunks=destination.keep_chunks,
+        on_event=on_event,
+    )
+    return _result(session, destination, frames=joined.frames, frames_made=made, was_done=False)
+
+
+def start_session(source: Source, plan: Plan, destination: Destination) -> Session:
+    """The session of this plan: a new one, or the one an earlier run of the same job left."""
+    root = destination.sessions_root
+    session_id = destination.session_id or default_session_id(source, plan)
+    session = Session.start(root, session_id, plan.manifest, overwrite=destination.overwrite)
+    if session.result() is not None and not session.has_chunks() and not is_joined(session):
+        log.info("the file made from session %s is gone: it is made anew.", session_id)
+        session.remove()
+        session = Session.create(root, session_id, plan.manifest)
+    session.note_origin(
+        {
+            "command": list(destination.command),
+            "sound": str(Path(destination.sound).absolute())
+            if isinstance(destination.sound, str | Path)
+            else None,
+        }
+    )
+    return session
+
+
+def default_session_id(source: Source, plan: Plan) -> str:
+    """Name of the source and a hash of all that decides the output, so that a job finds its own."""
+    text = json.dumps(manifest_to_json(plan.manifest), sort_keys=True)
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source.info.name).stem).strip("-")[:40] or "video"
+    return f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def is_joined(session: Session, output: Path | None = None) -> bool:
+    """Whether the file this session was joined into is there, by size and times, and is `output`."""
+    result = session.result()
+    if result is None or (output is not None and result["output"] != str(output.absolute())):
+        return False
+    path = Path(result["output"])
+    if not path.is_file() or path.stat().st_size != result["bytes"]:
+        return False
+    return verify_file(path, expected_output(session, shift=Fraction(result["shift"]))).ok
+
+
+def join_session(
+    session: Session,
+    output: Path,
+    *,
+    sound: Path | BinaryIO | None = None,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    keep_chunks: bool = False,
+    on_event: OnEvent = ignore_event,
+) -> JoinResult:
+    """Join the chunks and verify the result; only then are they removed, unless they are kept.
+
+    `sound`: file whose sound, subtitles, chapters and metadata are carried over, in the job's
+    window.
+
+    Raises:
+        SessionError: chunks are missing.
+        VerificationError: a chunk or the joined file is damaged.
+        OutputError: `output` exists or cannot be written.
+    """
+    window = session_window(session)
+    joined = join(
+        session,
+        output,
+        source=sound,
+        window=window,
+        metadata=metadata,
+        overwrite=overwrite,
+        on_progress=lambda done, total: on_event(Joining(done=done, total=total)),
+    )
+    for note in joined.notes:
+        on_event(Notice(text=note))
+    result = {"output": str(output.absolute()), "bytes": joined.bytes}
+    session.note_result({**result, "shift": str(window.start if window else 0)})
+    if not keep_chunks:
+        session.drop_chunks()
+    return joined
+
+
+def session_window(session: Session) -> Window | None:
+    """The stretch of the source's clock a session covers; None where that is the whole source."""
+    settings = session.manifest.settings
+    if settings.get("start") is None and settings.get("end") is None:
+        return None
+    end = settings.get("end_time")
+    return Window(start=session.manifest.start, end=None if end is None else Fraction(end))
+
+
+def make_chunks(
+    session: Session,
+    source: Source,
+    method: Method,
+    plan: Plan,
+    *,
+    seed: int = 0,
+    on_event: OnEvent = ignore_event,
+    on_step: StepHook = no_step,
+) -> int:
+    """Make every chunk that is not there whole; return the number of frames made.
+
+    The session must be locked.
+    """
+    intact = session.done(thorough=True)
+    meter = Meter(
+        frames_total=plan.frames_total,
+        frames_before=sum(record.frames for record in intact),
+        chunks_done=len(intact),
+        bytes_written=sum(record.bytes for record in intact),
+    )
+    on_event(
+        Started(
+            session_id=session.id,
+            session_folder=session.folder,
+            frames_total=plan.frames_total,
+            frames_done=meter.frames_before,
+            encoder=session.manifest.encoder.name,
+        )
+    )
+    for todo in chunks_to_make(session.records().values(), intact, plan):
+        write = partial(write_chunks, session=session, plan=plan, todo=todo, on_step=on_step)
+        with closing(prefetch(_load(source, plan, todo), QUEUE_FRAMES)) as loaded:
+            frames = interpolate(
+                loaded,
+                method,
+                plan.timeline,
+                seed=seed,
+                first=plan.first,
+                ends_here=todo.is_last,
+            )
+            _encode(frames, write, meter, on_event)
+    loss = source.shortfall()
+    if loss:
+        on_event(Notice(text=loss))
+    return meter.frames_made
+
+
+def _load(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[SourceFrame[VideoFrame]]:
+    """The source frames of a range, as RGB on the output's clock; the last one ends its last pair."""
+    stop = plan.stop if todo.stop is None else todo.stop + 1
+    with closing(source.frames(todo.start, stop)) as frames:
+        for frame in frames:
+            yield SourceFrame(
+                index=frame.index,
+                time=plan.output_time(frame.time),
+                image=torch.from_numpy(to_rgb(frame.picture, plan.tags)[: plan.channels]),
+                picture=frame.picture,
+            )
+
+
+def _encode(
+    frames: Iterable[OutputFrame[VideoFrame]],
+    write: Callable[[Iterator[OutputFrame[VideoFrame]]], Iterator[ChunkRecord]],
+    meter: Meter,
+    on_event: OnEvent,
+) -> None:
+    """Feed frames to `write` in the encode thread; tell here what happens there."""
+    committed: deque[ChunkRecord] = deque()
+
+    def tell_commits() -> None:
+        while committed:
+            record = committed.popleft()
+            on_event(meter.chunk(record.frames, record.bytes))
+
+    def consume(items: Iterator[OutputFrame[VideoFrame]]) -> None:
+        committed.extend(write(items))
+
+    with background(consume, QUEUE_FRAMES) as feed:
+        for frame in frames:
+            feed(frame)
+            on_event(meter.frame(frame.image))
+            tell_commits()
+    tell_commits()
+
+
+def write_chunks(
+    frames: Iterable[OutputFrame[VideoFrame]],
+    *,
+    session: Session,
+    plan: Plan,
+    todo: ChunkRange,
+    on_step: StepHook = no_step,
+) -> Iterator[ChunkRecord]:
+    """Encode frames into the chunks of a range and yield each as it is committed.
+
+    Closing the iterator, or an error in `frames`, leaves the chunk in progress uncommitted.
+    """
+
+    def is_full(chunk: ChunkWriter, first: int, last: int, following: int) -> bool:
+        """Whether a chunk of pairs `first` to `last` ends before a frame of pair `following`."""
+        is_between_pairs = todo.stop is None and chunk.frames > 0 and following > last
+        return is_between_pairs and plan.ends_chunk(following - first, chunk.bytes)
+
+    remaining = iter(frames)
+    frame = next(remaining, None)
+    index, start = todo.index, todo.start
+    while frame is not None:
+        with session.new_chunk(index, on_step=on_step) as chunk:
+            first_frame, pair = frame.slot.number, frame.pair
+            while frame is not None and not is_full(chunk, start, pair, frame.pair):
+                chunk.write(_picture(frame, plan), plan.ticks(frame.slot.time))
+                pair, frame = frame.pair, next(remaining, None)
+            yield chunk.commit(
+                pairs=(start, todo.stop or (frame.pair if frame else pair + 1)),
+                first_frame=first_frame,
+                is_last=frame is None and todo.is_last,
+            )
+        index, start = index + 1, frame.pair if frame else pair + 1
+
+
+def _picture(frame: OutputFrame[VideoFrame], plan: Plan) -> VideoFrame:
+    """What goes to the encoder: a source frame as it was decoded, a mid frame rounded once."""
+    pix_fmt = plan.manifest.encoder.pix_fmt
+    if frame.source is not None:
+        return convert(frame.source.picture, pix_fmt, plan.tags)
+    assert frame.image is not None  # an output frame is one or the other
+    return from_rgb(frame.image.numpy(), pix_fmt, plan.tags)
+
+
+def _refuse_to_overwrite(destination: Destination) -> None:
+    if destination.output.exists() and not destination.overwrite:
+        raise OutputError(
+            f"{destination.output} exists and was not made by this job: choose another name, or "
+            "--overwrite to replace it."
+        )
+
+
+def _result(
+    session: Session, destination: Destination, *, frames: int, frames_made: int, was_done: bool
+) -> JobResult:
+    return JobResult(
+        output=destination.output,
+        session_id=session.id,
+        session_folder=session.folder,
+        frames=frames,
+        frames_made=frames_made,
+        was_done=was_done,
+    )

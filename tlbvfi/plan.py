@@ -1,0 +1,202 @@
+"""What a job will do, worked out before its first frame: arithmetic on facts and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+from ..encoding.color import resolve, stream_tags
+from ..encoding.errors import SourceError
+from ..encoding.frame import ColorTags
+from ..encoding.layout import pixel_layout
+from ..encoding.manifest import Manifest
+from ..encoding.profiles import resolve_encoder
+from ..encoding.session import ChunkRecord
+from ..encoding.source import Source
+from ..encoding.timestamps import Timestamps
+from ..encoding.writer import StreamSpec
+from .config import JobConfig
+from .errors import SettingsError
+from .method import Method
+from .timeline import Bisection, TargetRate, Timeline, common_tick
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A job worked out."""
+
+    manifest: Manifest
+    timeline: Timeline
+    first: int
+    """Source index of the first frame."""
+    stop: int | None
+    """Source index after the last frame; None where the source ends, whenever that is."""
+    origin: Fraction
+    """Seconds of the first frame on the source's clock; 0 on the output's."""
+    stretch: Fraction
+    """Output seconds per source second."""
+    frames_total: int | None
+    channels: int
+    """4 where the source has alpha and the encoder keeps it, else 3."""
+    tags: ColorTags
+    """What the source's colors mean, and so the output's."""
+    pairs_per_chunk: int | None
+    """None where the size of a chunk decides."""
+    bytes_per_chunk: int | None
+
+    def output_time(self, source_time: Fraction) -> Fraction:
+        """Seconds after the first output frame."""
+        return (source_time - self.origin) * self.stretch
+
+    def ticks(self, output_time: Fraction) -> int:
+        """The same in ticks of the output's time base: exact by the choice of that time base."""
+        return int(output_time / self.manifest.stream.time_base)
+
+    def ends_chunk(self, pairs: int, size: int) -> bool:
+        """Whether a chunk of so many pairs and bytes is long enough."""
+        if self.bytes_per_chunk is not None:
+            return size >= self.bytes_per_chunk
+        return self.pairs_per_chunk is not None and pairs >= self.pairs_per_chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkRange:
+    """Pairs [start, stop) to be made into chunk `index`, or into chunks from `index` on."""
+
+    index: int
+    start: int
+    stop: int | None
+    """None: to the end of the source, cut into as many chunks as the plan says."""
+    is_last: bool
+
+
+def make_plan(source: Source, method: Method, config: JobConfig, *, suffix: str) -> Plan:
+    """Work out a job; nothing is written and no frame is decoded.
+
+    Raises:
+        SourceError: the source cannot be read.
+        SettingsError: the window is empty, or the times cannot be stored.
+        EncoderError: the encoder's settings do not fit, or it cannot run here.
+    """
+    info, times = source.info, source.timestamps
+    first, stop = _window(times, config)
+    origin = times.time(first)
+    tags = resolve(info)
+    timeline = _timeline(config, info.rate, method)
+    rate = timeline.rate(info.rate)
+    encoder = resolve_encoder(
+        config.encoder, info, container=suffix, software_twin=config.software_twin
+    )
+    tick = info.time_base if times.is_vfr else 1 / info.rate
+    stream = StreamSpec(
+        width=info.width,
+        height=info.height,
+        time_base=common_tick([timeline.step(tick * config.slowmo)]),
+        rate=rate,
+        color=stream_tags(tags, encoder.pix_fmt),
+        sample_aspect_ratio=info.sample_aspect_ratio,
+        rotation=info.rotation,
+        mastering=info.mastering,
+    )
+    manifest = Manifest(
+        source=source.identity,
+        settings=_settings(config, times, method),
+        encoder=encoder,
+        stream=stream,
+        is_vfr=times.is_vfr and isinstance(timeline, Bisection),
+        start=origin,
+        plan={key: str(value) for key, value in asdict(config.chunk).items() if value is not None},
+    )
+    last = times.time(stop - 1) if stop is not None else None
+    return Plan(
+        manifest=manifest,
+        timeline=timeline,
+        first=first,
+        stop=stop,
+        origin=origin,
+        stretch=config.slowmo,
+        frames_total=(
+            None
+            if stop is None or last is None
+            else timeline.total(stop - first, (last - origin) * config.slowmo)
+        ),
+        channels=4 if info.has_alpha and pixel_layout(encoder.pix_fmt).has_alpha else 3,
+        tags=tags,
+        bytes_per_chunk=config.chunk.bytes,
+        pairs_per_chunk=config.chunk.pairs(info.rate, rate * config.slowmo / info.rate),
+    )
+
+
+def chunks_to_make(
+    records: Iterable[ChunkRecord], intact: Iterable[ChunkRecord], plan: Plan
+) -> Iterator[ChunkRange]:
+    """What is left of a job: holes first, each for itself, then the open end.
+
+    `records` are all chunks ever committed, `intact` those whose files are whole. A hole whose
+    record is lost, too, lies between its neighbors and is cut as the plan says.
+    """
+    known = {record.index: record for record in records}
+    whole = {record.index for record in intact}
+    start = plan.first
+    for index in range(max(known, default=-1) + 1):
+        record = known.get(index)
+        stop = record.pairs[1] if record else _lost_stop(index, start, known, plan.pairs_per_chunk)
+        if index not in whole:
+            yield ChunkRange(
+                index=index, start=start, stop=stop, is_last=record is not None and record.is_last
+            )
+        start = stop
+    if not known or not known[max(known)].is_last:
+        yield ChunkRange(index=max(known, default=-1) + 1, start=start, stop=None, is_last=True)
+
+
+def _lost_stop(
+    index: int, start: int, known: Mapping[int, ChunkRecord], pairs_per_chunk: int | None
+) -> int:
+    """Where a chunk without a record ends: by the plan, or at its share of the gap it lies in."""
+    following = min(i for i in known if i > index)
+    gap = known[following].pairs[0] - start
+    return start + (pairs_per_chunk or gap // (following - index))
+
+
+def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:
+    """Half-open range of source frames; the end is None where only decoding will tell it."""
+    if times.count == 1:
+        raise SourceError("the source has only one frame, and there is nothing between one frame.")
+    first = times.index_at(config.start) if config.start is not None else 0
+    stop = times.index_at(config.end) if config.end is not None else times.count
+    if times.count is not None and first >= times.count:
+        raise SettingsError(
+            f"the source ends {_seconds(times.time(times.count - 1) - times.start)} after its first "
+            f"frame, before start ({_seconds(config.start)}): choose an earlier start."
+        )
+    if stop is not None and stop - first < 2:
+        raise SettingsError(
+            f"the window from start ({_seconds(config.start)}) to end ({_seconds(config.end)}) holds "
+            f"{max(stop - first, 0)} frames and interpolation needs two frames: widen it."
+        )
+    return first, stop
+
+
+def _timeline(config: JobConfig, source_rate: Fraction, method: Method) -> Timeline:
+    if config.fps is None and config.slowmo == 1:
+        return Bisection(times=1 if config.times is None else config.times)
+    return TargetRate(
+        fps=config.fps or source_rate,
+        depth=None if method.any_time else config.depth,
+    )
+
+
+def _settings(config: JobConfig, times: Timestamps, method: Method) -> dict[str, Any]:
+    """What decides the frames, in JSON types; encoder and chunks stand beside it in the manifest."""
+    names = ("times", "fps", "slowmo", "seed", "depth", "start", "end", "audio")
+    values = {name: getattr(config, name) for name in names}
+    values["end_time"] = None if config.end is None else times.start + config.end
+    plain = {name: str(v) if isinstance(v, Fraction) else v for name, v in values.items()}
+    return {**plain, "method": {"name": method.name, **method.settings}}
+
+
+def _seconds(value: Fraction | None) -> str:
+    return f"{float(value or 0):.3f} s"
