@@ -92,7 +92,7 @@ class ImageSource(Closable):
             "sha256_of_list": digest.hexdigest(),
         }
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    def frames(self, start: int = 0, stop: int | None = None) -> Generator[Frame]:
         """Frames `start` to `stop` (exclusive; None: to the end).
 
         Raises:

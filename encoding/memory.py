@@ -77,7 +77,7 @@ class MemorySource(Closable):
             "sha256": self._hash.hexdigest() if self._is_hashed else None,
         }
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    def frames(self, start: int = 0, stop: int | None = None) -> Generator[Frame]:
         """Frames `start` to `stop` (exclusive; None: to the end).
 
         Raises:

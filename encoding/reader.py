@@ -84,7 +84,7 @@ class VideoSource(Closable):
             "start": str(info.start),
         }
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    def frames(self, start: int = 0, stop: int | None = None) -> Generator[Frame]:
         """Frames `start` to `stop` (exclusive; None: to the end), without a gap in `index`.
 
         Raises:

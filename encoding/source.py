@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +33,7 @@ class Source(Protocol):
         """What tells this source from every other: plain values, to be kept and compared."""
         ...
 
-    def frames(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+    def frames(self, start: int = 0, stop: int | None = None) -> Generator[Frame]:
         """Frames `start` to `stop` (exclusive; None: to the end), without a gap in `index`.
 
         Close the iterator early to give its file and threads back.
