@@ -152,7 +152,11 @@ def _duration(container: InputContainer, times: Timestamps) -> Fraction | None:
 
 def _streams(streams: Iterable[Stream]) -> tuple[StreamInfo, ...]:
     return tuple(
-        StreamInfo(index=stream.index, codec=stream.codec.canonical_name, language=stream.language)
+        StreamInfo(
+            index=stream.index,
+            codec=stream.codec.canonical_name,
+            language=None if stream.language == "und" else stream.language,
+        )
         for stream in streams
     )
 

@@ -1,5 +1,6 @@
 """Small pictures, encoders and sessions, made rather than stored."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -129,3 +130,104 @@ def filled(tmp_path, manifest, paint):
         return session
 
     return make
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A video to make: lossless, every frame different, keyframes far apart, B-frames between."""
+
+    frames: int = 30
+    rate: Fraction = Fraction(25)
+    codec: str = "libx264"
+    pix_fmt: str = "yuv420p"
+    size: tuple[int, int] = (64, 48)
+    options: dict[str, str] | None = None
+    pts: tuple[int, ...] | None = None
+    """In units of `time_base`; None: one frame after the other at `rate`."""
+    time_base: Fraction | None = None
+    tags: tuple[int, int, int, int] | None = None
+    """Primaries, transfer, matrix, range."""
+    sample_aspect_ratio: Fraction | None = None
+    rotation: int = 0
+    has_audio: bool = False
+    first: int = 0
+    """Number of the first painted frame."""
+
+    def write(self, path, paint, container=None):
+        """Encode it; `path` is a file or a file object."""
+        with av.open(path if container else str(path), "w", format=container) as output:
+            video = output.add_stream(self.codec, rate=self.rate)
+            video.width, video.height = self.size
+            video.pix_fmt = self.pix_fmt
+            base = self.time_base or 1 / self.rate
+            video.time_base = video.codec_context.time_base = base
+            video.options = self._options()
+            self._describe(video)
+            audio = output.add_stream("aac", rate=48000, layout="mono") if self.has_audio else None
+            for number in range(self.frames):
+                picture = paint(
+                    self.first + number,
+                    width=self.size[0],
+                    height=self.size[1],
+                    pix_fmt=self.pix_fmt,
+                )
+                picture.pts = self.pts[number] if self.pts else number
+                picture.time_base = base  # the stream's changes when the header is written
+                output.mux(video.encode(picture))
+            output.mux(video.encode())
+            if audio:
+                silence = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+                silence.rate = 48000
+                for number in range(int(self.frames / self.rate * 48000) // 1024 + 1):
+                    silence.pts = number * 1024
+                    output.mux(audio.encode(silence))
+                output.mux(audio.encode())
+        return path
+
+    def _options(self):
+        if self.options is not None:
+            return self.options
+        if self.codec == "libx264":
+            return {"qp": "0", "preset": "ultrafast", "bf": "2", "g": "10", "threads": "2"}
+        return {}
+
+    def _describe(self, video):
+        context = video.codec_context
+        if self.tags:
+            context.color_primaries, context.color_trc = self.tags[:2]
+            context.colorspace, context.color_range = self.tags[2:]
+        if self.sample_aspect_ratio:
+            context.sample_aspect_ratio = self.sample_aspect_ratio
+        if self.rotation:
+            video.set_display_rotation(self.rotation)
+
+
+@pytest.fixture
+def clip(tmp_path, paint):
+    """Maker of video files: clip("a.mkv", frames=12, rate=Fraction(24)) -> path."""
+
+    def make(name, **changes):
+        return Clip(**changes).write(tmp_path / name, paint)
+
+    return make
+
+
+@pytest.fixture
+def clip_bytes(paint):
+    """Maker of a video in memory: clip_bytes("mp4", frames=12) -> BytesIO."""
+
+    def make(container="mp4", **changes):
+        return Clip(**changes).write(io.BytesIO(), paint, container)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """The samples of a decoded picture, as hashable bytes."""
+    from comfyui_tlbvfi.encoding.layout import channel_views
+
+    def read(picture):
+        return b"".join(np.ascontiguousarray(view).tobytes() for view in channel_views(picture))
+
+    return read

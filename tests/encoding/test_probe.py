@@ -1,0 +1,174 @@
+"""What is told of a video, and in which words it is refused."""
+
+import wave
+from fractions import Fraction
+
+import av
+import pytest
+from comfyui_tlbvfi.encoding.errors import SourceError
+from comfyui_tlbvfi.encoding.frame import ColorTags
+from comfyui_tlbvfi.encoding.probe import StreamInfo, probe
+
+X265 = {"x265-params": "log-level=none:lossless=1", "preset": "ultrafast"}
+
+
+def test_the_facts_of_a_clip(clip):
+    path = clip(
+        "a.mp4",
+        frames=24,
+        rate=Fraction(24000, 1001),
+        tags=(1, 1, 1, 1),
+        sample_aspect_ratio=Fraction(4, 3),
+        rotation=90,
+        has_audio=True,
+    )
+    info = probe(path, count=True)
+    assert (info.name, info.codec, info.container) == ("a.mp4", "h264", "mov,mp4,m4a,3gp,3g2,mj2")
+    assert (info.width, info.height, info.pix_fmt, info.bit_depth) == (64, 48, "yuv420p", 8)
+    assert (info.rate, info.is_vfr, info.start) == (Fraction(24000, 1001), False, 0)
+    assert (info.frame_count, info.duration) == (24, Fraction(1001, 1000))
+    assert info.color == ColorTags(primaries=1, transfer=1, matrix=1, range=1)
+    assert (info.sample_aspect_ratio, abs(info.rotation)) == (Fraction(4, 3), 90)
+    assert not info.has_alpha
+    assert not info.is_interlaced
+    assert info.audio == (StreamInfo(index=1, codec="aac", language=None),)
+
+
+def test_an_untagged_clip_stays_untagged(clip):
+    assert probe(clip("a.mkv", frames=3)).color == ColorTags()
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "mov"])
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(16), Fraction(60000, 1001)])
+def test_the_rate_is_exact_in_every_container(clip, suffix, rate):
+    info = probe(clip(f"a.{suffix}", frames=20, rate=rate))
+    assert (info.rate, info.is_vfr) == (rate, False)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_variable_rate_is_recognized(clip, suffix):
+    pts = tuple(i * 40 + (20 if i % 3 else 0) for i in range(30))
+    info = probe(clip(f"a.{suffix}", pts=pts, time_base=Fraction(1, 1000)), count=True)
+    assert info.is_vfr
+    assert info.rate == Fraction(29 * 1000, pts[-1])
+
+
+def test_a_long_clip_is_not_read_whole_unless_it_is_to_be_counted(clip, monkeypatch):
+    path = clip("a.mkv", frames=200)
+    monkeypatch.setitem(probe.__globals__, "QUICK_SCAN", 60)
+    quick, counted = probe(path), probe(path, count=True)
+    assert (quick.rate, quick.is_vfr, quick.frame_count, quick.duration) == (25, False, None, 8)
+    assert (counted.rate, counted.frame_count, counted.duration) == (25, 200, 8)
+
+
+def test_depth_and_alpha(clip):
+    info = probe(clip("a.mkv", frames=2, codec="libx265", pix_fmt="yuv420p10le", options=X265))
+    assert (info.pix_fmt, info.bit_depth) == ("yuv420p10le", 10)
+    info = probe(clip("a.mov", frames=2, codec="prores_ks", pix_fmt="yuva444p10le"))
+    assert info.has_alpha
+    assert info.codec == "prores"
+
+
+def test_hdr10_metadata_is_told_in_the_words_of_x265(clip):
+    display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
+    params = f"log-level=none:master-display={display}:max-cll=1000,400:hdr10=1:repeat-headers=1"
+    info = probe(
+        clip(
+            "a.mp4",
+            frames=2,
+            codec="libx265",
+            pix_fmt="yuv420p10le",
+            options={"x265-params": params, "preset": "ultrafast"},
+            tags=(9, 16, 9, 1),
+        )
+    )
+    assert info.mastering == {"master-display": display, "max-cll": "1000,400"}
+    assert info.color == ColorTags(primaries=9, transfer=16, matrix=9, range=1)
+
+
+def test_interlacing_is_seen(clip):
+    options = {"qp": "0", "preset": "ultrafast", "x264-params": "interlaced=1:tff=1"}
+    assert probe(clip("a.mkv", frames=3, options=options)).is_interlaced
+
+
+def test_a_video_in_memory_is_probed(clip_bytes):
+    info = probe(clip_bytes("matroska", frames=5), count=True)
+    assert (info.frame_count, info.name) == (5, "the video in memory")
+
+
+def test_metadata_and_languages_are_told(tmp_path, clip):
+    path = tmp_path / "b.mkv"
+    with av.open(str(clip("a.mkv", has_audio=True))) as given, av.open(str(path), "w") as output:
+        output.metadata["title"] = "A clip"
+        streams = {s.index: output.add_stream_from_template(s) for s in given.streams}
+        streams[1].metadata["language"] = "kor"
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = streams[packet.stream.index]
+                output.mux(packet)
+    info = probe(path)
+    assert info.metadata["title"] == "A clip"
+    assert info.audio[0].language == "kor"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a video"),
+        (b"hello, this is text\n" * 50, "not a video"),
+        (None, "does not exist"),
+    ],
+)
+def test_what_is_no_video_is_refused_in_one_sentence(tmp_path, content, words):
+    path = tmp_path / "strange.mp4"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SourceError, match=words) as caught:
+        probe(path)
+    assert "strange.mp4" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_video_file(tmp_path):
+    with pytest.raises(SourceError, match="is a folder"):
+        probe(tmp_path)
+
+
+def test_sound_alone_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    with wave.open(str(path), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(1600))
+    with pytest.raises(SourceError, match="no video stream; it holds only sound"):
+        probe(path)
+
+
+def test_cover_art_is_no_video(tmp_path, paint):
+    path = tmp_path / "a.mp3"
+    with av.open(str(path), "w") as output:
+        sound = output.add_stream("libmp3lame", rate=48000, layout="mono")
+        cover = output.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+        cover.disposition = 0x400
+        output.mux(cover.encode(paint(0, pix_fmt="yuvj420p")))
+        output.mux(cover.encode())
+        silence = av.AudioFrame(format="fltp", layout="mono", samples=1152)
+        silence.rate = 48000
+        output.mux(sound.encode(silence))
+        output.mux(sound.encode())
+    with pytest.raises(SourceError, match="only sound"):
+        probe(path)
+
+
+def test_a_playlist_fetches_nothing(tmp_path):
+    path = tmp_path / "list.m3u8"
+    path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(SourceError):
+        probe(path)
+
+
+def test_names_are_taken_literally(clip):
+    for name in ("a:b.mkv", "50%d off.mkv", "ünï çode.mkv"):
+        assert probe(clip(name, frames=2), count=True).frame_count == 2

@@ -1,0 +1,343 @@
+"""Frames of video files: all of them, in order, exactly timed, from any index, past damage."""
+
+import gc
+import io
+import os
+import subprocess
+import sys
+import threading
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import pytest
+from comfyui_tlbvfi.encoding.errors import SourceError
+from comfyui_tlbvfi.encoding.reader import VideoSource
+from comfyui_tlbvfi.encoding.source import open_source
+
+OPEN_GOP = {"qp": "0", "preset": "ultrafast", "bf": "3", "g": "9", "x264-params": "open-gop=1"}
+X265_OPEN = {
+    "preset": "ultrafast",
+    "x265-params": "log-level=none:lossless=1:keyint=9:min-keyint=9:open-gop=1:bframes=3",
+}
+INTRA_REFRESH = {"qp": "0", "preset": "ultrafast", "g": "12", "x264-params": "intra-refresh=1"}
+
+
+def everything(source, samples, start=0, stop=None):
+    return [(f.index, f.time, samples(f.picture)) for f in source.frames(start, stop)]
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("a.mp4", {}),
+        ("a.mkv", {}),
+        ("a.ts", {}),
+        ("a.mov", {"codec": "prores_ks", "pix_fmt": "yuv422p10le"}),
+        ("a.avi", {}),
+        ("a.avi", {"codec": "mpeg4"}),
+        ("a.webm", {"codec": "libvpx-vp9", "options": {"lossless": "1", "cpu-used": "8"}}),
+        ("a.webm", {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "16"}}),
+        ("a.mkv", {"codec": "ffv1", "pix_fmt": "gbrp16le"}),
+        ("open.mkv", {"options": OPEN_GOP}),
+        ("open.mp4", {"codec": "libx265", "options": X265_OPEN}),
+        ("refresh.mp4", {"options": INTRA_REFRESH}),
+        ("a.h264", {}),
+    ],
+)
+def test_reading_from_any_index_gives_what_reading_from_the_start_gives(clip, samples, name, facts):
+    source = VideoSource(clip(name, **facts))
+    whole = everything(source, samples)
+    assert [index for index, _, _ in whole] == list(range(30))
+    assert [time - source.info.start for _, time, _ in whole] == [
+        Fraction(i, 25) for i in range(30)
+    ]
+    assert len({picture for _, _, picture in whole}) == 30
+    for start in range(0, 30, 1 if name == "open.mkv" else 4):
+        assert everything(source, samples, start, start + 2) == whole[start : start + 2]
+    assert everything(source, samples, 27) == whole[27:]
+    assert source.shortfall() is None
+
+
+@pytest.mark.parametrize(("suffix", "pix_fmt"), [("mp4", "yuv420p"), ("mkv", "yuv444p")])
+def test_frames_are_the_pictures_that_were_encoded(clip, paint, samples, suffix, pix_fmt):
+    with VideoSource(clip(f"a.{suffix}", frames=12, pix_fmt=pix_fmt)) as source:
+        for frame in source.frames():
+            painted = paint(frame.index, pix_fmt=pix_fmt)
+            assert samples(frame.picture) == samples(painted)
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "ts", "mp4", "mov", "webm"])
+def test_23_976_is_exact_to_the_last_frame(clip, suffix):
+    rate = Fraction(24000, 1001)
+    codec = {"codec": "libvpx", "options": {"cpu-used": "8"}} if suffix == "webm" else {}
+    with VideoSource(clip(f"a.{suffix}", frames=100, rate=rate, **codec)) as source:
+        (last,) = source.frames(99)
+        assert last.time - source.info.start == 99 / rate
+        assert source.timestamps.index_at(Fraction(1)) == 24
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_variable_times_are_those_of_the_file(clip, suffix):
+    pts = tuple(i * 40 + (20 if i % 3 else 0) for i in range(24))
+    path = clip(f"a.{suffix}", frames=24, pts=pts, time_base=Fraction(1, 1000))
+    with VideoSource(path) as source:
+        assert [frame.time for frame in source.frames()] == [Fraction(p, 1000) for p in pts]
+        assert [frame.index for frame in source.frames(13, 15)] == [13, 14]
+
+
+def test_a_file_in_memory_reads_like_one_on_disk(clip, clip_bytes, samples):
+    on_disk = everything(VideoSource(clip("a.mkv")), samples)
+    in_memory = open_source(clip_bytes("matroska"))
+    assert everything(in_memory, samples) == on_disk
+    one, other = in_memory.frames(3), in_memory.frames(20)
+    assert [next(one).index, next(other).index, next(one).index] == [3, 20, 4]
+
+
+def test_any_binary_file_object_will_do(clip, samples):
+    path = clip("a.mp4")
+    with path.open("rb") as file:
+        assert everything(open_source(file), samples, 15) == everything(
+            open_source(path), samples, 15
+        )
+
+
+def test_what_an_edit_list_hides_is_not_read(tmp_path, clip, samples):
+    given = clip("whole.mp4", frames=30)
+    whole = everything(VideoSource(given), samples)
+    path = tmp_path / "cut.mp4"
+    with av.open(str(given)) as source, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                # Negative times make the muxer write an edit list, as `ffmpeg -ss 0.28 -c copy`.
+                packet.pts -= 7 * 512
+                packet.dts -= 7 * 512
+                packet.stream = stream
+                output.mux(packet)
+    with VideoSource(path) as source:
+        shown = everything(source, samples)
+        assert [picture for _, _, picture in shown] == [picture for _, _, picture in whole[7:]]
+        assert [time for _, time, _ in shown] == [Fraction(i, 25) for i in range(23)]
+        assert everything(source, samples, 2, 4) == shown[2:4]
+        assert source.shortfall() is None
+
+
+def test_a_raw_stream_takes_the_rate_it_is_given(clip):
+    path = clip("a.h264", frames=8)
+    with open_source(path, input_rate=Fraction(24000, 1001)) as source:
+        assert [frame.time for frame in source.frames()] == [
+            Fraction(1001 * i, 24000) for i in range(8)
+        ]
+
+
+def test_a_rate_for_a_file_that_has_one_is_refused(clip):
+    with pytest.raises(SourceError, match="timestamps of its own"):
+        open_source(clip("a.mp4", frames=4), input_rate=Fraction(30))
+
+
+def test_one_frame_is_a_source(clip):
+    with VideoSource(clip("a.mp4", frames=1)) as source:
+        assert source.info.frame_count == 1
+        assert [frame.index for frame in source.frames()] == [0]
+        assert list(source.frames(1)) == []
+        assert list(source.frames(0, 0)) == []
+
+
+def test_a_size_that_changes_midway_stops_at_that_frame(tmp_path, clip):
+    path = tmp_path / "joined.ts"
+    first = clip("a.ts", frames=10)
+    second = clip("b.ts", frames=10, size=(96, 48))
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    with VideoSource(path) as source:
+        delivered = []
+        frames = (delivered.append(frame.index) for frame in source.frames())
+        with pytest.raises(SourceError, match=r"from 64x48 to 96x48 at frame 10"):
+            list(frames)
+        assert delivered == list(range(10))
+
+
+def test_a_pixel_format_that_changes_midway_stops_at_that_frame(tmp_path, clip):
+    path = tmp_path / "joined.h264"
+    first = clip("a.h264", frames=5)
+    second = clip("b.h264", frames=5, pix_fmt="yuv444p")
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    with VideoSource(path) as source, pytest.raises(SourceError, match="yuv420p to yuv444p"):
+        list(source.frames())
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_of_a_truncated_file_the_rest_is_read_and_the_loss_told(tmp_path, clip, samples, suffix):
+    whole = clip(f"a.{suffix}", frames=50)
+    if suffix == "mp4":
+        faststart = tmp_path / "fast.mp4"
+        with av.open(str(whole)) as given:
+            options = {"movflags": "faststart"}
+            with av.open(str(faststart), "w", options=options) as output:
+                stream = output.add_stream_from_template(given.streams.video[0])
+                for packet in given.demux(video=0):
+                    if packet.size:
+                        packet.stream = stream
+                        output.mux(packet)
+        whole = faststart
+    expected = everything(VideoSource(whole), samples)
+    data = whole.read_bytes()
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(data[: len(data) * 6 // 10])
+    with VideoSource(path) as source:
+        kept = everything(source, samples)
+        assert 20 < len(kept) < 40
+        assert kept == expected[: len(kept)]
+        loss = source.shortfall()
+        assert loss is not None
+        assert "cut off" in loss
+        assert f"({len(kept)}{' of 50' if suffix == 'mp4' else ''} frames left)" in loss
+
+
+def test_an_mp4_without_its_index_is_refused(tmp_path, clip):
+    data = clip("a.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    with pytest.raises(SourceError, match=r"cut\.mp4 is not a video, or too damaged"):
+        VideoSource(tmp_path / "cut.mp4")
+
+
+def damaged(tmp_path, clip, begin, end):
+    """A clip whose frames have single packets; those from `begin` to `end` are zeroed."""
+    path = clip("a.mp4", frames=40)
+    data = bytearray(path.read_bytes())
+    with av.open(str(path)) as container:
+        packets = sorted(p.pos for p in container.demux(video=0) if p.size)
+    data[packets[begin] + 30 : packets[end] - 10] = bytes(packets[end] - packets[begin] - 40)
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_bytes(bytes(data))
+    return path, damaged
+
+
+def test_damage_within_keeps_count_and_order_and_is_told(tmp_path, clip, samples):
+    whole, path = damaged(tmp_path, clip, 14, 16)
+    expected = everything(VideoSource(whole), samples)
+    with VideoSource(path) as source:
+        found = everything(source, samples)
+        assert [pair[:2] for pair in found] == [pair[:2] for pair in expected]
+        assert found[:12] == expected[:12]
+        assert found[20:] == expected[20:]
+        for start in range(len(found)):
+            assert everything(source, samples, start, start + 1) == [found[start]]
+        assert "damaged within" in str(source.shortfall())
+
+
+def test_a_file_of_nothing_but_damage_is_refused(tmp_path, clip):
+    data = bytearray(clip("a.mkv", frames=6, options={"qp": "0", "g": "1"}).read_bytes())
+    start = data.index(b"\x1f\x43\xb6\x75")  # the first cluster
+    data[start + 24 :] = b"\x55" * (len(data) - start - 24)
+    (tmp_path / "b.mkv").write_bytes(bytes(data))
+    with pytest.raises(SourceError, match=r"no frame that can be decoded"):
+        VideoSource(tmp_path / "b.mkv")
+
+
+def test_an_interlaced_file_is_read_with_a_warning(clip, caplog):
+    options = {"qp": "0", "preset": "ultrafast", "x264-params": "interlaced=1:tff=1"}
+    with VideoSource(clip("a.mkv", frames=6, options=options)) as source:
+        assert len(list(source.frames())) == 6
+    assert len([r for r in caplog.records if "interlaced" in r.getMessage()]) == 1
+
+
+def open_files():
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.exists() else None
+
+
+def test_an_iterator_given_up_early_gives_its_file_back(clip):
+    path = clip("a.mp4", frames=60)
+    source = VideoSource(path)
+    before = open_files()
+    for _ in range(5):
+        frames = source.frames(3)
+        assert next(frames).index == 3
+        frames.close()
+    gc.collect()
+    assert open_files() == before
+
+
+def test_closing_from_another_thread_ends_the_iterator(clip):
+    source = VideoSource(clip("a.mp4", frames=60))
+    seen, may_go_on = [], threading.Event()
+
+    def read():
+        for frame in source.frames():
+            seen.append(frame.index)
+            may_go_on.wait(10)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    while not seen:
+        pass
+    source.close()
+    may_go_on.set()
+    reader.join(10)
+    assert not reader.is_alive()
+    assert len(seen) < 60
+
+
+def test_identity_follows_the_content_and_not_the_name(tmp_path, clip):
+    path = clip("a.mkv")
+    copy = tmp_path / "b.mkv"
+    copy.write_bytes(path.read_bytes())
+    os.utime(copy, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    assert VideoSource(path).identity == VideoSource(copy).identity
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    copy.write_bytes(bytes(data))
+    os.utime(copy, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    assert VideoSource(path).identity != VideoSource(copy).identity
+
+
+def test_identity_reads_only_the_ends(clip):
+    class Counting(io.BytesIO):
+        total = 0
+
+        def read(self, size=-1):
+            data = super().read(size)
+            self.total += len(data)
+            return data
+
+    source = VideoSource(clip("a.mkv", frames=3))
+    file = Counting(bytes(10 << 20))
+    source._source = file  # only its ends are of interest here
+    source.identity  # noqa: B018
+    assert file.total == 2 << 20
+
+
+MEASURE = """
+import resource, sys
+from importlib.util import module_from_spec, spec_from_file_location
+root, path = sys.argv[1:]
+spec = spec_from_file_location("pack", root + "/__init__.py", submodule_search_locations=[root])
+sys.modules["pack"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+from pack.encoding.source import open_source
+count = sum(1 for _ in open_source(path).frames())
+print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures peak memory as Linux reports it")
+def test_memory_does_not_grow_with_the_length(clip, root):
+    peaks = []
+    for name, frames in (("short.mp4", 100), ("long.mp4", 1000)):
+        options = {"preset": "ultrafast", "g": "50", "threads": "2"}
+        path = clip(name, frames=frames, size=(320, 240), options=options)
+        command = [sys.executable, "-c", MEASURE, str(root), str(path)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        count, peak = map(int, output.split())
+        assert count == frames
+        peaks.append(peak)
+    assert peaks[1] < 1.05 * peaks[0]
+
+
+def test_reading_goes_on_where_another_stopped(clip, samples):
+    source = VideoSource(clip("a.mp4"))
+    whole = everything(source, samples)
+    first = [(f.index, f.time, samples(f.picture)) for f in islice(source.frames(), 11)]
+    assert first + everything(source, samples, 11) == whole

@@ -1,0 +1,103 @@
+"""Times of frames: exact rates through rounded ticks, and time windows as ranges of frames."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import pytest
+from comfyui_tlbvfi.encoding.timestamps import Timestamps, ascending, timestamps
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+RATES = [
+    Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30),
+    Fraction(48000, 1001), Fraction(50), Fraction(60000, 1001), Fraction(60), Fraction(16),
+    Fraction(25, 2), Fraction(120000, 1001), Fraction(240),
+]  # fmt: skip
+MILLISECOND = Fraction(1, 1000)
+
+
+def rounded(rate, time_base, count, start=0):
+    return [round((start + i / rate) / time_base) for i in range(count)]
+
+
+@given(
+    rate=st.sampled_from(RATES),
+    time_base=st.sampled_from([MILLISECOND, Fraction(1, 90000), Fraction(1, 1_000_000)]),
+    count=st.integers(400, 500),
+    start=st.fractions(0, 100),
+)
+def test_a_constant_rate_is_found_exactly_through_rounded_ticks(rate, time_base, count, start):
+    times = timestamps(rounded(rate, time_base, count, start), time_base, [])
+    assert times.rate == rate
+    assert not times.is_vfr
+    assert times.time(count) - times.time(0) == count / rate
+
+
+@given(rate=st.sampled_from(RATES), count=st.integers(2, 12))
+def test_a_short_clip_in_milliseconds_has_the_rate_it_declares(rate, count):
+    assert timestamps(rounded(rate, MILLISECOND, count), MILLISECOND, [rate]).rate == rate
+
+
+def test_a_declared_rate_the_ticks_contradict_is_not_believed():
+    ticks = rounded(Fraction(25), MILLISECOND, 50)
+    assert timestamps(ticks, MILLISECOND, [Fraction(50), None, Fraction(120)]).rate == 25
+
+
+def test_the_rate_that_muxers_report_for_60000_1001_is_put_right():
+    ticks = rounded(Fraction(60000, 1001), MILLISECOND, 300)
+    assert timestamps(ticks, MILLISECOND, [Fraction(19001, 317)]).rate == Fraction(60000, 1001)
+
+
+def test_an_uncommon_exact_rate_is_kept():
+    base = Fraction(1, 1_000_000)
+    ticks = rounded(Fraction(1000, 61), base, 300)
+    times = timestamps(ticks, base, [])
+    assert not times.is_vfr
+    assert abs(times.time(299) - 299 * Fraction(61, 1000)) <= 2 * base
+
+
+@given(gaps=st.lists(st.integers(1, 3000), min_size=3, max_size=60))
+def test_variable_ticks_are_kept(gaps):
+    assume(max(gaps) > 2 * min(gaps))
+    ticks = [sum(gaps[:i]) for i in range(len(gaps) + 1)]
+    times = timestamps(ticks, Fraction(1, 90000), [Fraction(25)])
+    assert times.is_vfr
+    assert [times.time(i) for i in range(len(ticks))] == [Fraction(t, 90000) for t in ticks]
+    assert times.rate == Fraction(len(gaps) * 90000, sum(gaps))
+
+
+def test_one_dropped_frame_makes_a_variable_rate_also_where_a_tick_is_a_frame():
+    assert timestamps([0, 1, 2, 4, 5, 6], Fraction(1, 25), [Fraction(25)]).is_vfr
+    assert not timestamps([5, 6, 7, 8], Fraction(1, 25), [Fraction(25)]).is_vfr
+
+
+@pytest.mark.parametrize(("declared", "rate"), [([Fraction(24)], 24), ([None], 25)])
+def test_a_single_frame_has_the_declared_rate(declared, rate):
+    times = timestamps([7], MILLISECOND, declared)
+    assert (times.rate, times.start, times.count) == (rate, Fraction(7, 1000), 1)
+
+
+@given(
+    start=st.fractions(0, 10, max_denominator=1000),
+    seconds=st.fractions(-1, 20, max_denominator=1001),
+    is_vfr=st.booleans(),
+)
+def test_a_window_begins_at_the_first_frame_not_before_it(start, seconds, is_vfr):
+    if is_vfr:
+        ticks = [int(start * 1000) + i * i for i in range(100)]
+        times = timestamps(ticks, MILLISECOND, [])
+    else:
+        rate = Fraction(24000, 1001)
+        times = Timestamps(start=start, rate=rate, count=100, time_base=MILLISECOND)
+    index = times.index_at(seconds)
+    expected = [i for i in range(100) if times.time(i) - times.start >= seconds]
+    assert index == (expected[0] if expected else 100)
+
+
+@given(st.lists(st.integers(0, 50)).map(sorted))
+def test_equal_ticks_are_moved_apart_and_others_stay(ticks):
+    moved = list(ascending(ticks))
+    assert all(a < b for a, b in pairwise(moved))
+    assert all(new >= old for new, old in zip(moved, ticks, strict=True))
+    if len(set(ticks)) == len(ticks):
+        assert moved == ticks
