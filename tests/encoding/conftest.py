@@ -178,6 +178,7 @@ class Clip:
             if audio:
                 silence = av.AudioFrame(format="fltp", layout="mono", samples=1024)
                 silence.rate = 48000
+                silence.planes[0].update(bytes(silence.planes[0].buffer_size))
                 for number in range(int(self.frames / self.rate * 48000) // 1024 + 1):
                     silence.pts = number * 1024
                     output.mux(audio.encode(silence))

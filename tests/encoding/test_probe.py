@@ -156,6 +156,7 @@ def test_cover_art_is_no_video(tmp_path, paint):
         output.mux(cover.encode())
         silence = av.AudioFrame(format="fltp", layout="mono", samples=1152)
         silence.rate = 48000
+        silence.planes[0].update(bytes(silence.planes[0].buffer_size))
         output.mux(sound.encode(silence))
         output.mux(sound.encode())
     with pytest.raises(SourceError, match="only sound"):
