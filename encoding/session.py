@@ -49,6 +49,7 @@ from .manifest import (
     read_manifest,
 )
 from .packets import scan_packets
+from .profiles import expected_bits
 from .progress import ChunkRecord, ProgressLog, read_progress
 from .writer import VideoWriter, stores_mastering
 
@@ -273,14 +274,22 @@ class Session:
             raise SessionError(f"Session {self.id} is not locked: make chunks inside locked().")
         return ChunkWriter(self, index, on_step=on_step)
 
-    def forecast(self, frames: int) -> Forecast | None:
-        """Disk space for the rest of an output of `frames` frames; None before the first chunk."""
+    def forecast(self, frames: int) -> Forecast:
+        """Disk space for the rest of an output of `frames` frames: all chunks and the final file.
+
+        Before the first chunk it rests on what the encoder takes for usual pictures.
+        """
         records = self.records().values()
         made = sum(record.frames for record in records)
-        if not made:
-            return None
         written = sum(record.bytes for record in records)
-        whole = written * max(frames, made) // made
+        if made:
+            whole = written * max(frames, made) // made
+        else:
+            stream = self.manifest.stream
+            per_frame = expected_bits(
+                self.manifest.encoder, stream.width * stream.height, stream.rate
+            )
+            whole = int(per_frame * frames / 8)
         return Forecast(needed_bytes=2 * whole - written, free_bytes=free_bytes(self.folder))
 
     def note_result(self, result: Json) -> None:

@@ -33,6 +33,7 @@ from ..encoding.source import Source
 from ..encoding.tracks import Window
 from ..encoding.verify import expected_output, verify_file
 from .config import JobConfig
+from .memory import free_memory
 from .method import Method
 from .pipeline import OutputFrame, SourceFrame, interpolate
 from .plan import ChunkRange, Plan, chunks_to_make, make_plan
@@ -238,6 +239,7 @@ def make_chunks(
             encoder=session.manifest.encoder.name,
         )
     )
+    _warn_before_it_fails(session, method, plan, on_event)
     for todo in chunks_to_make(session.records().values(), intact, plan):
         write = partial(write_chunks, session=session, plan=plan, todo=todo, on_step=on_step)
         with closing(prefetch(_load(source, plan, todo), QUEUE_FRAMES)) as loaded:
@@ -254,6 +256,30 @@ def make_chunks(
     if loss:
         on_event(Notice(text=loss))
     return meter.frames_made
+
+
+def _warn_before_it_fails(session: Session, method: Method, plan: Plan, on_event: OnEvent) -> None:
+    """Say now what would end the job hours later: too little disk, or too little memory."""
+    forecast = session.forecast(plan.frames_total or 0)
+    if not forecast.fits:
+        on_event(
+            Notice(
+                text=f"about {forecast.needed_bytes / 1e9:.1f} GB of disk are needed and "
+                f"{forecast.free_bytes / 1e9:.1f} GB are free at {session.folder}: free some, or "
+                "choose another --root; a full disk stops the job, and the same command resumes it."
+            )
+        )
+    stream = plan.manifest.stream
+    needed = method.memory_needed(stream.height, stream.width)
+    free = free_memory(method.device)
+    if needed > free:
+        on_event(
+            Notice(
+                text=f"{method.name} needs about {needed / 1e9:.1f} GB of memory at "
+                f"{stream.width}x{stream.height} and {free / 1e9:.1f} GB are free: close other "
+                "programs, or expect it to fail."
+            )
+        )
 
 
 def _load(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[SourceFrame[VideoFrame]]:

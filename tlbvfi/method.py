@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,13 @@ class Method(Protocol):
     any_time: bool
     """Whether every t in (0, 1) can be asked for; otherwise only j / 2**k (bisection)."""
 
-    settings: Mapping[str, Any]
-    """What decides its frames, in JSON types: options, hash of the weights. Goes into manifests."""
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides its frames, in JSON types: options, hash of the weights, for manifests."""
+        ...
+
+    device: device
+    """Where it computes."""
 
     def memory_needed(self, height: int, width: int) -> int:
         """Bytes at the peak for frames of this size, weights included; 0 if not worth a word."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +17,17 @@ VERSION = 1
 """Raised when the frames change, so that a session of an older release is not gone on with."""
 
 
-@dataclass(frozen=True, slots=True)
 class BlendMethod:
     """Mixes two frames linearly, (1 - t) * frame0 + t * frame1, in the values they come in."""
 
-    name: str = "blend"
-    any_time: bool = True
-    settings: Mapping[str, Any] = field(default_factory=lambda: {"version": VERSION})
+    name = "blend"
+    any_time = True
+    device = torch.device("cpu")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its frames."""
+        return {"version": VERSION}
 
     def memory_needed(self, height: int, width: int) -> int:
         """Nothing worth a word."""

@@ -11,8 +11,8 @@ Arrays here are [H, W, C], OpenCV's order; flows are [H, W, 2] in pixels, x then
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +47,17 @@ class FlowFeatures:
     highest: float
 
 
-@dataclass(frozen=True, slots=True)
 class FlowMethod:
     """Optical flow in both directions, and a blend of what it warps."""
 
-    name: str = "flow"
-    any_time: bool = True
-    settings: Mapping[str, Any] = field(default_factory=lambda: {"version": VERSION})
+    name = "flow"
+    any_time = True
+    device = torch.device("cpu")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its frames."""
+        return {"version": VERSION}
 
     def memory_needed(self, height: int, width: int) -> int:
         """Nothing worth a word."""
