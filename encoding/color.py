@@ -183,16 +183,16 @@ def _code(layout: PixelLayout, tags: ColorTags, channel: int) -> tuple[float, fl
 def _decode(
     samples: Samples, layout: PixelLayout, tags: ColorTags, channel: int, out: FloatPlane
 ) -> None:
-    """Codes of luma or chroma to values."""
+    """Codes of luma or chroma to values; divided, because a reciprocal would round twice."""
     scale, offset = _code(layout, tags, channel)
     if layout.shift:
         samples = samples >> layout.shift
     np.subtract(samples, np.float32(offset), out=out, dtype=np.float32)
-    np.multiply(out, np.float32(1 / scale), out=out)
+    np.divide(out, np.float32(scale), out=out)
 
 
 def _decode_full(samples: Samples, layout: PixelLayout, out: FloatPlane) -> None:
-    """Codes of R, G, B or alpha to values; divided, because a reciprocal would round twice."""
+    """Codes of R, G, B or alpha to values."""
     if layout.is_float:
         out[...] = samples
         return

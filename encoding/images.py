@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from .timestamps import Timestamps
 
 if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
+
+log = logging.getLogger("tlbvfi.images")
 
 DECODERS = {
     ".png": "png",
@@ -266,7 +269,8 @@ def image_format(suffix: str, info: VideoInfo, *, depth: Depth | None = None) ->
 
     `depth` None: the source's, as far as the format has it. PNG: 8 or 16. TIFF: 8, 16 or float.
     EXR: half where it holds every value (8 to 10 bits and half-float sources), else float. JPEG
-    (quality 2 of FFmpeg's scale, 4:4:4) and WebP (lossless): 8. JPEG alone loses alpha.
+    (quality 2 of FFmpeg's scale, 4:4:4) and WebP (lossless): 8. JPEG loses alpha, WebP the color
+    of pixels that are wholly transparent.
 
     Raises:
         OutputError: not an image format, or one without that depth.
@@ -280,6 +284,8 @@ def image_format(suffix: str, info: VideoInfo, *, depth: Depth | None = None) ->
     if (kind, wanted) not in table:
         depths = ", ".join(held for name, held in table if name == kind)
         raise OutputError(f"{suffix} images cannot have depth {wanted}; choose {depths}.")
+    if kind == "mjpeg" and info.has_alpha:
+        log.warning("JPEG images have no alpha: it is dropped. Choose .png to keep it.")
     encoder, pix_fmt, options = table[kind, wanted]
     return ImageFormat(suffix=suffix, encoder=encoder, pix_fmt=pix_fmt, options=options)
 
@@ -329,10 +335,15 @@ def write_image(
 
 
 def _converted(picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags) -> av.VideoFrame:
-    if image_format.encoder != "mjpeg" or picture.format.name.startswith("yuvj"):
-        return convert(picture, image_format.pix_fmt, tags)
-    # JPEG files have no tags: their readers expect full-range BT.601 (JFIF 1.02).
-    return from_rgb(to_rgb(picture, tags), image_format.pix_fmt, JFIF)
+    if image_format.options.get("format") == "half":
+        # FFmpeg's EXR encoder cuts off what a half cannot hold; round it first.
+        with np.errstate(over="ignore"):  # beyond 65504 lies infinity
+            halves = to_rgb(picture, tags).astype(np.float16)
+        return from_rgb(halves.astype(np.float32), image_format.pix_fmt, tags)
+    if image_format.encoder == "mjpeg" and not picture.format.name.startswith("yuvj"):
+        # JPEG files have no tags: their readers expect full-range BT.601 (JFIF 1.02).
+        return from_rgb(to_rgb(picture, tags), image_format.pix_fmt, JFIF)
+    return convert(picture, image_format.pix_fmt, tags)
 
 
 def _encoded(picture: av.VideoFrame, image_format: ImageFormat) -> bytes:

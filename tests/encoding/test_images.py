@@ -1,0 +1,300 @@
+"""Folders of images as sources, and images as destinations."""
+
+import os
+import struct
+import zlib
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import pytest
+from comfyui_tlbvfi.encoding.color import from_rgb, resolve, to_rgb
+from comfyui_tlbvfi.encoding.errors import OutputError, SourceError
+from comfyui_tlbvfi.encoding.frame import ColorTags
+from comfyui_tlbvfi.encoding.images import image_format, read_image, write_image
+from comfyui_tlbvfi.encoding.layout import channel_views
+from comfyui_tlbvfi.encoding.source import open_source
+
+RATE = Fraction(16)
+TAGS = ColorTags(matrix=1, range=1)
+
+
+@pytest.fixture
+def picture():
+    """Maker of pictures of random samples: picture("rgb24", number, values beyond [0, 1])."""
+
+    def make(pix_fmt="rgb24", number=0, *, size=(40, 24), spread=0.5):
+        rng = np.random.default_rng(number)
+        channels = 4 if "a" in pix_fmt.replace("gray", "") else 3
+        rgb = rng.normal(0.5, spread, (channels, size[1], size[0])).astype(np.float32)
+        if channels == 4:
+            rgb[3] = np.clip(rgb[3], 0, 1)
+        return from_rgb(rgb, pix_fmt, TAGS)
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    """Maker of folders of images: folder(["f_1.png", ...], pix_fmt, depth)."""
+
+    def make(names, pix_fmt="rgb24", depth=None, **facts):
+        place = tmp_path / "frames"
+        place.mkdir(exist_ok=True)
+        info = describe(pix_fmt)
+        for number, name in enumerate(names):
+            path = place / name
+            form = image_format(path.suffix, info, depth=depth)
+            write_image(path, picture(pix_fmt, number, **facts), form, TAGS)
+        return place
+
+    return make
+
+
+def describe(pix_fmt):
+    picture = av.VideoFrame(16, 16, pix_fmt)
+    alpha = any(component.is_alpha for component in picture.format.components)
+    frames = np.zeros((1, 16, 16, 4 if alpha else 3), np.uint8)
+    info = open_source(frames, input_rate=RATE).info
+    return type(info)(
+        **{name: getattr(info, name) for name in info.__slots__} | {"pix_fmt": pix_fmt}
+    )
+
+
+@pytest.mark.parametrize(
+    ("suffix", "depth", "pix_fmt", "spread"),
+    [
+        (".png", None, "rgb24", 0.5),
+        (".png", None, "rgba", 0.5),
+        (".png", None, "gbrp16le", 0.5),
+        (".png", None, "gbrap16le", 0.5),
+        (".tif", None, "rgb24", 0.5),
+        (".tiff", None, "rgba64le", 0.5),
+        (".tiff", None, "rgb48be", 0.5),
+        (".tif", None, "gbrpf32le", 3),
+        (".tif", None, "gbrapf32le", 3),
+        (".exr", None, "gbrpf16le", 3),
+        (".exr", None, "gbrpf32le", 3),
+        (".exr", None, "gbrapf32le", 3),
+        (".exr", None, "gbrp10le", 0.5),
+        (".webp", None, "rgb24", 0.5),
+        (".webp", None, "rgba", 0.5),
+    ],
+)
+def test_what_a_format_holds_comes_back_exactly(tmp_path, picture, suffix, depth, pix_fmt, spread):
+    given = picture(pix_fmt, spread=spread)
+    path = tmp_path / f"a{suffix}"
+    form = image_format(suffix, describe(pix_fmt), depth=depth)
+    write_image(path, given, form, TAGS)
+    back = to_rgb(read_image(path), TAGS)
+    wanted = to_rgb(given, TAGS)
+    if suffix == ".webp":
+        assert np.all(back[3] == (wanted[3] if len(wanted) == 4 else 1))
+        seen = back[3] > 0
+        assert np.array_equal(back[:3, seen], wanted[:3, seen])
+    elif form.options.get("format") == "half" and pix_fmt != "gbrpf16le":
+        assert np.array_equal(back, wanted.astype(np.float16).astype(np.float32))
+        assert np.array_equal(np.rint(back * 1023), np.rint(wanted * 1023))
+    else:
+        assert np.array_equal(back, wanted)
+    if spread > 1:
+        assert back.min() < 0 < 1 < back.max()
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_16_bit_png_sequence_keeps_every_code(tmp_path):
+    codes = np.random.default_rng(0).integers(0, 65536, (3, 24, 40, 3), np.uint16)
+    for number, image in enumerate(codes):
+        cv2.imwrite(str(tmp_path / f"f_{number}.png"), image[..., ::-1])
+    with open_source(tmp_path, input_rate=RATE) as source:
+        assert (source.info.bit_depth, source.info.codec) == (16, "png")
+        for frame in source.frames():
+            assert np.array_equal(np.stack(channel_views(frame.picture), -1), codes[frame.index])
+
+
+def test_float_tiff_files_of_others_are_read(tmp_path):
+    image = np.random.default_rng(0).normal(0, 4, (24, 40, 3)).astype(np.float32)
+    cv2.imwrite(str(tmp_path / "a.tif"), image)
+    with open_source(tmp_path, input_rate=RATE) as source:
+        (frame,) = source.frames()
+        rgb = to_rgb(frame.picture, resolve(source.info))
+    assert np.array_equal(rgb, np.moveaxis(image[..., ::-1], -1, 0))
+
+
+def test_jpeg_is_close_and_read_as_full_range_bt601(tmp_path):
+    ramp = np.linspace(0, 1, 64, dtype=np.float32)
+    rgb = np.stack([np.tile(ramp, (32, 1)), np.full((32, 64), 0.3), np.tile(ramp[::-1], (32, 1))])
+    rgb = rgb.astype(np.float32)
+    for pix_fmt in ("rgb24", "yuv444p"):
+        form = image_format(".jpg", describe(pix_fmt))
+        write_image(tmp_path / "a.jpg", from_rgb(rgb, pix_fmt, TAGS), form, TAGS)
+        with open_source(tmp_path, input_rate=RATE) as source:
+            (frame,) = source.frames()
+            tags = resolve(source.info)
+        assert tags.range == 2
+        assert np.abs(to_rgb(frame.picture, tags) - rgb).mean() < 1.5 / 255
+        judged = cv2.imread(str(tmp_path / "a.jpg"))[..., ::-1] / 255
+        assert np.abs(np.moveaxis(judged, -1, 0) - rgb).mean() < 1.5 / 255
+
+
+def test_numbers_decide_the_order_and_names_decide_without_numbers(folder):
+    with open_source(folder(["f_9.png", "f_10.png", "f_8.png"]), input_rate=RATE) as source:
+        assert [path.name for path in source._paths] == ["f_8.png", "f_9.png", "f_10.png"]
+        assert [frame.time for frame in source.frames()] == [0, 1 / RATE, 2 / RATE]
+
+
+def test_names_without_numbers_are_sorted(folder):
+    with open_source(folder(["c.png", "a.png", "b.png"]), input_rate=RATE) as source:
+        assert [path.name for path in source._paths] == ["a.png", "b.png", "c.png"]
+
+
+def test_frames_are_exact_from_any_index(folder, picture, samples):
+    names = [f"f{n:04d}.tif" for n in range(12)]
+    with open_source(folder(names), input_rate=Fraction(30000, 1001)) as source:
+        assert source.info.frame_count == 12
+        assert source.info.duration == Fraction(12 * 1001, 30000)
+        for start, stop in ((0, None), (5, 9), (11, None), (12, None)):
+            frames = list(source.frames(start, stop))
+            assert [frame.index for frame in frames] == list(range(12))[start:stop]
+            for frame in frames:
+                assert samples(frame.picture) == samples(picture("rgb24", frame.index))
+
+
+def add_text(path, kind, data):
+    content = path.read_bytes()
+    chunk = struct.pack(">I", len(data)) + kind + data
+    chunk += struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(content[:33] + chunk + content[33:])  # behind the header
+
+
+def test_saveimage_names_and_the_workflow_in_the_first_one_are_understood(folder):
+    place = folder([f"ComfyUI_{n:05d}_.png" for n in range(1, 5)])
+    first = place / "ComfyUI_00001_.png"
+    add_text(first, b"tEXt", b'workflow\0{"nodes": []}')
+    add_text(first, b"zTXt", b"prompt\0\0" + zlib.compress(b'{"1": {}}'))
+    add_text(first, b"iTXt", b"comment\0\0\0\0\0" + "ü".encode())
+    with open_source(place, input_rate=RATE) as source:
+        assert source.info.metadata == {"workflow": '{"nodes": []}', "prompt": '{"1": {}}'}
+        assert len(list(source.frames())) == 4
+
+
+def test_files_of_other_kinds_are_passed_over(folder):
+    place = folder(["f_1.png", "f_2.png"])
+    (place / "Thumbs.db").write_bytes(b"x")
+    (place / "prompt.json").write_text("{}")
+    (place / ".hidden_7.png").write_bytes(b"x")
+    with open_source(place, input_rate=RATE) as source:
+        assert source.info.frame_count == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ([], r"contains no images"),
+        (["f_1.png", "f_2.png", "f_4.png"], r"f_4\.png does not follow f_2\.png"),
+        (["f_1.png", "f_01.png"], r"f_1\.png has the same number as f_01\.png"),
+        (["a_1.png", "a_2.png", "b_1.png"], r"several sequences: a_#\.png \(2\), b_#\.png \(1\)"),
+        (["a_1.png", "a_2.png", "cover.png"], r"several sequences: a_#\.png \(2\), cover\.png"),
+        (["a_1.png", "a_2.jpg"], r"a_2\.jpg is of another format than a_1\.png"),
+    ],
+)
+def test_what_is_no_sequence_is_refused_with_the_first_bad_file(folder, names, words):
+    with pytest.raises(SourceError, match=words):
+        open_source(folder(names), input_rate=RATE)
+
+
+def test_a_folder_without_a_rate_is_refused(folder):
+    with pytest.raises(SourceError, match="state the input rate"):
+        open_source(folder(["a.png"]))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".exr", ".webp"])
+def test_an_image_of_another_size_is_named(folder, suffix):
+    place = folder([f"f_{n}{suffix}" for n in range(3)])
+    odd = place / f"f_3{suffix}"
+    (place / f"f_3{suffix}").write_bytes(b"")
+    larger = np.zeros((26, 40, 3), np.uint8)
+    picture = from_rgb(np.moveaxis(larger, -1, 0).astype(np.float32), "rgb24", TAGS)
+    write_image(odd, picture, image_format(suffix, describe("rgb24")), TAGS)
+    delivered = []
+
+    def read():
+        with open_source(place, input_rate=RATE) as source:
+            delivered.extend(frame.index for frame in source.frames())
+
+    with pytest.raises(SourceError, match=rf"f_3\{suffix} (is|has another size)"):
+        read()
+
+
+def test_an_image_of_another_depth_is_named_before_work_begins(folder, picture):
+    place = folder([f"f_{n}.png" for n in range(3)])
+    deep = image_format(".png", describe("rgb48le"))
+    write_image(place / "f_3.png", picture("rgb48le"), deep, TAGS)
+    with pytest.raises(SourceError, match=r"f_3\.png has another size or depth"):
+        open_source(place, input_rate=RATE)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", None])
+def test_a_damaged_image_is_named_after_the_frames_before_it(folder, content):
+    place = folder([f"f_{n}.tif" for n in range(9)])
+    broken = place / "f_6.tif"
+    broken.write_bytes(broken.read_bytes()[:200] if content is None else content)
+    delivered = []
+    with open_source(place, input_rate=RATE) as source:
+        frames = (delivered.append(frame.index) for frame in source.frames())
+        with pytest.raises(SourceError, match=r"f_6\.tif"):
+            list(frames)
+    assert delivered == [0, 1, 2, 3, 4, 5]
+
+
+def test_an_image_that_vanishes_is_named(folder):
+    place = folder([f"f_{n}.png" for n in range(3)])
+    with open_source(place, input_rate=RATE) as source:
+        (place / "f_2.png").unlink()
+        with pytest.raises(SourceError, match=r"f_2\.png cannot be read"):
+            list(source.frames())
+
+
+def test_identity_follows_names_sizes_and_times(folder):
+    place = folder(["f_1.png", "f_2.png"])
+    before = open_source(place, input_rate=RATE).identity
+    assert open_source(place, input_rate=RATE).identity == before
+    os.utime(place / "f_2.png", ns=(1, 1))
+    assert open_source(place, input_rate=RATE).identity != before
+
+
+def test_images_are_decoded_only_a_few_ahead(folder, monkeypatch):
+    place = folder([f"f_{n:02d}.png" for n in range(30)])
+    with open_source(place, input_rate=RATE) as source:
+        read, original = [], read_image
+        frames_of = type(source).frames.__globals__["_read_ahead"].__globals__
+
+        def counting(path):
+            read.append(path)
+            return original(path)
+
+        monkeypatch.setitem(frames_of, "read_image", counting)
+        reading = source.frames()
+        next(reading)
+        assert len(read) <= 5
+        reading.close()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "depth", "words"),
+    [
+        (".gif", None, r"\.gif is not an image format"),
+        (".png", "half", r"\.png images cannot have depth half; choose 8, 16"),
+        (".jpg", "16", r"choose 8\."),
+    ],
+)
+def test_a_format_that_cannot_hold_it_is_refused(suffix, depth, words):
+    with pytest.raises(OutputError, match=words):
+        image_format(suffix, describe("rgb24"), depth=depth)
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path, picture):
+    form = image_format(".png", describe("rgb24"))
+    with pytest.raises((OutputError, FileNotFoundError)):
+        write_image(tmp_path / "nowhere" / "a.png", picture(), form, TAGS)
