@@ -19,7 +19,10 @@ StepHook = Callable[[str], None]
 """Told the name of each step of a commit as it is reached, so that a test can stop there."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+)
 
 
 def no_step(step: str) -> None:

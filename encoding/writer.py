@@ -102,7 +102,7 @@ class VideoWriter:
         self.bytes = 0
         """Bytes of these packets, without the container's share."""
         self._encoder, self._spec = encoder, stream
-        self._color = _stored_color(stream.color, encoder.pix_fmt)
+        self._color = stored_color(stream.color, encoder.pix_fmt)
         self._check, self._on_step, self._if_full = check, on_step, if_full
         self._file = AtomicFile(target, on_step=on_step) if isinstance(target, Path) else None
         self._name = target if isinstance(target, Path) else Path("<memory>")
@@ -274,7 +274,7 @@ class VideoWriter:
             self._file.discard()
 
 
-def _stored_color(color: ColorTags, pix_fmt: str) -> ColorTags:
+def stored_color(color: ColorTags, pix_fmt: str) -> ColorTags:
     """RGB has no matrix and uses its full range, whatever the YUV it may come from had."""
     return replace(color, matrix=0, range=2) if VideoFormat(pix_fmt).is_rgb else color
 

@@ -47,7 +47,7 @@ def commit(session, index, paint, *, frames=3, is_last=False, **options):
         return chunk.commit(pairs=(first, first + frames), first_frame=first, is_last=is_last)
 
 
-def test_a_session_knows_itself_after_opening_again(tmp_path, filled, decoded, paint):
+def test_a_session_knows_itself_after_opening_again(tmp_path, filled, decoded, samples, paint):
     made = filled(frames=7, per_chunk=3)
     session = Session.open(tmp_path, "job")
     assert session.manifest == made.manifest
@@ -57,7 +57,7 @@ def test_a_session_knows_itself_after_opening_again(tmp_path, filled, decoded, p
         (2, (6, 7), 6, 1),
     ]
     assert session.missing() == ""
-    assert decoded(session.chunk_path(2)) == [paint(6).to_ndarray().tobytes()]
+    assert decoded(session.chunk_path(2)) == [samples(paint(6))]
     assert session.folder == tmp_path / FOLDER / "job"
 
 

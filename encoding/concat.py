@@ -1,0 +1,373 @@
+"""Joins the chunks of a session into one file by packet copy, with exact times.
+
+    result = join(session, Path("smooth.mp4"), source=Path("clip.mp4"))
+
+No picture is compressed again. Every packet gets new times from the timetable; those of the chunks
+serve only to tell which frame a packet is. Sound, subtitles, chapters and metadata come from the
+source, whose clock the output keeps.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+
+from .durable import atomic_file, disk_errors
+from .errors import OutputError, VerificationError
+from .frame import ColorTags
+from .manifest import Manifest
+from .packets import open_video
+from .profiles import find_profile
+from .progress import ChunkRecord
+from .session import IF_FULL, Session
+from .timetable import Timetable, timetable
+from .tracks import Track, VideoSource, Window, add_tracks, open_source, track_packets
+from .verify import Expected, verify_file, verify_session
+from .writer import MUXERS, stored_color
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.container.core import Chapter
+    from av.packet import Packet
+
+log = logging.getLogger("tlbvfi.concat")
+
+EXACT = (".mp4", ".mov")
+FINEST_TIMESCALE = 10_000
+PRORES_TAGS = ("apch", "ap4h")
+OnProgress = Callable[[int, int], None]
+"""Called with frames done and frames in all; may raise to cancel."""
+# Written by muxers about the file they make: untrue of another file.
+MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
+# What mp4 and mov have an atom for; other keys need the free form of QuickTime.
+MP4_METADATA = {
+    *("title", "artist", "album_artist", "composer", "album", "date", "comment", "genre"),
+    *("copyright", "lyrics", "description", "synopsis", "show", "creation_time", "location"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinResult:
+    """A verified final file."""
+
+    output: Path
+    frames: int
+    duration: Fraction
+    """Seconds from the first frame's beginning to the last one's end."""
+    bytes: int
+    notes: tuple[str, ...]
+    """What of the source could not be carried over unchanged, in sentences."""
+
+
+def join(
+    session: Session,
+    output: Path,
+    *,
+    source: VideoSource | None = None,
+    window: Window | None = None,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> JoinResult:
+    """Join all chunks into `output`, which appears only when it is whole and verified.
+
+    `source`: file whose sound, subtitles, chapters and metadata are carried over.
+    `window`: the stretch of the source that was used; the output's clock begins with it.
+    `metadata`: more entries, such as ComfyUI's `workflow` and `prompt`.
+    The session's chunks are left as they are: see `Session.drop_chunks`.
+
+    Raises:
+        SessionError: chunks are missing.
+        VerificationError: a chunk or the joined file is damaged.
+        OutputError: `output` exists, or cannot be written, or cannot hold a stream.
+    """
+    _refuse_unsuitable(session, output, overwrite=overwrite)
+    verify_session(session, look_inside=False).require()
+    if output.suffix.lower() == ".avi" and window is None:
+        window = Window(start=session.manifest.start)  # an AVI file always begins at 0
+    records = [record for _, record in sorted(session.records().items())]
+    times = timetable(session.manifest, records, shift=window.start if window else Fraction(0))
+    plan = _Plan(session=session, records=records, times=times, source=source, window=window)
+    with disk_errors(output, if_full=IF_FULL):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(output) as temporary:
+            other, notes = _write_or_refuse(plan, temporary, dict(metadata or {}), on_progress)
+            verify_file(temporary, Expected(times=times, other=other)).require()
+            notes += _undescribed(temporary, session.manifest)
+    return JoinResult(
+        output=output,
+        frames=len(times.pts),
+        duration=int(times.pts[-1] - times.pts[0] + times.last_duration) * times.time_base,
+        bytes=output.stat().st_size,
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    session: Session
+    records: Sequence[ChunkRecord]
+    times: Timetable
+    source: VideoSource | None
+    window: Window | None
+
+
+def _refuse_unsuitable(session: Session, output: Path, *, overwrite: bool) -> None:
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists: choose another name or add --overwrite.")
+    fitting = find_profile(session.manifest.encoder.profile).containers
+    if output.suffix.lower() not in fitting:
+        raise OutputError(
+            f"{output.name}: chunks of {session.manifest.encoder.profile} do not fit into "
+            f"{output.suffix or 'a file without suffix'}: choose {' or '.join(fitting)}."
+        )
+    if output.suffix.lower() == ".avi" and session.manifest.is_vfr:
+        raise OutputError(f"{output.name}: .avi cannot hold a variable frame rate: choose .nut.")
+
+
+def _write_or_refuse(
+    plan: _Plan, path: Path, metadata: dict[str, str], on_progress: OnProgress | None
+) -> tuple[tuple[int | None, ...], list[str]]:
+    try:
+        return _write(plan, path, metadata, on_progress)
+    except FFmpegError as error:
+        if isinstance(error, OSError):  # a matter of the disk
+            raise
+        raise OutputError(
+            f"The chunks cannot be joined into a {path.suffix} file ({error}): "
+            "choose another container."
+        ) from error
+
+
+def _write(
+    plan: _Plan, path: Path, metadata: dict[str, str], on_progress: OnProgress | None
+) -> tuple[tuple[int | None, ...], list[str]]:
+    """Write the joined file; packet counts of the streams beside video, and notes."""
+    suffix = path.suffix.lower()
+    with ExitStack() as stack:
+        source = stack.enter_context(open_source(plan.source)) if plan.source else None
+        kept = _kept_metadata(source) | metadata
+        out = stack.enter_context(
+            av.open(
+                str(path), "w", MUXERS[suffix], container_options=_options(suffix, plan.times, kept)
+            )
+        )
+        video = _add_video(out, plan, suffix)
+        tracks, notes = [], []
+        if source is not None and plan.source is not None:
+            tracks, notes = add_tracks(out, source, plan.source, suffix)
+            out.set_chapters(_chapters(source, plan.window))
+        out.metadata.update(kept)
+        streams = [_video_packets(plan, video, on_progress)]
+        if source is not None:
+            streams.append(track_packets(source, tracks, plan.window))
+        counts = Counter[int]()
+        for _, packet in heapq.merge(*streams, key=itemgetter(0)):
+            counts[packet.stream_index] += 1
+            out.mux_one(packet)
+        return tuple(_countable(track, counts) for track in tracks), notes
+
+
+def _countable(track: Track, counts: Counter[int]) -> int | None:
+    """Packets to find in the finished file; None where muxers divide them otherwise."""
+    codec = track.target.codec_context.name if track.target.type == "audio" else "pcm"
+    return None if codec.startswith("pcm") else counts[track.target.index]
+
+
+def _options(suffix: str, times: Timetable, metadata: dict[str, str]) -> dict[str, str]:
+    if suffix not in EXACT:
+        return {}
+    timescale = times.time_base.denominator
+    while timescale < FINEST_TIMESCALE:  # as the muxer does for the track
+        timescale *= 2
+    flags = "+use_metadata_tags" if metadata.keys() - MP4_METADATA else ""
+    # A file that starts late says so in units of the movie, by default milliseconds.
+    return {"movflags": f"faststart{flags}", "movie_timescale": str(timescale)}
+
+
+def _kept_metadata(source: InputContainer | None) -> dict[str, str]:
+    found = source.metadata if source is not None else {}
+    return {key: value for key, value in found.items() if key.lower() not in MUXER_METADATA}
+
+
+def _add_video(out: OutputContainer, plan: _Plan, suffix: str) -> VideoStream:
+    path = plan.session.chunk_path(plan.records[0].index)
+    with open_video(path) as chunk:
+        template = chunk.streams.video[0]
+        stream = out.add_stream_from_template(template, opaque=True)
+        tag = template.codec_context.codec_tag
+        if _keeps_tag(tag, path.suffix, suffix):
+            stream.codec_context.codec_tag = tag
+    aspect = plan.session.manifest.stream.sample_aspect_ratio
+    if aspect is not None:
+        stream.codec_context.sample_aspect_ratio = aspect
+    stream.time_base = plan.times.time_base
+    return stream
+
+
+def _keeps_tag(tag: str, one: str, other: str) -> bool:
+    """Whether a codec tag means the same in both containers.
+
+    Without its own, ProRes 4444 is labeled as 422 HQ and decodes to other pixels.
+    """
+    if not tag.strip("\0 "):
+        return False
+    if other == ".mkv":  # stores ProRes's tag and refuses a file with any other
+        return tag in PRORES_TAGS
+    return any(one in family and other in family for family in (EXACT, (".nut", ".avi")))
+
+
+def _video_packets(
+    plan: _Plan, stream: VideoStream, on_progress: OnProgress | None
+) -> Iterator[tuple[float, Packet]]:
+    """(decode time in seconds, packet) of all chunks, in decode order."""
+    times, unit = plan.times, float(plan.times.time_base)
+    pts, durations = times.pts, times.durations()
+    dts = times.dts(plan.session.manifest.encoder.reorder)
+    head, done = None, 0
+    for record in plan.records:
+        shown, lasting, decoded = (
+            column[done : done + record.frames].tolist() for column in (pts, durations, dts)
+        )
+        with open_video(plan.session.chunk_path(record.index), only_packets=True) as chunk:
+            head = _require_same_head(chunk, head, record)
+            for position, (place, packet) in enumerate(_placed(chunk, plan.session, record)):
+                packet.stream = stream
+                packet.time_base = times.time_base
+                packet.pts, packet.dts = shown[place], decoded[position]
+                packet.duration = lasting[place]
+                yield decoded[position] * unit, packet
+        done += record.frames
+        if on_progress is not None:
+            on_progress(done, len(pts))
+
+
+def _require_same_head(
+    chunk: InputContainer, first: tuple[object, ...] | None, record: ChunkRecord
+) -> tuple[object, ...]:
+    """What a decoder is told once must hold for every chunk; muxers do not look."""
+    context = chunk.streams.video[0].codec_context
+    head = (context.name, context.width, context.height, context.extradata)
+    if first is not None and head != first:
+        raise VerificationError(
+            f"Chunk {record.index} was encoded with another encoder or other settings than the "
+            "first one (their headers differ): remove it and resume, or start anew with --overwrite."
+        )
+    return head
+
+
+def _placed(
+    chunk: InputContainer, session: Session, record: ChunkRecord
+) -> Iterator[tuple[int, Packet]]:
+    """(number of the frame within the chunk, packet), in decode order.
+
+    Raises:
+        VerificationError: the packets are not the recorded frames.
+    """
+    is_intra = session.manifest.encoder.is_intra
+    place_at = _places(session, record)
+    found = 0
+    for packet in chunk.demux(video=0):
+        if not packet.size:
+            continue
+        if is_intra:  # in order, and Matroska's milliseconds could not tell
+            place = found if found < record.frames else None
+        else:
+            place = place_at.pop(_tick(packet, session), None)
+        if place is None or (found == 0 and not packet.is_keyframe):
+            raise VerificationError(
+                f"Chunk {record.index} holds other frames than were recorded: "
+                "remove its file and resume."
+            )
+        found += 1
+        yield place, packet
+    if found != record.frames:
+        raise VerificationError(
+            f"Chunk {record.index} holds {found} frames instead of {record.frames}: "
+            "remove its file and resume."
+        )
+
+
+def _places(session: Session, record: ChunkRecord) -> dict[int, int]:
+    """Tick within the chunk -> number of the frame within the chunk."""
+    if record.pts is not None:
+        return {tick - record.pts[0]: place for place, tick in enumerate(record.pts)}
+    step = session.manifest.stream.step
+    return {place * step: place for place in range(record.frames)}
+
+
+def _tick(packet: Packet, session: Session) -> int:
+    """The packet's pts in ticks of the session; -1, where no frame is, if it falls between two."""
+    base, own = session.manifest.stream.time_base, packet.time_base
+    if packet.pts is None:
+        return -1
+    tick, rest = divmod(
+        packet.pts * own.numerator * base.denominator, own.denominator * base.numerator
+    )
+    return -1 if rest else tick
+
+
+def _chapters(source: InputContainer, window: Window | None) -> list[Chapter]:
+    """The source's chapters, those of a window cut to it and moved to its clock."""
+    chapters = source.chapters()
+    if window is None:
+        return chapters
+    kept = []
+    for chapter in chapters:
+        base = Fraction(chapter["time_base"] or 1)
+        low = round(window.start / base)
+        high = chapter["end"] if window.end is None else round(window.end / base)
+        start, end = max(chapter["start"], low), min(chapter["end"], high)
+        if start < end:
+            kept.append({**chapter, "start": start - low, "end": end - low})
+    return kept
+
+
+def _undescribed(path: Path, manifest: Manifest) -> list[str]:
+    """Notes on what the container did not keep of the description of the picture."""
+    planned = manifest.stream
+    with open_video(path) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        found = ColorTags(
+            primaries=context.color_primaries,
+            transfer=context.color_trc,
+            matrix=context.colorspace,
+            range=context.color_range,
+        )
+        aspect = stream.sample_aspect_ratio or 1
+        lost = {
+            "color tags": not _tells(found, stored_color(planned.color, manifest.encoder.pix_fmt)),
+            f"sample aspect ratio {planned.sample_aspect_ratio}": (
+                planned.sample_aspect_ratio not in (None, aspect)
+            ),
+            f"rotation by {planned.rotation} degrees": (
+                planned.rotation != 0 and next(container.decode(video=0)).rotation == 0
+            ),
+        }
+    kind = f"{path.suffix} with {manifest.encoder.profile}"
+    notes = [f"{kind} does not keep the {what}." for what, is_lost in lost.items() if is_lost]
+    for note in notes:
+        log.warning("%s", note)
+    return notes
+
+
+def _tells(found: ColorTags, planned: ColorTags) -> bool:
+    """Whether every tag that was planned was found."""
+    unspecified = ColorTags()
+    return all(
+        wanted in (getattr(unspecified, key), getattr(found, key))
+        for key, wanted in asdict(planned).items()
+    )

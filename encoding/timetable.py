@@ -1,0 +1,76 @@
+"""When every frame of an output is shown and decoded, in exact ticks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from .errors import SessionError
+from .manifest import Manifest
+from .progress import ChunkRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timetable:
+    """Presentation times of all frames of a file."""
+
+    time_base: Fraction
+    pts: np.ndarray
+    """int64 [frames], strictly increasing ticks."""
+    last_duration: int
+    """Ticks for which the last frame is shown."""
+
+    def durations(self) -> np.ndarray:
+        """int64 [frames]: ticks until the next frame."""
+        return np.diff(self.pts, append=self.pts[-1:] + self.last_duration)
+
+    def dts(self, reorder: int) -> np.ndarray:
+        """int64 [frames]: decode times for packets in decode order.
+
+        Packet j is decoded when frame j - `reorder` is shown. The first `reorder` packets come
+        as much earlier as the last ones leave at the end, so that the track is exactly as long
+        as its frames (mp4 counts its length in decode time).
+        """
+        count = len(self.pts)
+        delay = min(reorder, count - 1)
+        if delay == 0:
+            return self.pts
+        room = int(self.pts[-1] - self.pts[-1 - delay])
+        # The mp4 muxer takes the least pts - dts among early packets for the first frame's: none
+        # may come closer to its pts than the first, which a frame shown at pts[1] could.
+        near = int(self.pts[1] - self.pts[0])
+        offsets = [
+            max(j, min(room * j // delay, near * j // max(1, delay - 1))) for j in range(delay)
+        ]
+        lead = np.array(offsets, dtype=np.int64) + (int(self.pts[0]) - room)
+        return np.concatenate([lead, self.pts[: count - delay]])
+
+
+def timetable(
+    manifest: Manifest, records: Sequence[ChunkRecord], *, shift: Fraction = Fraction(0)
+) -> Timetable:
+    """Times of the output that `records`, in order, make up; its clock is the source's minus `shift`.
+
+    `shift`: seconds. The time base becomes finer where the start needs it.
+
+    Raises:
+        SessionError: the chunks of a variable rate overlap in time.
+    """
+    base = manifest.stream.time_base
+    origin = (manifest.start - shift) / base
+    finer = origin.denominator
+    pts = finer * _ticks(manifest, records) + origin.numerator
+    if np.any(np.diff(pts) <= 0):
+        raise SessionError("The chunks overlap in time: make the session anew.")
+    return Timetable(time_base=base / finer, pts=pts, last_duration=manifest.stream.step * finer)
+
+
+def _ticks(manifest: Manifest, records: Sequence[ChunkRecord]) -> np.ndarray:
+    if manifest.is_vfr:
+        known = [np.array(record.pts, dtype=np.int64) for record in records]
+        return np.concatenate(known)
+    frames = sum(record.frames for record in records)
+    return np.arange(frames, dtype=np.int64) * manifest.stream.step

@@ -1,0 +1,261 @@
+"""What a final file takes over from its source beside the picture: sound, subtitles, fonts.
+
+Packets are copied where the container can hold them; whether it can is tried on a throw-away file,
+because muxers say so only when a header or a packet is written. Otherwise audio and text subtitles
+are converted to what the container is known for, and anything else is left out with a note.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+import av
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.error import FFmpegError
+from av.packet import Packet
+from av.subtitles.stream import SubtitleStream
+from av.subtitles.subtitle import AssSubtitle, SubtitleSet
+
+from .errors import OutputError
+from .writer import MUXERS
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.stream import Stream
+
+log = logging.getLogger("tlbvfi.tracks")
+
+AUDIO = {
+    ".mp4": "aac",
+    ".mov": "aac",
+    ".webm": "libopus",
+    ".mkv": "flac",
+    ".avi": "pcm_s16le",
+    ".nut": "pcm_s16le",
+}
+"""Audio codec of each container for sound it cannot hold as it is."""
+SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
+AAC_BITS_PER_CHANNEL = 96_000
+
+VideoSource = Path | BinaryIO
+Convert = Callable[[Packet | None], Iterable[Packet]]
+"""Packets to write for one that was read; None means that there are no more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A stretch of the source, half-open, in seconds on the source file's own clock."""
+
+    start: Fraction
+    end: Fraction | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Track:
+    """A stream of the source on its way into the final file."""
+
+    source: Stream
+    target: Stream
+    convert: Convert
+
+
+def open_source(source: VideoSource) -> InputContainer:
+    """The source, opened for reading from its beginning."""
+    if isinstance(source, Path):
+        return av.open(str(source), metadata_errors="replace")
+    source.seek(0)
+    return av.open(source, "r", metadata_errors="replace")
+
+
+def add_tracks(
+    out: OutputContainer, source: InputContainer, origin: VideoSource, suffix: str
+) -> tuple[list[Track], list[str]]:
+    """Tracks for all that `source` holds beside video, and notes on what could not be copied.
+
+    `origin`: where `source` was opened from, to be opened again for trials.
+
+    Raises:
+        OutputError: the container holds the sound neither copied nor converted.
+    """
+    tracks, notes = [], []
+    for stream in source.streams:
+        if stream.type in ("audio", "subtitle", "attachment"):
+            track, note = _add_track(out, stream, origin, suffix)
+            tracks += [track] if track else []
+            notes += [note] if note else []
+    for note in notes:
+        log.warning("%s", note)
+    return tracks, notes
+
+
+def track_packets(
+    source: InputContainer, tracks: list[Track], window: Window | None
+) -> Iterator[tuple[float, Packet]]:
+    """(decode time in seconds, packet) of all tracks, in the order of the source.
+
+    With a window only packets that begin inside are kept, on a clock that begins with the window.
+    """
+    by_index = {track.source.index: track for track in tracks if track.source.type != "attachment"}
+    if not by_index:
+        return
+    for packet in source.demux([track.source for track in by_index.values()]):
+        if packet.size == 0 or not _move_into(packet, window):
+            continue
+        track = by_index[packet.stream_index]
+        yield from _timed(track, track.convert(packet))
+    for track in by_index.values():
+        yield from _timed(track, track.convert(None))
+
+
+def _timed(track: Track, packets: Iterable[Packet]) -> Iterator[tuple[float, Packet]]:
+    for packet in packets:
+        packet.stream = track.target
+        dts = packet.dts if packet.dts is not None else packet.pts
+        yield float((dts or 0) * packet.time_base), packet
+
+
+def _move_into(packet: Packet, window: Window | None) -> bool:
+    """Whether the packet belongs to the output; its times are moved to the output's clock."""
+    if window is None:
+        return True
+    time = packet.pts if packet.pts is not None else packet.dts
+    if time is None:
+        return False
+    seconds = time * packet.time_base
+    if seconds < window.start or (window.end is not None and seconds >= window.end):
+        return False
+    shift = round(window.start / packet.time_base)
+    packet.pts = None if packet.pts is None else packet.pts - shift
+    packet.dts = None if packet.dts is None else packet.dts - shift
+    return True
+
+
+def _add_track(
+    out: OutputContainer, stream: Stream, origin: VideoSource, suffix: str
+) -> tuple[Track | None, str]:
+    name = f"{suffix} cannot hold {stream.type} stream {stream.index} ({_codec_name(stream)})"
+    if _holds(stream, origin, suffix):
+        return Track(source=stream, target=_template(out, stream), convert=_as_is), ""
+    try:
+        if isinstance(stream, AudioStream):
+            return _encoded_audio(
+                out, stream, AUDIO[suffix]
+            ), f"{name}: it becomes {AUDIO[suffix]}."
+        if isinstance(stream, SubtitleStream) and suffix in SUBTITLES and _is_text(stream):
+            codec = SUBTITLES[suffix]
+            return _encoded_text(out, stream, codec), f"{name}: it becomes {codec}."
+    except (FFmpegError, ValueError) as error:
+        raise OutputError(
+            f"{name}, and it cannot be converted ({error}): choose .mkv for the output."
+        ) from error
+    return None, f"{name}: it is left out."
+
+
+def _codec_name(stream: Stream) -> str:
+    return stream.codec_context.name if stream.codec_context else "no codec"
+
+
+def _is_text(stream: SubtitleStream) -> bool:
+    return stream.codec_context.codec.text_sub
+
+
+def _holds(stream: Stream, origin: VideoSource, suffix: str) -> bool:
+    """Whether a file of this kind can be written with a copy of the stream in it."""
+    if suffix == ".mp4" and _codec_name(stream).startswith("pcm"):
+        return False  # FFmpeg writes it (ISO/IEC 23003-5), but browsers and QuickTime stay silent
+    try:
+        with open_source(origin) as source, av.open(io.BytesIO(), "w", MUXERS[suffix]) as trial:
+            like = source.streams[stream.index]
+            target = _template(trial, like)
+            trial.start_encoding()
+            if stream.type == "audio":  # some muxers learn what they need from the first packet
+                packet = next(packet for packet in source.demux(like) if packet.size)
+                packet.stream = target
+                trial.mux(packet)
+    except (FFmpegError, ValueError, StopIteration) as error:
+        log.debug("%s: stream %d is not copied: %s", suffix, stream.index, error)
+        return False
+    return True
+
+
+def _template(out: OutputContainer, stream: Stream) -> Stream:
+    """A stream for copied packets. Opaque: a decoder's name (mp3float) is not an encoder's."""
+    target = out.add_stream_from_template(stream, opaque=True)
+    return _labeled(target, stream)
+
+
+def _labeled(target: Stream, source: Stream) -> Stream:
+    target.metadata.update(source.metadata)
+    target.disposition = source.disposition
+    return target
+
+
+def _as_is(packet: Packet | None) -> Iterable[Packet]:
+    return () if packet is None else (packet,)
+
+
+def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str) -> Track:
+    rate = 48_000 if codec == "libopus" else stream.codec_context.sample_rate
+    target = cast(AudioStream, out.add_stream(codec, rate=rate))
+    context = target.codec_context
+    context.layout = _named_layout(stream)
+    context.time_base = Fraction(1, rate)
+    if codec in ("aac", "libopus"):
+        context.bit_rate = AAC_BITS_PER_CHANNEL * stream.codec_context.channels
+    context.open()
+    resampler = AudioResampler(
+        format=context.format,
+        layout=context.layout,
+        rate=rate,
+        frame_size=context.frame_size or None,
+    )
+
+    def convert(packet: Packet | None) -> Iterator[Packet]:
+        for frame in stream.decode(packet):
+            for resampled in resampler.resample(frame):
+                yield from target.encode(resampled)
+        if packet is None:
+            for resampled in resampler.resample(None):
+                yield from target.encode(resampled)
+            yield from target.encode(None)
+
+    return Track(source=stream, target=_labeled(target, stream), convert=convert)
+
+
+def _named_layout(stream: AudioStream) -> str:
+    """The channel layout; raw PCM may only have a number of channels, which encoders refuse."""
+    layout = stream.codec_context.layout
+    usual = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+    is_unnamed = layout.name.endswith("channels")
+    return usual.get(layout.nb_channels, layout.name) if is_unnamed else layout.name
+
+
+def _encoded_text(out: OutputContainer, stream: SubtitleStream, codec: str) -> Track:
+    stream.codec_context.open(strict=False)
+    target = cast(SubtitleStream, out.add_stream(codec))
+    target.codec_context.subtitle_header = stream.codec_context.subtitle_header
+    target.codec_context.time_base = target.time_base = Fraction(1, 1000)
+
+    def convert(packet: Packet | None) -> Iterator[Packet]:
+        found = stream.decode2(packet) if packet is not None else None
+        for line in found or ():
+            if isinstance(line, AssSubtitle) and packet is not None:
+                yield _encoded_line(target, line, packet)
+
+    return Track(source=stream, target=_labeled(target, stream), convert=convert)
+
+
+def _encoded_line(target: SubtitleStream, line: AssSubtitle, like: Packet) -> Packet:
+    length = round((like.duration or 0) * like.time_base * 1000)
+    made = target.codec_context.encode_subtitle(SubtitleSet.create(line.ass, 0, length))
+    made.time_base = like.time_base
+    made.pts = made.dts = like.pts
+    made.duration = like.duration
+    return made

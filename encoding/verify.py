@@ -1,0 +1,224 @@
+"""Whether chunks and final files are what the books say: sizes, checksums, counts, times, pictures.
+
+    report = verify_session(session, deep=True)
+    print(report.text) if not report.ok else ...
+
+A file that opens, or that decodes without an exception, is not proof of a whole one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from .errors import VerificationError
+from .packets import MISSING, PacketScan, open_video, scan_packets
+from .progress import ChunkRecord
+from .session import Session
+from .timetable import Timetable, timetable
+
+log = logging.getLogger("tlbvfi.verify")
+
+MILLISECOND_CONTAINERS = (".mkv", ".webm")
+SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that was looked at, and what was found, in words."""
+
+    name: str
+    ok: bool
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """All that was looked at."""
+
+    subject: str
+    checks: tuple[Check, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every check passed."""
+        return all(check.ok for check in self.checks)
+
+    @property
+    def text(self) -> str:
+        """Readable report, a line for each check."""
+        lines = [
+            f"{'ok  ' if each.ok else 'FAIL'} {each.name}: {each.what}" for each in self.checks
+        ]
+        return "\n".join([f"{self.subject}: {'good' if self.ok else 'damaged'}", *lines])
+
+    def require(self) -> None:
+        """Raise unless everything is as planned.
+
+        Raises:
+            VerificationError: naming the checks that failed.
+        """
+        failed = [f"{check.name}: {check.what}" for check in self.checks if not check.ok]
+        if failed:
+            raise VerificationError(f"{self.subject} is not as planned ({'; '.join(failed)}).")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a final file must hold."""
+
+    times: Timetable
+    other: tuple[int | None, ...] = ()
+    """Packets of each stream beside the video, None for those that are not counted."""
+
+
+def verify_session(
+    session: Session, *, deep: bool = False, look_inside: bool = True
+) -> VerifyReport:
+    """Check every committed chunk of a session.
+
+    `look_inside` False trusts the checksums: they prove the bytes that were counted at the commit.
+    `deep` also decodes every frame (44 s per GB at 480p).
+    """
+    records = [record for _, record in sorted(session.records().items())]
+    missing = session.missing()
+    problems = [session.problem(record, thorough=True) for record in records]
+    total = sum(record.frames for record in records)
+    checks = [
+        _check("plan", [missing] if missing else [], f"{len(records)} chunks, {total} frames"),
+        _check("size and checksum", problems, f"{sum(r.bytes for r in records)} bytes"),
+    ]
+    intact = [record for record, problem in zip(records, problems, strict=True) if not problem]
+    if look_inside:
+        inside = [_inside(session, record) for record in intact]
+        checks.append(_check("packets and times", inside, "count, order and times as planned"))
+    if deep:
+        decoded = [_undecodable(session.chunk_path(r.index), r.frames) for r in intact]
+        checks.append(_check("pictures", decoded, "every frame decodes"))
+    return VerifyReport(subject=f"session {session.id}", checks=tuple(checks))
+
+
+def expected_output(session: Session, *, shift: Fraction = Fraction(0)) -> Expected:
+    """What the final file of a session must hold; `shift` as in `timetable`."""
+    records = [record for _, record in sorted(session.records().items())]
+    return Expected(times=timetable(session.manifest, records, shift=shift))
+
+
+def verify_file(
+    path: Path, expected: Expected | None = None, *, deep: bool = False
+) -> VerifyReport:
+    """Check a video file, against a plan if there is one.
+
+    Times must be exact, in Matroska and WebM to their millisecond and apart from a shift of all
+    streams together. `deep` also decodes every frame.
+    """
+    try:
+        scan = scan_packets(path)
+        checks = [*_scan_checks(path, scan, expected)]
+        if deep:
+            problem = _undecodable(path, len(scan.pts))
+            checks.append(_check("pictures", [problem], "every frame decodes"))
+    except VerificationError as error:
+        checks = [Check(name="file", ok=False, what=str(error))]
+    return VerifyReport(subject=str(path), checks=tuple(checks))
+
+
+def _check(name: str, problems: Iterable[str], good: str) -> Check:
+    found = [problem for problem in problems if problem]
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return Check(name=name, ok=not found, what=", ".join(found[:SHOWN]) + more if found else good)
+
+
+def _scan_checks(path: Path, scan: PacketScan, expected: Expected | None) -> Iterator[Check]:
+    count = len(scan.pts)
+    yield _check("frames", [] if count else ["there are none"], f"{count} frames")
+    yield _check("order", [_disorder(scan)], "times are strictly monotonic")
+    if expected is None:
+        return
+    planned = len(expected.times.pts)
+    yield _check(
+        "count", [f"{count} instead of {planned}"] if count != planned else [], "as planned"
+    )
+    if count == planned:
+        yield _check("times", [_off_plan(path, scan, expected.times)], "as planned")
+    # Muxers may add streams, such as chapter titles, at the end.
+    counts = zip_longest(expected.other, scan.other[: len(expected.other)])
+    differ = [
+        f"{found} packets instead of {planned} in stream {number}"
+        for number, (planned, found) in enumerate(counts, 1)
+        if planned not in (None, found)
+    ]
+    yield _check("other streams", differ, f"{len(expected.other)} with {sum(scan.other)} packets")
+
+
+def _disorder(scan: PacketScan) -> str:
+    """Where pts repeat or dts go backwards; empty if nowhere."""
+    if np.any(scan.pts == MISSING):
+        return "some frames have no pts"
+    shown = np.sort(scan.pts)
+    if np.any(np.diff(shown) <= 0):
+        return f"pts {shown[int(np.argmax(np.diff(shown) <= 0))]} occurs more than once"
+    dts = scan.dts[scan.dts != MISSING]  # Matroska stores none where frames are reordered
+    if np.any(np.diff(dts) <= 0):
+        return f"dts goes backwards after packet {int(np.argmax(np.diff(dts) <= 0))}"
+    return ""
+
+
+def _off_plan(path: Path, scan: PacketScan, times: Timetable) -> str:
+    found, planned = np.sort(scan.pts), times.pts
+    is_rounded = path.suffix.lower() in MILLISECOND_CONTAINERS
+    if is_rounded:
+        found, planned = found - found[0], planned - planned[0]
+    # a/b == c/d exactly, in Python's integers: int64 overflows for an hour at 1/1440000 s.
+    left, right = scan.time_base, times.time_base
+    scale_found, scale_planned = (
+        left.numerator * right.denominator,
+        right.numerator * left.denominator,
+    )
+    unit = left.denominator * right.denominator
+    slack = unit / 1000 if is_rounded else 0
+    errors = np.abs(found.astype(object) * scale_found - planned.astype(object) * scale_planned)
+    wrong = np.flatnonzero(errors > slack)
+    if not len(wrong):
+        return ""
+    n = int(wrong[0])
+    return f"frame {n} is shown at {float(found[n] * left):.6f} s instead of {float(planned[n] * right):.6f} s"
+
+
+def _inside(session: Session, record: ChunkRecord) -> str:
+    """What is wrong with the packets of a chunk; empty if nothing is."""
+    path = session.chunk_path(record.index)
+    try:
+        scan = scan_packets(path)
+    except VerificationError as error:
+        return str(error)
+    if len(scan.pts) != record.frames:
+        return f"{path.name} holds {len(scan.pts)} frames instead of {record.frames}"
+    problem = _disorder(scan)
+    if not problem:
+        alone = timetable(session.manifest, [record], shift=session.manifest.start)
+        first = alone.pts[0]  # chunks play from 0
+        at_zero = Timetable(
+            time_base=alone.time_base, pts=alone.pts - first, last_duration=alone.last_duration
+        )
+        problem = _off_plan(path, scan, at_zero)
+    return f"{path.name}: {problem}" if problem else ""
+
+
+def _undecodable(path: Path, frames: int) -> str:
+    """Why not all `frames` frames of a file can be decoded; empty if they can."""
+    count = 0
+    try:
+        with open_video(path) as container:
+            container.streams.video[0].thread_type = "AUTO"
+            for _ in container.decode(video=0):
+                count += 1
+    except VerificationError as error:
+        return f"{path.name} fails after frame {count} ({error})"
+    return "" if count == frames else f"{path.name} decodes to {count} frames instead of {frames}"

@@ -1,0 +1,408 @@
+import io
+import os
+import shutil
+import subprocess
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from comfyui_tlbvfi.encoding.concat import join
+from comfyui_tlbvfi.encoding.errors import (
+    OutputError,
+    VerificationError,
+)
+from comfyui_tlbvfi.encoding.session import Session
+from comfyui_tlbvfi.encoding.tracks import Window
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+TICK = Fraction(1001, 48000)
+SRT = "1\n00:00:00,100 --> 00:00:00,500\nHello\n\n2\n00:00:00,700 --> 00:00:00,900\nWorld\n"
+
+
+@pytest.fixture
+def sounding(tmp_path):
+    """Maker of a source: one second of picture and sound, chapters, titles, maybe subtitles."""
+
+    def make(name="source.mkv", *, audio="aac", rate=44100, subtitles=False):
+        path = tmp_path / name
+        with av.open(str(path), "w") as out:
+            video = out.add_stream("libx264", rate=24)
+            video.width, video.height = 64, 48
+            sound = out.add_stream(audio, rate=rate, layout="stereo")
+            sound.metadata["language"] = "deu"
+            sound.codec_context.open()
+            text = subtitle_stream(out, tmp_path) if subtitles else None
+            out.metadata["title"] = "A film"
+            out.set_chapters([chapter(0, 0, 400, "One"), chapter(1, 400, 1000, "Two")])
+            for number in range(24):
+                picture = av.VideoFrame(64, 48, "yuv420p")
+                picture.pts = number
+                out.mux(video.encode(picture))
+            out.mux(video.encode(None))
+            size = sound.codec_context.frame_size or 1024
+            for start in range(0, rate, size):
+                out.mux(sound.encode(tone(start, size, rate, sound.format.name)))
+            out.mux(sound.encode(None))
+            if text is not None:
+                put_subtitles(out, text, tmp_path)
+        return path
+
+    return make
+
+
+def chapter(number, start, end, title):
+    base = Fraction(1, 1000)
+    return {
+        "id": number,
+        "start": start,
+        "end": end,
+        "time_base": base,
+        "metadata": {"title": title},
+    }
+
+
+def tone(start, size, rate, kind):
+    wave = np.sin(np.arange(start, start + size) * 2 * np.pi * 440 / rate) * 0.3
+    samples = np.stack([wave, wave]).astype(np.float32)
+    if kind == "s16":
+        samples = (samples.T.reshape(1, -1) * 32767).astype(np.int16)
+    frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="stereo")
+    frame.rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+    return frame
+
+
+def subtitle_stream(out, folder):
+    (folder / "lines.srt").write_text(SRT)
+    with av.open(str(folder / "lines.srt")) as lines:
+        return out.add_stream_from_template(lines.streams.subtitles[0])
+
+
+def put_subtitles(out, stream, folder):
+    with av.open(str(folder / "lines.srt")) as lines:
+        for packet in lines.demux():
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+
+
+def shown(path):
+    """Exact times of a file's video packets, in order of presentation."""
+    with av.open(str(path)) as container:
+        return sorted(p.pts * p.time_base for p in container.demux(video=0) if p.size)
+
+
+def payload(path, kind="audio"):
+    """(time, content) of the packets of the first stream of a kind."""
+    with av.open(str(path)) as container:
+        stream = getattr(container.streams, kind)[0]
+        return [(p.pts * p.time_base, bytes(p)) for p in container.demux(stream) if p.size]
+
+
+def streams(path):
+    with av.open(str(path)) as container:
+        return [(stream.type, stream.codec_context.name) for stream in container.streams]
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffixes"),
+    [
+        ("h264", (".mp4", ".mov", ".mkv")),
+        ("hevc", (".mp4", ".mkv")),
+        ("av1", (".mp4", ".webm")),
+        ("vp9", (".webm", ".mp4", ".mkv")),
+        ("prores", (".mov", ".mkv")),
+        ("prores_4444", (".mov", ".mkv")),
+        ("ffv1", (".mkv", ".nut")),
+        ("h264-lossless", (".mp4", ".mkv")),
+        ("utvideo", (".nut", ".avi")),
+    ],
+)
+def test_joined_frames_are_the_chunks_frames_at_exact_times(
+    tmp_path, filled, decoded, codec, suffixes
+):
+    session = filled(codec, frames=8, per_chunk=3)
+    chunks = [frame for index in range(3) for frame in decoded(session.chunk_path(index))]
+    for suffix in suffixes:
+        output = tmp_path / f"out{suffix}"
+        result = join(session, output)
+        assert decoded(output) == chunks, suffix
+        times = shown(output)
+        if suffix in (".mkv", ".webm"):
+            assert all(abs(t - n * TICK) <= Fraction(1, 1000) for n, t in enumerate(times))
+        else:
+            assert times == [n * TICK for n in range(8)], suffix
+        assert (result.frames, result.duration) == (8, 8 * TICK)
+        assert result.bytes == output.stat().st_size
+
+
+@given(
+    gaps=st.lists(st.integers(1, 90), min_size=1, max_size=12),
+    start=st.sampled_from([Fraction(0), Fraction(1001, 30000), Fraction("2.235"), Fraction(1, 7)]),
+    per_chunk=st.integers(1, 5),
+)
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_variable_rate_and_late_starts_are_exact_to_the_tick(
+    tmp_path, filled, ffprobe, gaps, start, per_chunk
+):
+    for left in tmp_path.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    pts = [sum(gaps[:n]) for n in range(len(gaps) + 1)]
+    session = filled("h264", pts=pts, is_vfr=True, start=start, per_chunk=per_chunk)
+    output = tmp_path / "out.mp4"
+    result = join(session, output)
+    found = ffprobe(output, "-show_packets", "-select_streams", "v")
+    stream = found["streams"][0]
+    base = Fraction(stream["time_base"])
+    times = sorted(int(packet["pts"]) * base for packet in found["packets"])
+    assert times == [start + tick * TICK for tick in pts]
+    assert int(stream["duration_ts"]) * base == result.duration
+
+
+def test_tags_aspect_and_rotation_survive_the_join(tmp_path, filled, stream, ffprobe):
+    from comfyui_tlbvfi.encoding.frame import ColorTags
+
+    spec = stream(
+        color=ColorTags(primaries=1, transfer=1, matrix=1, range=1),
+        sample_aspect_ratio=Fraction(4, 3),
+        rotation=90,
+    )
+    for codec in ("h264", "av1", "prores"):
+        session = filled(codec, id=codec, stream=spec)
+        output = tmp_path / f"{codec}{session.manifest.encoder.chunk_suffix}"
+        assert join(session, output).notes == ()
+        found = ffprobe(output)["streams"][0]
+        assert (found["color_space"], found["color_range"]) == ("bt709", "tv")
+        assert found["sample_aspect_ratio"] == "4:3"
+        assert found["side_data_list"][0]["rotation"] == 90
+        assert found["r_frame_rate"] == "48000/1001"
+
+
+def test_what_a_container_does_not_keep_is_told(tmp_path, filled, stream):
+    session = filled("ffv1", stream=stream(sample_aspect_ratio=Fraction(4, 3)))
+    notes = join(session, tmp_path / "out.mkv").notes
+    assert notes == (".mkv with ffv1 does not keep the sample aspect ratio 4/3.",)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_sound_is_copied_packet_by_packet(tmp_path, filled, sounding, suffix):
+    source = sounding("source.mp4")
+    output = tmp_path / f"out{suffix}"
+    assert join(filled("h264"), output, source=source).notes == ()
+    ours, theirs = payload(output), payload(source)
+    assert [content for _, content in ours] == [content for _, content in theirs]
+    if suffix != ".mkv":  # which lifts everything by the encoder's priming
+        assert [time for time, _ in ours] == [time for time, _ in theirs]
+        assert shown(output)[0] == 0
+
+
+def test_picture_and_sound_keep_the_sources_clock(tmp_path, filled, sounding):
+    source = sounding("source.mp4")
+    start = Fraction("0.3")
+    output = tmp_path / "out.mp4"
+    join(filled("h264", start=start), output, source=source)
+    assert shown(output)[0] == start
+    assert payload(output)[0][0] == payload(source)[0][0]
+
+
+def test_title_chapters_language_and_workflow_are_carried(tmp_path, filled, sounding, ffprobe):
+    output = tmp_path / "out.mp4"
+    workflow = '{"nodes": ["ä"]}'
+    join(filled("h264"), output, source=sounding(), metadata={"workflow": workflow})
+    found = ffprobe(output, "-show_format", "-show_chapters")
+    assert found["format"]["tags"]["title"] == "A film"
+    assert found["format"]["tags"]["workflow"] == workflow
+    assert [entry["tags"]["title"] for entry in found["chapters"]] == ["One", "Two"]
+    assert found["streams"][1]["tags"]["language"] == "deu"
+    assert output.read_bytes().find(b"moov") < output.read_bytes().find(b"mdat")
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "audio", "becomes"),
+    [
+        ("h264", ".mp4", "pcm_s16le", "aac"),
+        ("vp9", ".webm", "aac", "opus"),
+        ("h264", ".mov", "libopus", "aac"),
+    ],
+)
+def test_sound_the_container_cannot_hold_is_converted_in_sync(
+    tmp_path, filled, sounding, codec, suffix, audio, becomes
+):
+    source = sounding(audio=audio, rate=48000)
+    output = tmp_path / f"out{suffix}"
+    notes = join(filled(codec), output, source=source).notes
+    assert len(notes) == 1
+    assert f"it becomes {'libopus' if becomes == 'opus' else becomes}" in notes[0]
+    with av.open(str(output)) as container:
+        sound = container.streams.audio[0]
+        assert sound.codec_context.name == becomes
+        frames = [frame for frame in container.decode(sound) if frame.pts is not None]
+        heard = sum(frame.samples for frame in frames) / sound.codec_context.sample_rate
+    assert heard == pytest.approx(1.0, abs=0.05)
+    assert frames[0].time == pytest.approx(0, abs=0.025)
+
+
+def test_subtitles_are_copied_or_become_what_the_container_knows(tmp_path, filled, sounding):
+    source = sounding(subtitles=True)
+    session = filled("h264")
+    join(session, tmp_path / "out.mkv", source=source)
+    assert payload(tmp_path / "out.mkv", "subtitles")[0][1] == b"Hello"
+    notes = join(session, tmp_path / "out.mp4", source=source).notes
+    assert len(notes) == 1
+    assert "it becomes mov_text" in notes[0]
+    lines = [line for line in payload(tmp_path / "out.mp4", "subtitles") if len(line[1]) > 2]
+    assert [(float(time), content[2:]) for time, content in lines] == [
+        (0.1, b"Hello"),
+        (0.7, b"World"),
+    ]
+
+
+def test_a_window_takes_the_packets_and_chapters_inside_it(tmp_path, filled, sounding, ffprobe):
+    source = sounding("source.mp4", subtitles=False)
+    window = Window(start=Fraction("0.25"), end=Fraction("0.75"))
+    output = tmp_path / "out.mp4"
+    join(filled("h264", start=Fraction("0.25")), output, source=source, window=window)
+    inside = [(t, c) for t, c in payload(source) if window.start <= t < window.end]
+    ours = payload(output)
+    assert [content for _, content in ours] == [content for _, content in inside]
+    assert abs(ours[0][0] - (inside[0][0] - window.start)) < Fraction(1, 44100)
+    assert shown(output)[0] == 0
+    chapters = ffprobe(output, "-show_chapters")["chapters"]
+    assert [(c["start_time"], c["end_time"]) for c in chapters] == [
+        ("0.000000", "0.150000"),
+        ("0.150000", "0.500000"),
+    ]
+
+
+def test_a_source_in_memory_gives_its_sound(tmp_path, filled, sounding):
+    source = sounding("source.mp4")
+    output = tmp_path / "out.mp4"
+    join(filled("h264"), output, source=io.BytesIO(source.read_bytes()))
+    assert len(payload(output)) == len(payload(source))
+
+
+def test_chunks_saved_in_any_order_without_numbers_are_joined(
+    tmp_path, manifest, paint, decoded, samples
+):
+    session = Session.create(tmp_path, "job", manifest())
+    with session.locked():
+        for index in (2, 0, 1):
+            with session.new_chunk(index) as chunk:
+                chunk.write(paint(2 * index, pix_fmt="yuv420p"), 0)
+                chunk.write(paint(2 * index + 1, pix_fmt="yuv420p"), 1)
+                chunk.commit(pairs=(index, index + 1))
+    output = tmp_path / "out.nut"
+    join(session, output)
+    assert decoded(output) == [samples(paint(n)) for n in range(6)]
+    assert shown(output) == [n * TICK for n in range(6)]
+
+
+def test_missing_or_damaged_chunks_make_no_file(tmp_path, filled):
+    session = filled("h264")
+    output = tmp_path / "out.mp4"
+    path = session.chunk_path(1)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"?")
+    with pytest.raises(VerificationError, match=r"chunk_000001\.mp4 has another checksum"):
+        join(session, output)
+    path.unlink()
+    with pytest.raises(VerificationError, match=r"chunk_000001\.mp4 is missing"):
+        join(session, output)
+    assert not [entry for entry in tmp_path.iterdir() if entry.is_file()]
+
+
+def test_chunks_of_another_encoder_are_refused(tmp_path, filled, encoder, paint):
+    session = filled("h264", frames=6)
+    other = filled(
+        "h264", id="other", frames=6, encoder=encoder("h264", crf=40, preset="ultrafast")
+    )
+    path = session.chunk_path(1)
+    shutil.copy(other.chunk_path(1), path)
+    progress = session.folder / "progress.jsonl"
+    lines = progress.read_text().splitlines()
+    theirs = (other.folder / "progress.jsonl").read_text().splitlines()
+    progress.write_text("\n".join([lines[0], theirs[1]]) + "\n")
+    again = Session.open(tmp_path, "job")
+    with pytest.raises(VerificationError, match="another encoder or other settings"):
+        join(again, tmp_path / "out.mp4")
+
+
+def test_existing_files_and_unfit_containers_are_refused(tmp_path, filled):
+    session = filled("ffv1")
+    taken = tmp_path / "taken.mkv"
+    taken.write_text("mine")
+    with pytest.raises(OutputError, match=r"taken\.mkv exists: .*--overwrite"):
+        join(session, taken)
+    assert taken.read_text() == "mine"
+    join(session, taken, overwrite=True)
+    with pytest.raises(OutputError, match=r"do not fit into \.mp4: choose \.mkv or \.nut"):
+        join(session, tmp_path / "out.mp4")
+
+
+def test_an_output_folder_that_cannot_be_made_is_told(tmp_path, filled):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        join(filled("ffv1"), tmp_path / "file" / "out.mkv")
+
+
+def test_cancelling_leaves_no_file_and_keeps_the_chunks(tmp_path, filled):
+    def cancel(done, total):
+        assert (done, total) == (3, 7)
+        raise KeyboardInterrupt
+
+    session = filled("h264")
+    with pytest.raises(KeyboardInterrupt):
+        join(session, tmp_path / "out.mp4", on_progress=cancel)
+    assert not [entry for entry in tmp_path.iterdir() if entry.is_file()]
+    assert len(session.done(thorough=True)) == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a file system of 256 kB of its own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_no_chunk_and_goes_on_after_room_is_made(
+    tmp_path, small_disk, manifest, paint, decoded, samples
+):
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(120_000))
+    session = Session.create(small_disk, "job", manifest())
+    made, told = fill(session, paint, 60)
+    assert 0 < made < 20
+    assert "the same command resumes" in told
+    assert [record.index for record in session.done(thorough=True)] == list(range(made))
+    ballast.unlink()
+    assert fill(session, paint, 60, first=made) == (20, "")
+    output = tmp_path / "out.nut"
+    with pytest.raises(OutputError, match=r"The disk is full .* committed chunks are kept"):
+        join(session, small_disk / "out.nut")
+    assert not (small_disk / "out.nut").exists()
+    join(session, output)
+    assert decoded(output) == [samples(paint(n)) for n in range(60)]
+
+
+def fill(session, paint, frames, *, first=0):
+    """Make chunks of 3 frames from number `first` on; how many there are then, and what stopped it."""
+    with session.locked():
+        for index in range(first, frames // 3):
+            try:
+                with session.new_chunk(index) as chunk:
+                    for number in range(index * 3, index * 3 + 3):
+                        chunk.write(paint(number), number)
+                    last = index == frames // 3 - 1
+                    chunk.commit(pairs=(index, index + 1), first_frame=index * 3, is_last=last)
+            except OutputError as error:
+                return index, str(error)
+    return frames // 3, ""

@@ -1,0 +1,132 @@
+import json
+from fractions import Fraction
+
+import av
+import pytest
+from comfyui_tlbvfi.encoding.concat import join
+from comfyui_tlbvfi.encoding.errors import VerificationError
+from comfyui_tlbvfi.encoding.verify import expected_output, verify_file, verify_session
+
+
+def failed(report):
+    return [check.name for check in report.checks if not check.ok]
+
+
+@pytest.mark.parametrize("codec", ["h264", "ffv1", "prores", "utvideo", "vp9"])
+def test_whole_sessions_and_files_are_good(tmp_path, filled, codec):
+    session = filled(codec)
+    report = verify_session(session, deep=True)
+    assert report.ok, report.text
+    assert report.text.startswith("session job: good\nok   plan: 3 chunks, 7 frames")
+    output = tmp_path / f"out{session.manifest.encoder.suffix}"
+    join(session, output)
+    report = verify_file(output, expected_output(session), deep=True)
+    assert report.ok, report.text
+    assert verify_file(output).ok
+
+
+def test_variable_rate_sessions_are_good(filled):
+    session = filled("ffv1", pts=[0, 7, 9, 40, 41], is_vfr=True, per_chunk=2)
+    assert verify_session(session).ok
+
+
+def test_each_damage_is_found_by_its_check(filled):
+    session = filled("ffv1", frames=12)
+    paths = [session.chunk_path(index) for index in range(4)]
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes()[:-9])
+    content = bytearray(paths[2].read_bytes())
+    content[-40] ^= 0x10
+    paths[2].write_bytes(content)
+    report = verify_session(session)
+    assert failed(report) == ["size and checksum"]
+    assert "chunk_000000.mkv is missing" in report.text
+    assert "chunk_000001.mkv has" in report.text
+    assert "chunk_000002.mkv has another checksum" in report.text
+    with pytest.raises(VerificationError, match="chunk_000002"):
+        report.require()
+
+
+def test_a_chunk_of_another_length_is_found_inside(filled, paint, tmp_path):
+    session = filled("ffv1", frames=9)
+    progress = session.folder / "progress.jsonl"
+    lines = [json.loads(line) for line in progress.read_text().splitlines()]
+    lines[1] |= {"bytes": lines[2]["bytes"], "sha256": lines[2]["sha256"], "frames": 2}
+    lines[2]["first_frame"] = 5
+    session.chunk_path(1).write_bytes(session.chunk_path(2).read_bytes())
+    progress.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    from comfyui_tlbvfi.encoding.session import Session
+
+    report = verify_session(Session.open(tmp_path, "job"))
+    assert failed(report) == ["packets and times"]
+    assert "chunk_000001.mkv holds 3 frames instead of 2" in report.text
+
+
+def test_an_unfinished_session_is_not_good(tmp_path, manifest):
+    from comfyui_tlbvfi.encoding.session import Session
+
+    report = verify_session(Session.create(tmp_path, "job", manifest()))
+    assert failed(report) == ["plan"]
+    assert "no chunk is made yet" in report.text
+
+
+def test_a_file_that_is_no_video_is_told(tmp_path):
+    path = tmp_path / "out.mp4"
+    path.write_bytes(b"nothing of the kind")
+    assert "cannot be read" in verify_file(path).text
+    assert not verify_file(tmp_path / "gone.mp4").ok
+
+
+def test_a_shortened_file_is_found_by_count_and_by_decoding(tmp_path, filled):
+    session = filled("h264", frames=12)
+    output = tmp_path / "out.mkv"
+    join(session, output)
+    content = output.read_bytes()
+    output.write_bytes(content[: len(content) * 2 // 3])
+    report = verify_file(output, expected_output(session))
+    assert not report.ok
+    assert "instead of 12" in report.text
+
+
+def test_damaged_pictures_are_found_by_decoding_only(tmp_path, filled):
+    session = filled("h264", frames=12)
+    output = tmp_path / "out.mp4"
+    join(session, output)
+    content = bytearray(output.read_bytes())
+    begin = content.find(b"mdat") + 900
+    content[begin : begin + 3000] = bytes(3000)
+    output.write_bytes(content)
+    assert verify_file(output, expected_output(session)).ok
+    assert failed(verify_file(output, expected_output(session), deep=True)) == ["pictures"]
+
+
+def test_times_off_the_plan_are_told_with_the_frame(tmp_path, filled, stream):
+    output = tmp_path / "out.mp4"
+    join(filled("h264"), output)
+    other = filled("h264", id="other", stream=stream(rate=Fraction(50)))
+    report = verify_file(output, expected_output(other))
+    assert failed(report) == ["times"]
+    assert "frame 1 is shown at 0.020854 s instead of 0.020000 s" in report.text
+
+
+def test_sound_that_is_missing_is_counted(tmp_path, filled):
+    from dataclasses import replace
+
+    session = filled("h264")
+    output = tmp_path / "out.mp4"
+    join(session, output)
+    expected = replace(expected_output(session), other=(44,))
+    assert failed(verify_file(output, expected)) == ["other streams"]
+
+
+def test_repeated_times_are_found(tmp_path, paint):
+    path = tmp_path / "out.mkv"
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("ffv1", rate=3000)
+        video.width, video.height = 64, 48
+        for number in range(9):
+            picture = paint(number)
+            picture.pts, picture.time_base = number, Fraction(1, 3000)
+            out.mux(video.encode(picture))
+        out.mux(video.encode(None))
+    assert failed(verify_file(path)) == ["order"]
