@@ -101,6 +101,7 @@ def run_job(
         VideoError: source, encoder, session or destination are not as they have to be.
         InterpolationError: settings or frames that do not fit together.
     """
+    _refuse_the_source(destination)
     plan = make_plan(source, method, config, suffix=destination.output.suffix)
     session = start_session(source, plan, destination)
     if is_joined(session, destination.output):
@@ -362,6 +363,12 @@ def _picture(frame: OutputFrame[VideoFrame], plan: Plan) -> VideoFrame:
         return convert(frame.source.picture, pix_fmt, plan.tags)
     assert frame.image is not None  # an output frame is one or the other
     return from_rgb(frame.image.numpy(), pix_fmt, plan.tags)
+
+
+def _refuse_the_source(destination: Destination) -> None:
+    output, source = destination.output, destination.sound
+    if isinstance(source, Path) and output.exists() and output.samefile(source):
+        raise OutputError(f"{output} is the source itself: choose another name for the output.")
 
 
 def _refuse_to_overwrite(destination: Destination) -> None:

@@ -128,24 +128,22 @@ def run_interpolate(arguments: argparse.Namespace) -> int:
 
     config, method = job_config(arguments), create_method(method_config(arguments))
     rate = parse_rate(arguments.input_fps) if arguments.input_fps else None
-    with (
-        open_source(arguments.input, input_rate=rate) as source,
-        ProgressBar(quiet=arguments.json) as show,
-    ):
-        destination = Destination(
-            output=arguments.output,
-            root=arguments.root,
-            session_id=arguments.session,
-            overwrite=arguments.overwrite,
-            keep_chunks=arguments.keep_chunks,
-            sound=Path(arguments.input) if Path(arguments.input).is_file() else None,
-            command=tuple(arguments.argv),
-        )
-        try:
+    destination = Destination(
+        output=arguments.output,
+        root=arguments.root,
+        session_id=arguments.session,
+        overwrite=arguments.overwrite,
+        keep_chunks=arguments.keep_chunks,
+        sound=Path(arguments.input) if Path(arguments.input).is_file() else None,
+        command=tuple(arguments.argv),
+    )
+    show = ProgressBar(quiet=arguments.json)
+    try:
+        with open_source(arguments.input, input_rate=rate) as source, show:
             result = run_job(source, method, config, destination, on_event=show)
-        except KeyboardInterrupt:
-            _say_how_to_resume(show.session_id, destination)
-            return 130
+    except KeyboardInterrupt:
+        _say_how_to_resume(show.session_id, destination)
+        return 130
     _tell(result, arguments.json)
     return 0
 
@@ -227,7 +225,7 @@ def _say_how_to_resume(session_id: str | None, destination: Destination) -> None
         return
     root = destination.sessions_root
     command = shlex.join(["tlbvfi", "resume", session_id, "--root", str(root)])
-    print(f"tlbvfi: interrupted; go on with:\n  {command}", file=sys.stderr)
+    print(f"tlbvfi: interrupted; this goes on:\n{command}", file=sys.stderr)
 
 
 def _tell(result: JobResult, as_json: bool) -> None:

@@ -1,0 +1,242 @@
+"""The command line: exit codes, one sentence per mistake, data on stdout alone."""
+
+import json
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+from comfyui_tlbvfi.tlbvfi.cli import main
+from filelock import FileLock
+
+ONE_SENTENCE = r"tlbvfi: [^\n]+\n"
+
+
+@pytest.fixture
+def tlbvfi(capsys, monkeypatch, tmp_path):
+    """Runner of a command in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def source(clip, tmp_path):
+    return clip(tmp_path / "in.mp4", 20, rate=Fraction(25), sound=True)
+
+
+BLEND = ("--method", "blend")
+
+
+def test_help_is_instant_and_loads_neither_torch_nor_pyav(root):
+    code = (
+        "import sys, importlib.util as u\n"
+        f"s = u.spec_from_file_location('p', {str(root / '__init__.py')!r}, "
+        f"submodule_search_locations=[{str(root)!r}])\n"
+        "m = sys.modules['p'] = u.module_from_spec(s); s.loader.exec_module(m)\n"
+        "from p.tlbvfi.cli import build_parser; build_parser().format_help()\n"
+        "assert not {'torch', 'av', 'cv2', 'numpy'} & set(sys.modules), sorted(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_interpolate_tells_the_result_as_json_on_stdout(tlbvfi, source):
+    code, out, _ = tlbvfi("interpolate", source, "out.mp4", *BLEND, "--json")
+    assert code == 0
+    assert json.loads(out)["frames"] == 39
+
+
+def test_progress_and_messages_go_to_stderr(tlbvfi, source):
+    code, out, err = tlbvfi("interpolate", source, "out.mp4", *BLEND)
+    assert (code, out) == (0, "")
+    assert "39/39" in err
+
+
+def test_the_same_command_again_says_that_it_is_done(tlbvfi, source):
+    tlbvfi("interpolate", source, "out.mp4", *BLEND)
+    code, _, err = tlbvfi("interpolate", source, "out.mp4", *BLEND)
+    assert code == 0
+    assert "already there and verified; --overwrite makes it anew" in err
+
+
+def test_ctrl_c_prints_the_command_that_resumes_and_it_does(tlbvfi, source, monkeypatch):
+    from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
+
+    between, calls = BlendMethod.between, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return between(self, *arguments)
+
+    monkeypatch.setattr(BlendMethod, "between", interrupted)
+    code, _, err = tlbvfi("interpolate", source, "out.mp4", *BLEND, "--chunk-frames", 4)
+    assert code == 130
+    words = err.splitlines()[-1].split()
+    assert words[:2] == ["tlbvfi", "resume"]
+    code, out, _ = tlbvfi(*words[1:], "--json")
+    result = json.loads(out)
+    assert code == 0
+    assert result["frames"] == 39
+    assert result["frames_made"] < 39
+
+
+def test_concat_joins_again_what_was_kept(tlbvfi, source, tmp_path):
+    tlbvfi("interpolate", source, "out.mp4", *BLEND, "--keep-chunks", "--session", "mine")
+    code, out, _ = tlbvfi("concat", "mine", "again.mp4", "--json")
+    assert code == 0
+    assert json.loads(out)["frames"] == 39
+    assert (tmp_path / "again.mp4").stat().st_size == (tmp_path / "out.mp4").stat().st_size
+
+
+def test_verify_has_an_exit_code_for_sessions_and_files(tlbvfi, source, tmp_path):
+    tlbvfi("interpolate", source, "out.mp4", *BLEND, "--keep-chunks", "--session", "mine")
+    assert tlbvfi("verify", "mine")[0] == 0
+    assert tlbvfi("verify", "out.mp4", "--deep")[0] == 0
+    chunk = tmp_path / "output" / "tlbvfi_chunks" / "mine" / "chunk_000000.mp4"
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    code, out, _ = tlbvfi("verify", "mine")
+    assert code == 1
+    assert "FAIL size and checksum" in out
+
+
+def test_sessions_are_listed_and_removed(tlbvfi, source):
+    tlbvfi("interpolate", source, "out.mp4", *BLEND, "--session", "mine")
+    assert json.loads(tlbvfi("sessions", "--json")[1])[0]["id"] == "mine"
+    assert tlbvfi("sessions", "--remove", "mine")[1] == ""
+
+
+def test_probe_tells_the_exact_rate(tlbvfi, source):
+    facts = json.loads(tlbvfi("probe", source, "--count", "--json")[1])
+    assert (facts["rate"], facts["frame_count"], facts["width"]) == ("25", 20, 64)
+
+
+def test_doctor_names_encoders_models_and_versions(tlbvfi):
+    code, out, _ = tlbvfi("doctor", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert "works" in report["encoders"]["h264"]
+    assert report["models"]["flow"] == "needs none"
+
+
+def bad(*words, message):
+    return pytest.param(words, message, id=message[:30])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        bad("missing.mp4", "out.mp4", message="missing.mp4 does not exist"),
+        bad("text.mp4", "out.mp4", message="text.mp4 is not a video"),
+        bad("sound.m4a", "out.mp4", message="has no video stream; it holds only sound"),
+        bad("one.mp4", "out.mp4", message="only one frame"),
+        bad("folder", "out.mp4", message="state the input rate"),
+        bad("in.mp4", "in.mp4", "--overwrite", message="in.mp4 is the source itself"),
+        bad("in.mp4", "out.mp4", "--times", "0", message="times must be between 1 and 8, got 0"),
+        bad("in.mp4", "out.mp4", "--times", "2", "--fps", "60", message="leave it out with fps"),
+        bad("in.mp4", "out.mp4", "--fps", "fast", message="a frame rate is a number"),
+        bad("in.mp4", "out.mp4", "--start", "9", message="before start"),
+        bad("in.mp4", "out.mp4", "--session", "../../x", message="is no session id"),
+        bad("in.mp4", "out.mp4", "--codec", "h265x", message="no codec 'h265x'"),
+        bad("in.mp4", "out.mp4", "--codec", "h264_nvenc", message="use h264 instead"),
+        bad("in.mp4", "out.mp4", "--codec", "ffv1", message="ffv1 does not fit into a .mp4 file"),
+        bad("in.mp4", "out.mp4", "--pix-fmt", "yuv422p12le", message="does not take pix_fmt"),
+        bad("in.mp4", "out.mp4", "--crf", "99", message="crf 99 is out of range"),
+        bad("in.mp4", "out.mp4", "--crf", "9", "--bitrate", "9M", message="contradict each other"),
+        bad("in.mp4", "out.mp4", "--preset", "warp", message="has no preset 'warp'"),
+        bad("in.mp4", "out.xyz", message=".xyz"),
+        bad("odd.mkv", "out.mp4", message="odd size 63x47"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_1(tlbvfi, source, clip, tmp_path, words, message):
+    (tmp_path / "text.mp4").write_text("no video at all")
+    (tmp_path / "folder").mkdir()
+    clip(tmp_path / "one.mp4", 1)
+    clip(tmp_path / "odd.mkv", 5, size=(63, 47), codec="ffv1")
+    _strip_video(source, tmp_path / "sound.m4a")
+    code, out, err = tlbvfi("interpolate", *words, *BLEND)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert err.splitlines()[-1].startswith("tlbvfi: ")
+    assert "Traceback" not in err
+
+
+def _strip_video(source, target):
+    import av
+
+    with av.open(str(source)) as given, av.open(str(target), "w", format="ipod") as out:
+        sound = out.add_stream_from_template(given.streams.audio[0])
+        for packet in given.demux(audio=0):
+            if packet.size:
+                packet.stream = sound
+                out.mux(packet)
+
+
+def test_tlbvfi_without_a_model_names_file_place_command_and_flow(tlbvfi, source, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "nowhere")
+    monkeypatch.delenv("TLBVFI_MODELS", raising=False)
+    code, _, err = tlbvfi("interpolate", source, "out.mp4")
+    assert code == 1
+    for part in ("vimeo_unet.pth", "nowhere", "tlbvfi download tlbvfi", "--method flow"):
+        assert part in err
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(tlbvfi, source, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = tlbvfi("interpolate", source, "file/out.mp4", *BLEND)
+    assert code == 1
+    assert "file" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
+def test_an_unknown_session_is_told_with_the_known_ones(tlbvfi, source):
+    tlbvfi("interpolate", source, "out.mp4", *BLEND, "--session", "mine")
+    for command in (["resume", "other"], ["concat", "other", "x.mp4"], ["verify", "other"]):
+        code, _, err = tlbvfi(*command)
+        assert code == 1
+        assert "There is no session other" in err
+        assert "mine" in err
+
+
+def test_two_processes_do_not_share_a_session(tlbvfi, source, tmp_path):
+    folder = tmp_path / "output" / "tlbvfi_chunks" / "mine"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        code, _, err = tlbvfi("interpolate", source, "out.mp4", *BLEND, "--session", "mine")
+    assert code == 1
+    assert "Session mine is in use" in err
+
+
+def test_a_session_of_another_source_names_the_difference_and_how_to_restart(tlbvfi, source, clip):
+    tlbvfi("interpolate", source, "out.mp4", *BLEND, "--session", "mine", "--keep-chunks")
+    other = clip(source.with_name("other.mp4"), 22, rate=Fraction(25))
+    code, _, err = tlbvfi("interpolate", other, "other_out.mp4", *BLEND, "--session", "mine")
+    assert code == 1
+    assert "source." in err
+    assert "--overwrite" in err
+
+
+def test_a_small_disk_is_told_before_the_job_begins(tlbvfi, source, monkeypatch):
+    from comfyui_tlbvfi.encoding import session
+
+    monkeypatch.setattr(session, "free_bytes", lambda folder: 1000)
+    code, _, err = tlbvfi("interpolate", source, "out.mp4", *BLEND)
+    assert code == 0
+    assert "of disk are needed" in err
+
+
+def test_a_change_of_size_midway_keeps_what_came_before(tlbvfi, clip, tmp_path):
+    a = clip(tmp_path / "a.ts", 12, rate=Fraction(25))
+    b = clip(tmp_path / "b.ts", 12, rate=Fraction(25), size=(96, 64))
+    (tmp_path / "both.ts").write_bytes(a.read_bytes() + b.read_bytes())
+    code, _, err = tlbvfi("interpolate", "both.ts", "out.mp4", *BLEND, "--chunk-frames", 4)
+    assert code == 1
+    assert "64x48" in err
+    assert "96x64" in err
+    assert list((tmp_path / "output" / "tlbvfi_chunks").glob("both-*/chunk_*.mp4"))

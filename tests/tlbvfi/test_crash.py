@@ -1,0 +1,179 @@
+"""kill -9 at every step of a commit and at random moments, full disks: nothing committed is lost."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from fractions import Fraction
+
+import pytest
+from comfyui_tlbvfi.encoding.errors import OutputError
+from comfyui_tlbvfi.tlbvfi.config import ChunkLength
+
+STEPS = (
+    "before close",
+    "after close",
+    "after fsync",
+    "after rename",
+    "before line",
+    "in line",
+    "after line",
+)
+
+JOB = """
+import os, signal, sys, time
+from fractions import Fraction
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+root, source, output, fatal, occurrence, pause = sys.argv[1:]
+spec = spec_from_file_location(
+    "p", Path(root) / "__init__.py", submodule_search_locations=[root])
+sys.modules["p"] = module = module_from_spec(spec)
+spec.loader.exec_module(module)
+from p.encoding.profiles import EncoderSettings
+from p.encoding.source import open_source
+from p.tlbvfi.config import ChunkLength, JobConfig
+from p.tlbvfi.job import Destination, run_job
+from p.tlbvfi.methods.blend import BlendMethod
+
+seen = []
+def on_step(step):
+    seen.append(step)
+    if step == fatal and seen.count(step) == int(occurrence):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+config = JobConfig(chunk=ChunkLength(frames=8), encoder=EncoderSettings(codec="h264"))
+with open_source(source) as opened:
+    run_job(
+        opened, BlendMethod(), config, Destination(output=Path(output), sound=Path(source)),
+        on_step=on_step, on_event=lambda event: time.sleep(float(pause)))
+"""
+
+FRAMES = 40
+OUTPUT_FRAMES = 2 * FRAMES - 1
+
+
+@pytest.fixture
+def source(clip, tmp_path):
+    return clip(tmp_path / "in.mp4", FRAMES, rate=Fraction(25), sound=True)
+
+
+@pytest.fixture
+def start(root, source, tmp_path):
+    """Starter of the job in a process of its own."""
+
+    def go(name="out.mp4", fatal="-", occurrence=1, pause=0.0):
+        words = [root, source, tmp_path / name, fatal, occurrence, pause]
+        return subprocess.Popen(
+            [sys.executable, "-c", JOB, *map(str, words)], stdout=subprocess.PIPE, text=True
+        )
+
+    return go
+
+
+def committed(folder):
+    """Chunk indices by the session's own book, torn lines left out, and the file of each."""
+    lines = (folder / "progress.jsonl").read_bytes().split(b"\n")[:-1]
+    records = [json.loads(line) for line in lines]
+    return {
+        r["index"]: (folder / f"chunk_{r['index']:06d}.mp4").stat().st_mtime_ns for r in records
+    }
+
+
+def session_folder(tmp_path):
+    return next((tmp_path / "output" / "tlbvfi_chunks").iterdir())
+
+
+@pytest.fixture
+def undisturbed(run, source, pictures, times, tmp_path):
+    """Pictures and times of a run that nothing disturbed, in a root of its own."""
+    result = run(
+        source, "whole.mp4", chunk=ChunkLength(frames=8), destination={"root": tmp_path / "other"}
+    )
+    return pictures(result.output), times(result.output)
+
+
+@pytest.mark.parametrize("fatal", STEPS)
+def test_kill_at_a_step_of_a_commit_costs_at_most_that_chunk(
+    start, run, source, undisturbed, pictures, times, tmp_path, fatal
+):
+    process = start(fatal=fatal, occurrence=3)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    before = committed(session_folder(tmp_path))
+    assert set(before) == set(range(3 if fatal == "after line" else 2))
+    result = run(source, "out.mp4", chunk=ChunkLength(frames=8))
+    assert result.frames_made == OUTPUT_FRAMES - 8 * len(before)
+    assert (pictures(tmp_path / "out.mp4"), times(tmp_path / "out.mp4")) == undisturbed
+
+
+def kill_again_and_again(start, tmp_path, kills, seed):
+    """Kill the job at random moments until it has been killed so often."""
+    moments, kept = random.Random(seed), {}
+    while kills:
+        process = start(pause=0.03)
+        time.sleep(moments.uniform(0.5, 5))
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        kills -= process.returncode == -signal.SIGKILL
+        if not (tmp_path / "output").exists() or (tmp_path / "out.mp4").exists():
+            continue
+        now = committed(session_folder(tmp_path))
+        assert all(now[index] == stamp for index, stamp in kept.items())  # none is redone
+        kept = now
+
+
+def test_kill_at_random_moments_changes_nothing(
+    start, run, source, undisturbed, pictures, times, tmp_path
+):
+    kill_again_and_again(start, tmp_path, kills=2, seed=1)
+    run(source, "out.mp4", chunk=ChunkLength(frames=8))
+    assert (pictures(tmp_path / "out.mp4"), times(tmp_path / "out.mp4")) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_thirty_kills_at_random_moments_change_nothing(
+    start, run, source, undisturbed, pictures, times, tmp_path, seed
+):
+    kill_again_and_again(start, tmp_path, kills=5, seed=seed)
+    run(source, "out.mp4", chunk=ChunkLength(frames=8))
+    assert (pictures(tmp_path / "out.mp4"), times(tmp_path / "out.mp4")) == undisturbed
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 400 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_keeps_committed_chunks_and_resumes_once_there_is_room(
+    clip, run, pictures, small_disk, tmp_path
+):
+    source = clip(tmp_path / "in.mp4", FRAMES, size=(128, 96))
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * 200_000)
+    settings = {"codec": "ffv1", "chunk": ChunkLength(frames=8)}
+    where = {"root": small_disk}
+    with pytest.raises(OutputError, match=r"disk is full.*free some space.*same command resumes"):
+        run(source, "out.mkv", destination=where, **settings)
+    folder = next((small_disk / "tlbvfi_chunks").iterdir())
+    before = {path.name: path.read_bytes() for path in folder.glob("chunk_*")}
+    assert before
+    assert not list(folder.glob(".*part*"))
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    result = run(source, "out.mkv", destination={**where, "keep_chunks": True}, **settings)
+    assert result.frames_made == OUTPUT_FRAMES - 8 * len(before)
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
+    whole = run(source, "whole.mkv", destination={"root": tmp_path / "other"}, **settings)
+    assert pictures(result.output) == pictures(whole.output)
