@@ -6,6 +6,9 @@ InterpolationError
 ├── ModelMissingError    a method needs a weights file that was not found
 ├── CheckpointError      a weights file is damaged, unsafe, or of another network
 ├── DownloadError        a download was refused, broke off, or brought the wrong file
+├── WorkflowError        a ComfyUI workflow cannot be read, rewritten or run as it is
+├── ClientError          a running ComfyUI refused, failed, or answered with nonsense
+│   └── ServerLostError  it cannot be reached; what it is doing goes on without us
 └── MemoryBudgetError    the job does not fit into the memory there is
 """
 
@@ -36,3 +39,15 @@ class DownloadError(InterpolationError):
 
 class MemoryBudgetError(InterpolationError):
     """The job does not fit into the memory there is, even with the smallest settings."""
+
+
+class WorkflowError(InterpolationError):
+    """A ComfyUI workflow cannot be read, rewritten, or run as it is."""
+
+
+class ClientError(InterpolationError):
+    """A running ComfyUI refused a request, failed in a node, or answered with nonsense."""
+
+
+class ServerLostError(ClientError):
+    """A running ComfyUI cannot be reached; what it is doing goes on without us."""
