@@ -10,6 +10,7 @@ The network does not clamp: its frames overshoot [0, 1] slightly. The one clamp 
 `methods/film.py`.
 """
 
+from .layers import warp
 from .load import load_film, weights_hash
 from .memory import predict_peak_memory
 from .network import FilmFeatures, FilmFlows, FilmNet
@@ -20,5 +21,6 @@ __all__ = [
     "FilmNet",
     "load_film",
     "predict_peak_memory",
+    "warp",
     "weights_hash",
 ]

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model.warp import sample_at
-
 CHANNELS_LAST = torch.channels_last
 """Layout of all features and weights: convolutions then need no reordered copy of their input,
 which at full size is a third of the peak memory."""
@@ -42,14 +40,43 @@ def upscale_nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="nearest")
 
 
+def sampling_grid(flow: Tensor) -> Tensor:
+    """Positions x + flow for `sample`, [B, h, w, 2]; -1 and 1 are the outer edges of the image.
+
+    Positions are float32 whatever the working type: half precision has no room for fractions of
+    a pixel.
+    """
+    height, width = flow.shape[-2:]
+    dx, dy = flow.float().unbind(1)
+    x = _centers(width, flow.device) + dx / (width / 2)
+    y = _centers(height, flow.device)[:, None] + dy / (height / 2)
+    return torch.stack([x, y], dim=-1)
+
+
+def _centers(side: int, device: torch.device) -> Tensor:
+    """Pixel centers along a side in the grid's units."""
+    edge = 1 - 1 / side
+    return torch.linspace(-edge, edge, side, device=device)
+
+
 def sample(image: Tensor, grid: Tensor, out: Tensor) -> None:
     """Writes `image` [B, C, h, w], sampled at `grid`, into `out` of the same shape.
 
-    Channels do not meet in sampling, so a few at a time give the same values.
+    Bilinear in float32, positions clamped to the image. Channels do not meet in sampling, so a few
+    at a time give the same values.
     """
     for start in range(0, image.shape[1], WARP_CHANNELS):
         channels = slice(start, start + WARP_CHANNELS)
-        out[:, channels] = sample_at(image[:, channels], grid)
+        out[:, channels] = F.grid_sample(
+            image[:, channels].float(), grid, padding_mode="border", align_corners=False
+        )
+
+
+def warp(image: Tensor, flow: Tensor) -> Tensor:
+    """`image` [B, C, h, w] as read along `flow` [B, 2, h, w], x then y, in its pixels."""
+    out = torch.empty_like(image)
+    sample(image, sampling_grid(flow), out=out)
+    return out
 
 
 class Conv(nn.Module):

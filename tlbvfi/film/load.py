@@ -25,7 +25,7 @@ def load_film(
     """FILM with the weights of a `film_net_*.safetensors` file, ready to call.
 
     `dtype`: float32, or float16 (half the memory; warps stay float32), whatever the file holds.
-    float16 is for GPUs: on a CPU without half-precision arithmetic it is some hundred times slower.
+    float16 is for GPUs: a CPU without half-precision arithmetic is several times slower with it.
 
     Raises:
         ModelMissingError: there is no such file.

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import FrameError, SettingsError
-from ..model.warp import sampling_grid
 from .layers import (
     CHANNELS_LAST,
     Conv,
@@ -26,6 +25,7 @@ from .layers import (
     down,
     empty_like,
     sample,
+    sampling_grid,
     upscale_flow,
     upscale_nearest,
 )

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ..errors import FrameError
-from ..film import FilmFeatures, FilmFlows, FilmNet, predict_peak_memory, weights_hash
+from ..film import FilmFeatures, FilmFlows, FilmNet, predict_peak_memory, warp, weights_hash
 from ..method import PairKey
-from ..model.warp import warp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -185,10 +185,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_predicted_memory_grows_with_the_picture_and_halves_with_the_type():
     weights = sum(parameter.numel() for parameter in FilmNet().parameters())
-    small, large = (predict_peak_memory(side, side) - 4 * weights for side in (512, 1024))
-    assert large == 4 * small
-    half = predict_peak_memory(512, 512, dtype=torch.float16) - 2 * weights
+    small, large = (predict_peak_memory(side, side) - 4.4 * weights for side in (512, 1024))
+    assert large == pytest.approx(4 * small)
+    half = predict_peak_memory(512, 512, dtype=torch.float16) - 2.2 * weights
     assert 0.5 * small < half < 0.6 * small
     assert predict_peak_memory(10, 10) == predict_peak_memory(64, 64)
-    # Half of what the native driver budgets: 1700 numbers per pixel.
+    # The native driver sets 1700 numbers per pixel aside.
     assert small < 0.4 * 1700 * 512 * 512 * 4
