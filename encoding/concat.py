@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
+import numpy as np
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
@@ -28,7 +29,7 @@ from .durable import atomic_file, disk_errors
 from .errors import OutputError, VerificationError
 from .frame import ColorTags
 from .manifest import Manifest
-from .packets import open_video
+from .packets import CHUNK, CHUNK_PACKETS, open_video
 from .profiles import find_profile
 from .progress import ChunkRecord
 from .session import IF_FULL, Session
@@ -204,7 +205,7 @@ def _kept_metadata(source: InputContainer | None) -> dict[str, str]:
 
 def _add_video(out: OutputContainer, plan: _Plan, suffix: str) -> VideoStream:
     path = plan.session.chunk_path(plan.records[0].index)
-    with open_video(path) as chunk:
+    with open_video(path, CHUNK) as chunk:
         template = chunk.streams.video[0]
         stream = out.add_stream_from_template(template, opaque=True)
         tag = template.codec_context.codec_tag
@@ -234,24 +235,28 @@ def _video_packets(
 ) -> Iterator[tuple[float, Packet]]:
     """(decode time in seconds, packet) of all chunks, in decode order."""
     times, unit = plan.times, float(plan.times.time_base)
-    pts, durations = times.pts, times.durations()
     dts = times.dts(plan.session.manifest.encoder.reorder)
+    columns = (times.pts, times.durations(), dts, np.diff(dts, append=dts[-1:]))
     head, done = None, 0
     for record in plan.records:
-        shown, lasting, decoded = (
-            column[done : done + record.frames].tolist() for column in (pts, durations, dts)
+        shown, lasting, decoded, gaps = (
+            column[done : done + record.frames].tolist() for column in columns
         )
-        with open_video(plan.session.chunk_path(record.index), only_packets=True) as chunk:
+        with open_video(plan.session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
             head = _require_same_head(chunk, head, record)
             for position, (place, packet) in enumerate(_placed(chunk, plan.session, record)):
                 packet.stream = stream
                 packet.time_base = times.time_base
                 packet.pts, packet.dts = shown[place], decoded[position]
                 packet.duration = lasting[place]
+                if done + position > 0 and gaps[position] >= times.end - shown[place]:
+                    # FFmpeg's mp4 reader ends at the second keyframe after which there is less
+                    # time than until the next packet; a point to seek to matters less.
+                    packet.is_keyframe = False
                 yield decoded[position] * unit, packet
         done += record.frames
         if on_progress is not None:
-            on_progress(done, len(pts))
+            on_progress(done, len(times.pts))
 
 
 def _require_same_head(
@@ -278,14 +283,15 @@ def _placed(
     """
     is_intra = session.manifest.encoder.is_intra
     place_at = _places(session, record)
-    found = 0
+    found, first = 0, None
     for packet in chunk.demux(video=0):
         if not packet.size:
             continue
         if is_intra:  # in order, and Matroska's milliseconds could not tell
             place = found if found < record.frames else None
         else:
-            place = place_at.pop(_tick(packet, session), None)
+            first = packet.pts or 0 if first is None else first
+            place = place_at.pop(_tick(packet, first, session), None)
         if place is None or (found == 0 and not packet.is_keyframe):
             raise VerificationError(
                 f"Chunk {record.index} holds other frames than were recorded: "
@@ -308,13 +314,13 @@ def _places(session: Session, record: ChunkRecord) -> dict[int, int]:
     return {place * step: place for place in range(record.frames)}
 
 
-def _tick(packet: Packet, session: Session) -> int:
-    """The packet's pts in ticks of the session; -1, where no frame is, if it falls between two."""
+def _tick(packet: Packet, first: int, session: Session) -> int:
+    """Ticks of the session from the first packet to this; -1, where no frame is, if in between."""
     base, own = session.manifest.stream.time_base, packet.time_base
     if packet.pts is None:
         return -1
     tick, rest = divmod(
-        packet.pts * own.numerator * base.denominator, own.denominator * base.numerator
+        (packet.pts - first) * own.numerator * base.denominator, own.denominator * base.numerator
     )
     return -1 if rest else tick
 

@@ -35,19 +35,22 @@ class PacketScan:
 MISSING = -(1 << 63)
 
 
-@contextmanager
-def open_video(path: Path, *, only_packets: bool = False) -> Iterator[InputContainer]:
-    """A video file opened for reading.
+CHUNK = {"ignore_editlist": "1"}
+"""How to open a chunk of ours: FFmpeg's reader of edit lists drops frames at the end of some files
+whose rate varies (`mov_fix_index` takes distances in decode time for durations)."""
+CHUNK_PACKETS = {**CHUNK, "probesize": "32"}
+"""The same without decoding the first frames to learn more, half of the 2.7 ms that opening takes."""
 
-    `only_packets`: trust the header and do not decode the first frames to learn more (half of the
-    2.7 ms that opening takes); for files of our own, to be copied.
+
+@contextmanager
+def open_video(path: Path, options: dict[str, str] | None = None) -> Iterator[InputContainer]:
+    """A video file opened for reading; `options` are the demuxer's.
 
     Raises:
         VerificationError: it cannot be opened, breaks off while being read, or has no video.
     """
     try:
-        options = {"probesize": "32"} if only_packets else {}
-        with av.open(str(path), options=options, metadata_errors="replace") as container:
+        with av.open(str(path), options=options or {}, metadata_errors="replace") as container:
             if not container.streams.video:
                 raise VerificationError(f"{path} has no video stream: it is not a finished video.")
             yield container
@@ -55,14 +58,14 @@ def open_video(path: Path, *, only_packets: bool = False) -> Iterator[InputConta
         raise VerificationError(f"{path} cannot be read ({error}): make it anew.") from error
 
 
-def scan_packets(path: Path) -> PacketScan:
+def scan_packets(path: Path, options: dict[str, str] | None = None) -> PacketScan:
     """Timestamps of all packets of a file's video, and the packet counts of its other streams.
 
     Raises:
         VerificationError: the file cannot be read or has no video.
     """
     pts, dts = [], []
-    with open_video(path) as container:
+    with open_video(path, options) as container:
         video = container.streams.video[0]
         others = {stream.index: 0 for stream in container.streams if stream is not video}
         for packet in container.demux():

@@ -48,7 +48,7 @@ from .manifest import (
     manifest_to_json,
     read_manifest,
 )
-from .packets import scan_packets
+from .packets import CHUNK, scan_packets
 from .profiles import expected_bits
 from .progress import ChunkRecord, ProgressLog, read_progress
 from .writer import VideoWriter, stores_mastering
@@ -483,7 +483,7 @@ class ChunkWriter:
             )
 
     def _check(self, path: Path) -> None:
-        found = len(scan_packets(path).pts)
+        found = len(scan_packets(path, CHUNK).pts)
         if found != len(self._pts):
             raise VerificationError(
                 f"{path.name} holds {found} frames instead of {len(self._pts)}: "

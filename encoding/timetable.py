@@ -23,6 +23,11 @@ class Timetable:
     last_duration: int
     """Ticks for which the last frame is shown."""
 
+    @property
+    def end(self) -> int:
+        """Tick at which the last frame ends."""
+        return int(self.pts[-1]) + self.last_duration
+
     def durations(self) -> np.ndarray:
         """int64 [frames]: ticks until the next frame."""
         return np.diff(self.pts, append=self.pts[-1:] + self.last_duration)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import VerificationError
-from .packets import MISSING, PacketScan, open_video, scan_packets
+from .packets import CHUNK, MISSING, PacketScan, open_video, scan_packets
 from .progress import ChunkRecord
 from .session import Session
 from .timetable import Timetable, timetable
@@ -99,7 +99,7 @@ def verify_session(
         inside = [_inside(session, record) for record in intact]
         checks.append(_check("packets and times", inside, "count, order and times as planned"))
     if deep:
-        decoded = [_undecodable(session.chunk_path(r.index), r.frames) for r in intact]
+        decoded = [_undecodable(session.chunk_path(r.index), r.frames, CHUNK) for r in intact]
         checks.append(_check("pictures", decoded, "every frame decodes"))
     return VerifyReport(subject=f"session {session.id}", checks=tuple(checks))
 
@@ -195,27 +195,32 @@ def _inside(session: Session, record: ChunkRecord) -> str:
     """What is wrong with the packets of a chunk; empty if nothing is."""
     path = session.chunk_path(record.index)
     try:
-        scan = scan_packets(path)
+        scan = scan_packets(path, CHUNK)
     except VerificationError as error:
         return str(error)
     if len(scan.pts) != record.frames:
         return f"{path.name} holds {len(scan.pts)} frames instead of {record.frames}"
     problem = _disorder(scan)
     if not problem:
-        alone = timetable(session.manifest, [record], shift=session.manifest.start)
-        first = alone.pts[0]  # chunks play from 0
-        at_zero = Timetable(
-            time_base=alone.time_base, pts=alone.pts - first, last_duration=alone.last_duration
-        )
-        problem = _off_plan(path, scan, at_zero)
+        problem = _off_plan(path, _from_zero(scan), _alone(session, record))
     return f"{path.name}: {problem}" if problem else ""
 
 
-def _undecodable(path: Path, frames: int) -> str:
+def _from_zero(scan: PacketScan) -> PacketScan:
+    return replace(scan, pts=scan.pts - scan.pts.min())
+
+
+def _alone(session: Session, record: ChunkRecord) -> Timetable:
+    """Times of a chunk, which plays from 0."""
+    times = timetable(session.manifest, [record], shift=session.manifest.start)
+    return replace(times, pts=times.pts - times.pts[0])
+
+
+def _undecodable(path: Path, frames: int, options: dict[str, str] | None = None) -> str:
     """Why not all `frames` frames of a file can be decoded; empty if they can."""
     count = 0
     try:
-        with open_video(path) as container:
+        with open_video(path, options) as container:
             container.streams.video[0].thread_type = "AUTO"
             for _ in container.decode(video=0):
                 count += 1

@@ -14,7 +14,7 @@ from comfyui_tlbvfi.encoding.errors import (
 )
 from comfyui_tlbvfi.encoding.session import Session
 from comfyui_tlbvfi.encoding.tracks import Window
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 TICK = Fraction(1001, 48000)
@@ -142,6 +142,7 @@ def test_joined_frames_are_the_chunks_frames_at_exact_times(
     start=st.sampled_from([Fraction(0), Fraction(1001, 30000), Fraction("2.235"), Fraction(1, 7)]),
     per_chunk=st.integers(1, 5),
 )
+@example(gaps=[3, 2, 1, 1], start=Fraction(0), per_chunk=1)  # keyframes close to the end
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
