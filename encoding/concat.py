@@ -36,7 +36,7 @@ from .session import IF_FULL, Session
 from .timetable import Timetable, timetable
 from .tracks import Track, VideoSource, Window, add_tracks, open_source, track_packets
 from .verify import Expected, verify_file, verify_session
-from .writer import MUXERS, stored_color
+from .writer import MUXERS
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -355,7 +355,7 @@ def _undescribed(path: Path, manifest: Manifest) -> list[str]:
         )
         aspect = stream.sample_aspect_ratio or 1
         lost = {
-            "color tags": not _tells(found, stored_color(planned.color, manifest.encoder.pix_fmt)),
+            "color tags": not _tells(found, planned.color),
             f"sample aspect ratio {planned.sample_aspect_ratio}": (
                 planned.sample_aspect_ratio not in (None, aspect)
             ),

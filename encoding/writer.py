@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import av
 from av.error import FFmpegError
-from av.video.format import VideoFormat
 from av.video.stream import VideoStream
 
 from .durable import AtomicFile, StepHook, disk_errors, no_step
@@ -57,6 +56,7 @@ class StreamSpec:
     rate: Fraction
     """Frames per second, constant or average; encoders budget their bits by it."""
     color: ColorTags = field(default_factory=ColorTags)
+    """As they are to be written: see `color.stream_tags` for RGB."""
     sample_aspect_ratio: Fraction | None = None
     rotation: int = 0
     """Degrees for the display matrix, as `VideoInfo.rotation`."""
@@ -102,7 +102,6 @@ class VideoWriter:
         self.bytes = 0
         """Bytes of these packets, without the container's share."""
         self._encoder, self._spec = encoder, stream
-        self._color = stored_color(stream.color, encoder.pix_fmt)
         self._check, self._on_step, self._if_full = check, on_step, if_full
         self._file = AtomicFile(target, on_step=on_step) if isinstance(target, Path) else None
         self._name = target if isinstance(target, Path) else Path("<memory>")
@@ -220,7 +219,7 @@ class VideoWriter:
 
     def _tag(self, target: VideoFrame | VideoCodecContext) -> None:
         # prores_ks writes the tags of each frame, all others those of the stream.
-        color = self._color
+        color = self._spec.color
         target.color_primaries, target.color_trc = color.primaries, color.transfer
         target.colorspace, target.color_range = color.matrix, color.range
 
@@ -272,11 +271,6 @@ class VideoWriter:
             log.debug("%s: %s while giving up", self._name, error)
         if self._file is not None:
             self._file.discard()
-
-
-def stored_color(color: ColorTags, pix_fmt: str) -> ColorTags:
-    """RGB has no matrix and uses its full range, whatever the YUV it may come from had."""
-    return replace(color, matrix=0, range=2) if VideoFormat(pix_fmt).is_rgb else color
 
 
 def stores_mastering(encoder: Encoder) -> bool:

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import av
 import pytest
+from comfyui_tlbvfi.encoding.color import stream_tags
 from comfyui_tlbvfi.encoding.errors import EncoderError, OutputError
 from comfyui_tlbvfi.encoding.frame import ColorTags
 from comfyui_tlbvfi.encoding.writer import VideoWriter
@@ -89,7 +90,8 @@ def test_hdr10_metadata_reaches_the_file(tmp_path, encoder, stream, paint, shape
 def test_rgb_is_tagged_as_rgb(tmp_path, encoder, stream, paint, shape, ffprobe):
     chosen = encoder("ffv1", shape(pix_fmt="rgb24"))
     path = tmp_path / "clip.mkv"
-    write(path, chosen, stream(color=BT709), [paint(0, pix_fmt="bgr0")])
+    tags = stream_tags(BT709, chosen.pix_fmt)
+    write(path, chosen, stream(color=tags), [paint(0, pix_fmt="bgr0")])
     found = ffprobe(path)["streams"][0]
     assert (found["color_space"], found["color_range"]) == ("gbr", "pc")
 

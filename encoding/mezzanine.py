@@ -1,0 +1,159 @@
+"""The one lossy encode of a session whose chunks are lossless.
+
+    final = encode_session(session, resolve_encoder(EncoderSettings(crf=18), decoded_picture(session)))
+    join(final, Path("smooth.mp4"))
+
+The encode is a session of its own beside the first, so it is as durable and resumable, and its
+chunks need not be those of the mezzanine: hundreds of chunks of a few frames become few.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from .color import convert
+from .errors import VerificationError
+from .frame import ColorTags
+from .layout import pixel_layout
+from .manifest import Manifest
+from .packets import CHUNK, open_video
+from .profiles import Encoder
+from .progress import ChunkRecord
+from .session import Session
+from .timetable import timetable
+from .verify import verify_session
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+log = logging.getLogger("tlbvfi.mezzanine")
+
+FRAMES_PER_CHUNK = 240
+"""Ten seconds of film: what is encoded anew after a crash, at 0.3 % more bytes than one piece."""
+SUFFIX = ".final"
+LIMITED_709 = {"matrix": 1, "range": 1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedPicture:
+    """What the frames of a session decode to, for `profiles.resolve_encoder`."""
+
+    width: int
+    height: int
+    pix_fmt: str
+    has_alpha: bool
+
+
+def decoded_picture(session: Session) -> DecodedPicture:
+    """The frames a session's chunks hold."""
+    manifest = session.manifest
+    return DecodedPicture(
+        width=manifest.stream.width,
+        height=manifest.stream.height,
+        pix_fmt=manifest.encoder.pix_fmt,
+        has_alpha=pixel_layout(manifest.encoder.pix_fmt).has_alpha,
+    )
+
+
+def decoded_frames(session: Session, start: int = 0) -> Generator[VideoFrame, None, None]:
+    """The frames of a session's chunks from number `start` on, one chunk open at a time.
+
+    Raises:
+        VerificationError: a chunk is missing, damaged or of another length.
+    """
+    first = 0
+    for _, record in sorted(session.records().items()):
+        if first + record.frames > start:
+            frames = _chunk_frames(session, record)
+            with closing(frames):
+                yield from islice(frames, max(0, start - first), None)
+        first += record.frames
+
+
+def encode_session(
+    session: Session,
+    encoder: Encoder,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Session:
+    """The session `<id>.final`: the same frames and times, encoded with `encoder`; resumable.
+
+    `on_progress` is called with frames done and frames in all, and may raise to stop.
+
+    Raises:
+        SessionError: chunks are missing, or somebody works on the final session.
+        VerificationError: a chunk is damaged.
+        EncoderError: the encoder fails.
+        OutputError: the disk is full.
+    """
+    verify_session(session, look_inside=False).require()
+    records = [record for _, record in sorted(session.records().items())]
+    times = timetable(session.manifest, records, shift=session.manifest.start).pts.tolist()
+    root = session.folder.parent.parent
+    final = Session.start(
+        root, session.id[: 64 - len(SUFFIX)] + SUFFIX, _final_manifest(session, encoder, records)
+    )
+    with final.locked():
+        intact = {record.index for record in final.done(thorough=True)}
+        for index, begin in enumerate(range(0, len(times), FRAMES_PER_CHUNK)):
+            end = min(begin + FRAMES_PER_CHUNK, len(times))
+            if index not in intact:
+                _encode_chunk(session, final, index, times[begin:end], begin)
+            if on_progress is not None:
+                on_progress(end, len(times))
+    return final
+
+
+def _encode_chunk(
+    session: Session, final: Session, index: int, times: list[int], begin: int
+) -> None:
+    manifest = final.manifest
+    end = begin + len(times)
+    total = sum(record.frames for record in session.records().values())
+    frames = decoded_frames(session, begin)
+    with closing(frames), final.new_chunk(index) as chunk:
+        for picture, pts in zip(frames, times, strict=False):
+            chunk.write(convert(picture, manifest.encoder.pix_fmt, manifest.stream.color), pts)
+        chunk.commit(pairs=(begin, end), first_frame=begin, is_last=end == total)
+
+
+def _final_manifest(session: Session, encoder: Encoder, records: list[ChunkRecord]) -> Manifest:
+    sums = "".join(record.sha256 for record in records)
+    source = {"session": session.id, "chunks": hashlib.sha256(sums.encode()).hexdigest()}
+    manifest = session.manifest
+    color = _final_color(manifest.stream.color, manifest.encoder.pix_fmt, encoder.pix_fmt)
+    return replace(
+        manifest,
+        source=source,
+        settings={},
+        encoder=encoder,
+        stream=replace(manifest.stream, color=color),
+        plan={"frames": FRAMES_PER_CHUNK},
+    )
+
+
+def _final_color(color: ColorTags, source: str, target: str) -> ColorTags:
+    """RGB becomes BT.709 limited, as everywhere; YUV keeps its tags."""
+    was_rgb, is_rgb = (pixel_layout(name).family == "rgb" for name in (source, target))
+    return replace(color, **LIMITED_709) if was_rgb and not is_rgb else color
+
+
+def _chunk_frames(session: Session, record: ChunkRecord) -> Generator[VideoFrame, None, None]:
+    path = session.chunk_path(record.index)
+    count = 0
+    with open_video(path, CHUNK) as container:
+        container.streams.video[0].thread_type = "AUTO"
+        for picture in container.decode(video=0):
+            count += 1
+            yield picture
+    if count != record.frames:
+        raise VerificationError(
+            f"{path.name} decodes to {count} frames instead of {record.frames}: "
+            "remove it and resume."
+        )

@@ -1,0 +1,103 @@
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from comfyui_tlbvfi.encoding import mezzanine
+from comfyui_tlbvfi.encoding.concat import join
+from comfyui_tlbvfi.encoding.errors import VerificationError
+from comfyui_tlbvfi.encoding.mezzanine import decoded_frames, decoded_picture, encode_session
+from comfyui_tlbvfi.encoding.profiles import EncoderSettings, resolve_encoder
+
+TICK = Fraction(1001, 48000)
+
+
+def final_encoder(session, codec="h264", **settings):
+    wish = EncoderSettings(codec=codec, **settings)
+    return resolve_encoder(wish, decoded_picture(session), container=".mp4")
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 6])
+def test_frames_of_all_chunks_come_in_order_from_any_start(filled, paint, samples, start):
+    session = filled("ffv1", frames=7, per_chunk=3)
+    found = [samples(picture) for picture in decoded_frames(session, start)]
+    assert found == [samples(paint(n)) for n in range(start, 7)]
+
+
+def test_one_lossy_encode_equals_encoding_the_frames_directly(
+    tmp_path, filled, paint, stream, decoded
+):
+    from comfyui_tlbvfi.encoding.writer import VideoWriter
+
+    session = filled("ffv1", frames=9, per_chunk=2)
+    encoder = final_encoder(session, crf=30)
+    final = encode_session(session, encoder)
+    assert [record.frames for record in final.done()] == [9]
+    output = tmp_path / "out.mp4"
+    join(final, output)
+    direct = tmp_path / "direct.mp4"
+    with VideoWriter(direct, encoder, stream()) as writer:
+        for number in range(9):
+            writer.write(paint(number), number)
+    assert decoded(output) == decoded(direct)
+
+
+def test_times_of_a_variable_rate_and_the_start_are_kept(tmp_path, filled):
+    pts = [0, 3, 10, 11, 30]
+    session = filled("ffv1", pts=pts, is_vfr=True, per_chunk=2, start=Fraction(1, 2))
+    output = tmp_path / "out.mp4"
+    join(encode_session(session, final_encoder(session)), output)
+    with av.open(str(output)) as container:
+        found = sorted(p.pts * p.time_base for p in container.demux(video=0) if p.size)
+    assert found == [Fraction(1, 2) + tick * TICK for tick in pts]
+
+
+def test_an_interrupted_encode_goes_on_and_makes_the_same_file(
+    tmp_path, filled, decoded, monkeypatch
+):
+    monkeypatch.setattr(mezzanine, "FRAMES_PER_CHUNK", 4)
+    session = filled("ffv1", frames=10, per_chunk=3)
+    encoder = final_encoder(session)
+
+    def stop(done, total):
+        assert total == 10
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_session(session, encoder, on_progress=stop)
+    told = []
+    final = encode_session(session, encoder, on_progress=lambda done, total: told.append(done))
+    assert told == [4, 8, 10]
+    lines = (final.folder / "progress.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    join(final, tmp_path / "out.mp4")
+    assert len(decoded(tmp_path / "out.mp4")) == 10
+
+
+def test_rgb_mezzanine_becomes_tagged_yuv(tmp_path, filled, encoder, shape, stream, ffprobe):
+    from comfyui_tlbvfi.encoding.color import stream_tags, to_rgb
+    from comfyui_tlbvfi.encoding.frame import ColorTags
+
+    tags = ColorTags(primaries=1, transfer=1, matrix=1, range=1)
+    rgb = encoder("ffv1", shape(pix_fmt="rgb24"))
+    session = filled("ffv1", encoder=rgb, stream=stream(color=stream_tags(tags, rgb.pix_fmt)))
+    assert decoded_picture(session).pix_fmt == "bgr0"
+    output = tmp_path / "out.mp4"
+    join(encode_session(session, final_encoder(session, "h264-lossless")), output)
+    found = ffprobe(output)["streams"][0]
+    assert (found["pix_fmt"], found["color_space"], found["color_range"]) == (
+        *("yuv444p", "bt709", "tv"),
+    )
+    with av.open(str(output)) as container:
+        ours = to_rgb(next(container.decode(video=0)), tags)
+    theirs = to_rgb(next(decoded_frames(session)), session.manifest.stream.color)
+    assert np.abs(ours - theirs).max() < 2.5 / 255
+
+
+def test_a_damaged_mezzanine_is_refused(filled):
+    session = filled("ffv1")
+    path = session.chunk_path(1)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(VerificationError, match=r"chunk_000001\.mkv has"):
+        encode_session(session, final_encoder(session))
