@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, cast
 
 import av
 from av.error import EOFError as EndOfFileError
 from av.error import FFmpegError
+from av.stream import Disposition
 
 from .errors import SourceError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.rational import AVRational
     from av.stream import Stream
+    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
 VideoInput = str | Path | BinaryIO
@@ -25,7 +29,12 @@ VideoInput = str | Path | BinaryIO
 
 Threads = Literal["AUTO", "NONE"]
 
-ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+def exact(rational: Fraction | AVRational | None) -> Fraction | None:
+    """PyAV's rates and time bases as fractions: from version 19 on they are of a type of its own."""
+    return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
 def source_name(source: VideoInput) -> str:
@@ -39,15 +48,18 @@ def open_video(
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and the first video stream in it (cover art is none), open for the block.
 
-    `threads`: AUTO decodes several frames at once, twice as fast as slice threads alone.
+    `threads`: AUTO decodes several frames at once, about twice as fast; but what comes of damage
+    then depends on chance, so that its decoder stops at damage where NONE patches it over.
 
     Raises:
         SourceError: missing, a folder, not readable, not a video, or without a video stream.
     """
     with _open(source) as container:
         for stream in container.streams.video:
-            if not int(stream.disposition) & ATTACHED_PICTURE:
+            if Disposition.attached_pic not in stream.disposition:
                 stream.codec_context.thread_type = threads
+                if threads == "AUTO":
+                    stream.codec_context.options = {"err_detect": "explode"}
                 yield container, stream
                 return
         only_audio = "; it holds only sound" if container.streams.audio else ""
@@ -95,18 +107,28 @@ def packets(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
         yield packet
 
 
-def decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames from where the container stands to its end, stepping over damaged packets.
+def decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
+    """Frames from where the container stands to its end; None where a packet was damaged.
 
     `container.decode` ends for good at the first damaged packet, with the frames behind it.
     """
+    decoder = _decoder(stream)
     for packet in packets(container, stream):
         try:
-            pictures = packet.decode()
+            yield from decoder.decode(packet)
         except FFmpegError:
-            continue
-        yield from pictures  # type: ignore[misc]
+            yield None
     try:
-        yield from stream.decode(None)
+        yield from decoder.decode(None)
     except EndOfFileError:
         return  # flushed already, by the empty packet at the end of an undamaged file
+    except FFmpegError:
+        yield None
+
+
+def _decoder(stream: VideoStream) -> VideoCodecContext:
+    """The stream's own decoder, or the one that knows alpha where FFmpeg's drops it silently."""
+    name = ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
+    if name and stream.metadata.get("alpha_mode") == "1":
+        return cast("VideoCodecContext", av.CodecContext.create(name, "r"))
+    return stream.codec_context

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import av
 
-from .container import VideoInput, decode, open_video, source_name
+from .container import VideoInput, decode, exact, open_video, source_name
 from .errors import SourceError
 from .frame import ColorTags
 from .scan import scan
@@ -94,9 +94,10 @@ def first_picture(source: VideoInput) -> av.VideoFrame:
     Raises:
         SourceError: there is none, or the file cannot be opened.
     """
-    with open_video(source) as (container, stream):
-        for picture in decode(container, stream):
-            return picture
+    with open_video(source, "NONE") as (container, stream):
+        picture = next((picture for picture in decode(container, stream) if picture), None)
+    if picture is not None:
+        return picture
     raise SourceError(
         f"{source_name(source)} contains no frame that can be decoded; it is empty or damaged."
     )
@@ -127,7 +128,7 @@ def describe(
             matrix=int(codec.colorspace),
             range=int(codec.color_range),
         ),
-        sample_aspect_ratio=stream.sample_aspect_ratio or None,
+        sample_aspect_ratio=exact(stream.sample_aspect_ratio),
         rotation=first.rotation,
         time_base=times.time_base,
         rate=times.rate,

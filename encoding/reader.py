@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tlbvfi.reader")
 
+Decoded = Iterator[av.VideoFrame | None]
 Pictures = Generator[tuple[int, av.VideoFrame], None, None]
+PicturesOrDamage = Generator[tuple[int, av.VideoFrame | None], None, None]
 
 MEGABYTE = 1 << 20
 SEEKS = 8
@@ -61,6 +64,7 @@ class VideoSource(Closable):
             self.info: VideoInfo = describe(
                 source_name(source), container, stream, first, self.timestamps
             )
+        self._count = len(self._scan.ticks)
         self._repeated: set[int] = set()
         self._end: int | None = None
         if self.info.is_interlaced:
@@ -91,9 +95,9 @@ class VideoSource(Closable):
             SourceError: a frame has another size or pixel format than the first; all frames before
                 it were delivered.
         """
-        if stop is not None and stop <= start:
+        if (stop is not None and stop <= start) or (self._scan.is_ordered and start >= self._count):
             return
-        with closing(self._without_gaps(start, None)) as pictures:
+        with closing(self._without_gaps(start)) as pictures:
             for index, picture in pictures:
                 yield Frame(picture=picture, index=index, time=self.timestamps.time(index))
                 if index + 1 == stop:
@@ -101,7 +105,7 @@ class VideoSource(Closable):
 
     def shortfall(self) -> str | None:
         """What was lost, once `frames` has come to the end of the file; None if nothing."""
-        count = self.timestamps.count or 0
+        count = self._count
         kept = count if self._end is None else self._end
         losses = []
         if self._scan.missing_seconds:
@@ -110,7 +114,7 @@ class VideoSource(Closable):
             losses.append(
                 f"cut off {seconds:.2f} s before its declared end ({kept}{of} frames left)"
             )
-        elif self._scan.ticks and kept < count:
+        elif self._scan.is_ordered and kept < count:
             losses.append(f"damaged at its end ({kept} of {count} frames left)")
         if self._repeated:
             losses.append(
@@ -118,48 +122,59 @@ class VideoSource(Closable):
             )
         return f"{self.info.name} is {' and '.join(losses)}." if losses else None
 
-    def _without_gaps(
-        self,
-        start: int,
-        stop: int | None,
-        last: av.VideoFrame | None = None,
-        threads: Threads = "AUTO",
-    ) -> Pictures:
+    def _without_gaps(self, start: int) -> Pictures:
         """(index, picture) from `start` on; what cannot be decoded repeats the picture before it.
 
-        Frame threads lose good frames beside damaged ones, so gaps are looked at once more by a
-        single thread. Up to `stop`, if given, every index is filled.
+        From the first sign of damage on a single thread goes on: what frame threads make of damage
+        differs from run to run, and they lose good frames beside bad ones.
         """
+        following, last = start, None
+        if self._scan.is_ordered:
+            with closing(self._undamaged(start)) as pictures:
+                for index, picture in pictures:
+                    yield index, picture
+                    following, last = index + 1, picture
+        if not self._scan.is_ordered or following < self._count:
+            with closing(self._patched(following, last)) as pictures:
+                for index, picture in pictures:
+                    yield index, picture
+                    following = index + 1
+        if not self.is_closed:
+            self._end = following
+
+    def _undamaged(self, start: int) -> Pictures:
+        """Frames from `start` up to the first sign of damage."""
         following = start
-        with closing(self._pictures(start, threads)) as pictures:
+        with closing(self._decoded(start, "AUTO")) as pictures:
             for index, picture in pictures:
                 if self.is_closed:
                     return
-                if stop is not None and index >= stop:
-                    break
-                if index > following and last is not None:
-                    yield from self._fill(following, index, last, threads)
+                if picture is None or index > following:
+                    log.debug("Damage near frame %d: going on with one thread.", following)
+                    return
+                if index == following:
+                    self._require_same(picture, index)
+                    yield index, picture
+                    following += 1
+
+    def _patched(self, start: int, last: av.VideoFrame | None) -> Pictures:
+        """Frames from `start` on, each missing one as a copy of the one before it (first: `last`)."""
+        following = start
+        with closing(self._decoded(start, "NONE")) as pictures:
+            for index, picture in pictures:
+                if self.is_closed:
+                    return
+                if picture is None:
+                    continue
+                if last is not None:
+                    for missed in range(following, index):
+                        self._repeated.add(missed)
+                        yield missed, copied(last)
                 if index >= following:
                     self._require_same(picture, index)
                     yield index, picture
                     following = index + 1
                 last = picture
-        if stop is not None and last is not None:
-            yield from self._fill(following, stop, last, threads)
-            return
-        self._end = following
-        if threads == "AUTO" and following < len(self._scan.ticks):
-            yield from self._without_gaps(following, None, last, "NONE")
-
-    def _fill(
-        self, start: int, stop: int, last: av.VideoFrame, threads: Threads
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
-        if threads == "AUTO":
-            yield from self._without_gaps(start, stop, last, "NONE")
-            return
-        for missed in range(start, stop):
-            self._repeated.add(missed)
-            yield missed, copied(last)
 
     def _require_same(self, picture: av.VideoFrame, index: int) -> None:
         info = self.info
@@ -174,45 +189,68 @@ class VideoSource(Closable):
                 f"{index}; convert it to one pixel format."
             )
 
-    def _pictures(self, start: int, threads: Threads) -> Pictures:
-        """(index, picture) from `start` or the beginning, each as decoded from the beginning.
+    def _decoded(self, start: int, threads: Threads) -> PicturesOrDamage:
+        """(index, picture) from `start` or the one before it; picture None where one was damaged.
 
         Seeking lands on a keyframe. What is shown before that keyframe may lack its references
-        (open GOP), and an intra refresh shows nothing for a while; so where `start` does not come
-        out, the keyframe before is tried.
+        (open GOP), and an intra refresh shows nothing for a while; so where nothing comes out up
+        to `start`, the keyframe before is tried.
         """
         ticks = self._scan.ticks
-        if self._scan.is_ordered and 0 < start < len(ticks):
+        if self._scan.is_ordered and start > 0:
             target = ticks[start]
             for _ in range(SEEKS):
                 with open_video(self._source, threads) as (container, stream):
                     keyframe = _seek(container, stream, target)
                     if keyframe is None or keyframe <= ticks[0]:
                         break
-                    found = self._from_keyframe(decode(container, stream), keyframe)
-                    first = next((pair for pair in found if pair[0] >= start), None)
-                    if first is not None and first[0] == start:
-                        yield first
-                        yield from found
+                    found = self._by_pts(decode(container, stream), keyframe)
+                    if first := _skipped(found, start, threads):
+                        yield from chain(first, found)
                         return
                     target = min(keyframe, target) - 1
         with open_video(self._source, threads) as (container, stream):
             decoded = decode(container, stream)
-            if self._scan.is_ordered:
-                yield from self._from_keyframe(decoded, ticks[0])
-            else:
-                yield from enumerate(decoded)
+            yield from (
+                self._by_pts(decoded, ticks[0]) if self._scan.is_ordered else _by_turn(decoded)
+            )
 
-    def _from_keyframe(
-        self, decoded: Iterator[av.VideoFrame], keyframe: int
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """(index, picture) of what is shown from the keyframe's pts on."""
+    def _by_pts(self, decoded: Decoded, keyframe: int) -> PicturesOrDamage:
+        """What is shown from the keyframe's pts on; damage before it does not matter."""
         ticks = self._scan.ticks
+        index = -1
         for picture in decoded:
-            if picture.pts is not None and picture.pts >= keyframe:
-                index = bisect_left(ticks, picture.pts)
-                if index < len(ticks) and ticks[index] == picture.pts:
+            if picture is None:
+                if index >= 0:
+                    yield index, None
+            elif picture.pts is not None and picture.pts >= keyframe:
+                position = bisect_left(ticks, picture.pts)
+                if position < len(ticks) and ticks[position] == picture.pts:
+                    index = position
                     yield index, picture
+
+
+def _skipped(
+    found: PicturesOrDamage, start: int, threads: Threads
+) -> list[tuple[int, av.VideoFrame | None]]:
+    """Read up to `start`; what was read last and must not be lost, nothing if it began too late."""
+    last: list[tuple[int, av.VideoFrame | None]] = []
+    for index, picture in found:
+        if picture is None and threads == "NONE":
+            continue
+        if picture is None or index == start:
+            return [(index, picture)]
+        if index > start:
+            return [*last, (index, picture)] if last else []
+        last = [(index, picture)]
+    return last
+
+
+def _by_turn(decoded: Decoded) -> PicturesOrDamage:
+    index = -1
+    for picture in decoded:
+        index += picture is not None
+        yield index, picture
 
 
 def _seek(container: InputContainer, stream: VideoStream, target: int) -> int | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from .container import packets
+from .container import exact, packets
 from .errors import SourceError
 from .timestamps import Timestamps, ascending, timestamps
 
@@ -69,14 +69,14 @@ def scan(
     Raises:
         SourceError: `input_rate` is given although the file has timestamps of its own.
     """
-    base = Fraction(stream.time_base or Fraction(1, 1000))
+    base = exact(stream.time_base) or Fraction(1, 1000)
     found = _demux(container, stream, limit)
     rates = (
         input_rate,
-        stream.codec_context.framerate,
-        stream.average_rate,
-        stream.guessed_rate,
-        stream.base_rate,
+        exact(stream.codec_context.framerate),
+        exact(stream.average_rate),
+        exact(stream.guessed_rate),
+        exact(stream.base_rate),
     )
     if found.without_pts or not found.pts or first.pts is None:
         return _numbered(found, base, rates)
@@ -96,7 +96,7 @@ def scan(
         timestamps=replace(times, count=None) if is_stopped else times,
         ticks=ticks,
         is_ordered=is_ordered,
-        missing_seconds=_missing(container, stream, ticks[-1] * base, found.end_of_audio),
+        missing_seconds=_missing(container, stream, base, ticks[-1] * base, found.end_of_audio),
     )
 
 
@@ -104,8 +104,9 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
     found = _Packets(pts=array("q"))
     for packet in packets(container, stream, *container.streams.audio):
         if packet.stream.index != stream.index:
-            if packet.pts is not None and packet.time_base is not None:
-                end = (packet.pts + (packet.duration or 0)) * Fraction(packet.time_base)
+            base = exact(packet.time_base)
+            if packet.pts is not None and base is not None:
+                end = (packet.pts + (packet.duration or 0)) * base
                 found.end_of_audio = max(found.end_of_audio, end)
         elif packet.size and not packet.is_discard:
             if packet.pts is None:
@@ -136,11 +137,15 @@ def _numbered(found: _Packets, base: Fraction, rates: Iterable[Fraction | None])
 
 
 def _missing(
-    container: InputContainer, stream: VideoStream, last: Fraction, end_of_audio: Fraction
+    container: InputContainer,
+    stream: VideoStream,
+    base: Fraction,
+    last: Fraction,
+    end_of_audio: Fraction,
 ) -> Fraction:
     """Seconds between the end that is declared and the end that is there."""
     if stream.duration:
-        declared = ((stream.start_time or 0) + stream.duration) * Fraction(stream.time_base or 0)
+        declared = ((stream.start_time or 0) + stream.duration) * base
         return _noticeable(declared - last)
     if container.duration:
         declared = Fraction((container.start_time or 0) + container.duration, 1_000_000)

@@ -11,8 +11,10 @@ from itertools import islice
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding.errors import SourceError
+from comfyui_tlbvfi.encoding.layout import channel_views, pixel_layout
 from comfyui_tlbvfi.encoding.reader import VideoSource
 from comfyui_tlbvfi.encoding.source import open_source
 
@@ -66,6 +68,27 @@ def test_frames_are_the_pictures_that_were_encoded(clip, paint, samples, suffix,
         for frame in source.frames():
             painted = paint(frame.index, pix_fmt=pix_fmt)
             assert samples(frame.picture) == samples(painted)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.webm", "libvpx-vp9", "yuva420p"),
+        ("a.mov", "prores_ks", "yuva444p10le"),
+        ("a.mkv", "ffv1", "yuva444p10le"),
+    ],
+)
+def test_alpha_is_read(clip, paint, name, codec, pix_fmt):
+    options = {"lossless": "1", "auto-alt-ref": "0"} if name == "a.webm" else {}
+    path = clip(name, frames=6, codec=codec, pix_fmt=pix_fmt, options=options)
+    with VideoSource(path) as source:
+        assert (source.info.has_alpha, source.info.frame_count) == (True, 6)
+        for frame in source.frames(2):
+            assert frame.picture.format.name in (pix_fmt, "yuva444p12le")
+            alpha = np.asarray(channel_views(frame.picture)[3], np.float64)
+            painted = channel_views(paint(frame.index, pix_fmt=pix_fmt))[3]
+            scale = 2 ** (pixel_layout(frame.picture.format.name).bits - pixel_layout(pix_fmt).bits)
+            assert np.abs(alpha / scale - painted).max() <= 1
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "ts", "mp4", "mov", "webm"])
