@@ -10,7 +10,9 @@ from pathlib import PurePath
 import folder_paths
 from comfy_api.latest import io
 
+from ..encoding.profiles import PROFILES, find_profile
 from ..tlbvfi.methods import WITHOUT_WEIGHTS
+from ..tlbvfi.models import model_source
 
 MODEL_FOLDER = "interpolation"
 CATEGORY = "frame_interpolation/TLBVFI"
@@ -19,22 +21,12 @@ LEGACY_CATEGORY = f"{CATEGORY}/legacy"
 TlbvfiModel = io.Custom("TLBVFI_MODEL")
 InterpModel = io.Custom("INTERP_MODEL")
 
+SAVED_CODECS = ("h264_nvenc", "hevc_nvenc", "libx264", "libx265", "libvpx-vp9")
+"""Values saved graphs hold."""
 CODECS = (
-    # values of saved graphs first, in their order
-    "h264_nvenc",
-    "hevc_nvenc",
-    "libx264",
-    "libx265",
-    "libvpx-vp9",
     "auto",
-    "av1",
-    "av1_nvenc",
-    "prores",
-    "prores-4444",
-    "dnxhr",
-    "ffv1",
-    "h264-lossless",
-    "utvideo",
+    *SAVED_CODECS,
+    *(p.name for p in PROFILES if p.name not in {find_profile(c).name for c in SAVED_CODECS}),
 )
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 PADDINGS = ("reference", "tight")
@@ -46,20 +38,31 @@ def model_files() -> list[str]:
     return [n for n in names if n.endswith((".pth", ".safetensors")) and "gimm" not in n.lower()]
 
 
-def default_model(files: list[str]) -> str:
-    """The official checkpoint where it is there, else any, else the method that needs none."""
-    official = [name for name in files if PurePath(name).stem == "vimeo_unet"]
-    return (official or files or list(WITHOUT_WEIGHTS))[0]
+def default_model(options: list[str]) -> str:
+    """The official checkpoint where it is there, else the first there is."""
+    official = model_source("tlbvfi").names
+    return next((name for name in options if PurePath(name).name in official), options[0])
 
 
-def model_name(*, methods: bool = True) -> io.Combo.Input:
-    files = model_files()
+def model_name() -> io.Combo.Input:
+    options = [*model_files(), *WITHOUT_WEIGHTS]
     return io.Combo.Input(
         "model_name",
-        options=[*files, *(WITHOUT_WEIGHTS if methods else ())],
-        default=default_model(files) if methods or files else None,
+        options=options,
+        default=default_model(options),
         tooltip="A TLB-VFI checkpoint of models/interpolation, or a method that needs no model: "
         "'flow' (optical flow, good and fast) or 'blend' (a plain cross-fade).",
+    )
+
+
+def checkpoint_name() -> io.Combo.Input:
+    """As `model_name`, checkpoints only; where there is none, the official one, to be explained."""
+    options = model_files() or [model_source("tlbvfi").file_name]
+    return io.Combo.Input(
+        "model_name",
+        options=options,
+        default=default_model(options),
+        tooltip="A TLB-VFI checkpoint of models/interpolation.",
     )
 
 
@@ -151,8 +154,8 @@ def cpu_offload() -> io.Boolean.Input:
         default=True,
         optional=True,
         advanced=True,
-        tooltip="On: the weights make way when other models need the VRAM, as ComfyUI decides. Off: "
-        "they are loaded whole and kept.",
+        tooltip="On: the weights leave the VRAM when this node is done. Off: they stay until ComfyUI "
+        "needs the room for another model, so that the next run starts sooner.",
     )
 
 
@@ -169,15 +172,7 @@ def new_inputs() -> list[io.Input]:
             tooltip="Seed of the noise TLB-VFI draws. The same seed gives the same frames, however "
             "the work is cut or resumed.",
         ),
-        io.Combo.Input(
-            "precision",
-            options=list(PRECISIONS),
-            default="auto",
-            optional=True,
-            advanced=True,
-            tooltip="Number format of the TLB-VFI network. auto: bfloat16 on GPUs that have it, else "
-            "float32, which is exact.",
-        ),
+        precision(),
         io.Combo.Input(
             "padding",
             options=list(PADDINGS),
@@ -192,13 +187,29 @@ def new_inputs() -> list[io.Input]:
             optional=True,
             tooltip="From 'Load TLBVFI Model'. Wins over model_name.",
         ),
-        InterpModel.Input(
-            "interp_model",
-            optional=True,
-            tooltip="FILM or RIFE from ComfyUI's 'Load Frame Interpolation Model'. Wins over model "
-            "and model_name.",
-        ),
+        interp_model(),
     ]
+
+
+def precision() -> io.Combo.Input:
+    return io.Combo.Input(
+        "precision",
+        options=list(PRECISIONS),
+        default="auto",
+        optional=True,
+        advanced=True,
+        tooltip="Number format of the TLB-VFI network. auto: bfloat16 on GPUs that have it, else "
+        "float32, which is exact.",
+    )
+
+
+def interp_model() -> io.Input:
+    return InterpModel.Input(
+        "interp_model",
+        optional=True,
+        tooltip="FILM or RIFE from ComfyUI's 'Load Frame Interpolation Model'. Wins over model and "
+        "model_name.",
+    )
 
 
 def codec(*, optional: bool) -> io.Combo.Input:
@@ -210,4 +221,15 @@ def codec(*, optional: bool) -> io.Combo.Input:
         tooltip="auto takes the best encoder that works here: NVENC, else x264. An *_nvenc choice "
         "falls back to its software twin where there is no NVENC, and says so. prores, dnxhr, ffv1, "
         "h264-lossless and utvideo keep everything for a later edit.",
+    )
+
+
+def crf() -> io.Int.Input:
+    return io.Int.Input(
+        "crf",
+        default=18,
+        min=0,
+        max=63,
+        optional=True,
+        tooltip="Constant quality, used where bitrate is empty: lower is better and larger.",
     )

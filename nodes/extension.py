@@ -11,15 +11,35 @@ from server import PromptServer
 
 from nodes import NODE_CLASS_MAPPINGS
 
+from .batch_interpolator_v2 import BatchInterpolatorV2
 from .choices import MODEL_FOLDER
+from .chunk_processor import ChunkProcessor
+from .chunk_video_saver import ChunkVideoSaver
+from .clear_model_cache import ClearModelCache
 from .frame_from_batch import FrameFromBatch
 from .frame_pair_slicer import FramePairSlicer
+from .interpolator import Interpolator
+from .interpolator_v2 import InterpolatorV2
+from .load_model import LoadModel
+from .vfi import Vfi
+from .vfi_tf32 import VfiTf32
+from .video_concatenator import VideoConcatenator
 
 log = logging.getLogger("tlbvfi.nodes")
 
 NODES: tuple[type[io.ComfyNode], ...] = (
+    LoadModel,
+    ChunkProcessor,
+    VideoConcatenator,
+    ChunkVideoSaver,
+    BatchInterpolatorV2,
+    InterpolatorV2,
     FramePairSlicer,
     FrameFromBatch,
+    ClearModelCache,
+    Interpolator,
+    Vfi,
+    VfiTf32,
 )
 
 

@@ -61,7 +61,8 @@ class NodeProgress:
     interrupt flag is cleared by whoever sees it.
     """
 
-    def __init__(self, node_id: str) -> None:
+    def __init__(self, node_id: str, *, log_events: bool = False) -> None:
+        self._log_events = log_events
         self.notices: list[str] = []
         self._node_id = node_id
         self._bar = ProgressBar(1, node_id=node_id)
@@ -71,6 +72,8 @@ class NodeProgress:
     def __call__(self, event: Event) -> None:
         """Show an event. Raises ComfyUI's InterruptProcessingException on Cancel."""
         mm.throw_exception_if_processing_interrupted()
+        if self._log_events:
+            log.info("%s", event)
         match event:
             case Started(encoder=encoder):
                 self._text(f"encoder {encoder}")

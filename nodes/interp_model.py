@@ -19,7 +19,7 @@ from torch import Tensor
 from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.method import PairKey
 
-REQUIRED_OF_PATCHER = ("model", "load_device", "model_dtype")
+REQUIRED_OF_PATCHER = ("model", "load_device", "model_dtype", "model_size")
 REQUIRED_OF_MODEL = ("extract_features", "memory_used_forward", "state_dict")
 
 
@@ -47,8 +47,18 @@ class InterpModelMethod:
         self._patcher = patcher
         self._model = patcher.model
         self._dtype = patcher.model_dtype()
+        self.device: torch.device = patcher.load_device
         self._loaded_for: torch.Size | None = None
         self._largest_batch: int | None = None  # set by the first shortage of memory
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What decides its frames, for manifests."""
+        return {"weights": self.weights_hash(), "dtype": str(self._dtype)}
+
+    def memory_needed(self, height: int, width: int) -> int:
+        """Bytes at the peak for frames of this size, weights included."""
+        return self._frame_memory(height, width) + self._patcher.model_size()
 
     def weights_hash(self) -> str:
         """SHA-256 over names, shapes and values of the weights: what a session remembers."""
@@ -86,9 +96,11 @@ class InterpModelMethod:
         import comfy.model_management as mm
 
         _, height, width = frame.shape
-        needed = self._model.memory_used_forward((1, height, width, 3), self._dtype)
-        mm.load_models_gpu([self._patcher], memory_required=needed)
+        mm.load_models_gpu([self._patcher], memory_required=self._frame_memory(height, width))
         self._loaded_for = frame.shape
+
+    def _frame_memory(self, height: int, width: int) -> int:
+        return int(self._model.memory_used_forward((1, height, width, 3), self._dtype))
 
     def _padded(self, frame: Tensor) -> Tensor:
         from comfy.ldm.common_dit import pad_to_patch_size

@@ -13,8 +13,11 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from fractions import Fraction
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
 START_SECONDS = 120
@@ -136,6 +139,30 @@ class Server:
         assert status == 400, answer
         return [e for node in answer["node_errors"].values() for e in node["errors"]]
 
+    def text_of(self, prompt: dict, node_id: str, timeout: float = 120) -> str:
+        """What a node shows as text after a prompt that must succeed."""
+        return "\n".join(self.run(prompt, timeout)[node_id]["text"])
+
+    def saved(self, outputs: dict) -> Path:
+        """The file a node shows, of its outputs in `run`'s answer."""
+        shown = outputs["images"][0]
+        return self.base / shown["type"] / shown["subfolder"] / shown["filename"]
+
+    def session(self, session_id: str) -> Path:
+        """Folder of a session."""
+        return self.base / "output" / "tlbvfi_chunks" / session_id
+
+    def committed(self, session_id: str) -> list[bytes]:
+        """Lines of the chunks a session has committed."""
+        progress = self.session(session_id) / "progress.jsonl"
+        return progress.read_bytes().splitlines() if progress.exists() else []
+
+    def wait_for_chunks(self, session_id: str, count: int, timeout: float = 60) -> None:
+        deadline = time.monotonic() + timeout
+        while len(self.committed(session_id)) < count:
+            assert time.monotonic() < deadline, self.text()[-2000:]
+            time.sleep(0.01)
+
     @staticmethod
     def message(entry: dict) -> str:
         messages = dict(entry["status"]["messages"])
@@ -181,3 +208,53 @@ def node():
         return {"class_type": class_type, "inputs": inputs}
 
     return build
+
+
+@pytest.fixture(scope="session")
+def clip(comfyui):
+    """Maker of a video in ComfyUI's input folder; its name. Frame n shows a square at n pixels."""
+
+    def make(
+        name: str,
+        *,
+        frames: int = 12,
+        width: int = 64,
+        height: int = 48,
+        rate: Fraction | int = 24,
+        sound: bool = False,
+    ) -> str:
+        path = comfyui.base / "input" / name
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "10"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            audio = container.add_stream("aac", rate=48000, layout="mono") if sound else None
+            for n in range(frames):
+                image = np.full((height, width, 3), 40, np.uint8)
+                image[height // 3 : height // 2, n % (width - 16) :][:, :16] = 200
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+            container.mux(stream.encode(None))
+            if audio is not None:
+                for packet in _tone(audio, float(frames / Fraction(rate))):
+                    container.mux(packet)
+        return name
+
+    return make
+
+
+def _tone(stream, seconds: float):
+    wave = np.sin(np.arange(int(48000 * seconds)) * 0.06).astype(np.float32)[None]
+    frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+    frame.sample_rate = 48000
+    yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """[N, H, W, 3] uint8: the decoded frames of a video file."""
+
+    def decode(path: Path) -> np.ndarray:
+        with av.open(str(path)) as container:
+            return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
+
+    return decode

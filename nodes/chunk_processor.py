@@ -1,0 +1,221 @@
+"""A whole clip, as images or as a video file -> a session of chunks and the joined video."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..encoding.probe import VideoInfo
+from ..encoding.session import Session
+from ..tlbvfi.config import ChunkLength, JobConfig
+from ..tlbvfi.job import Destination, make_chunks, start_session
+from ..tlbvfi.method import Method
+from ..tlbvfi.plan import make_plan
+from ..tlbvfi.progress import Notice
+from . import choices
+from .clip import Clip, ImagesOrVideo, open_clip
+from .final_file import graph_metadata, join_to, shown
+from .graph import is_linked, leads_to
+from .host import NodeProgress, folders
+from .models import ModelWish, check_model, chosen_method
+from .output_settings import container_of, encoder_notices, encoder_settings, exact_rate
+from .sessions import require_own
+from .validation import check_bitrate, check_session_id, first_problem
+
+CONCATENATOR = "TLBVFI_VideoConcatenator"
+VIDEO = 1
+"""Number of the output."""
+CHUNK_SECONDS = Fraction(2)
+"""Length of a chunk of 1080p; smaller pictures make longer ones, larger ones shorter."""
+
+
+class ChunkProcessor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TLBVFI_ChunkProcessor",
+            display_name="TLBVFI Chunk Processor (All-in-One)",
+            category=f"{choices.CATEGORY}/chunk",
+            description="Makes a whole video smooth, streaming to a file: memory stays flat, Cancel "
+            "and crashes cost at most one chunk, and queueing the same graph again goes on where it "
+            "stopped.",
+            search_aliases=["slow motion", "smooth video", "interpolate video", "vfi"],
+            is_output_node=True,
+            inputs=[
+                io.MultiType.Input(
+                    "images",
+                    [io.Image, io.Video],
+                    tooltip="A batch of images or a video. A video file is streamed from disk, trim "
+                    "and sound included, and never loaded whole.",
+                ),
+                choices.model_name(),
+                choices.times(default=1, minimum=1, optional=False),
+                io.Float.Input(
+                    "fps",
+                    default=30.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.001,
+                    tooltip="Frame rate of the result. 0 with a video: its own rate times "
+                    "2^times_to_interpolate, exactly. 23.976, 29.97, 59.94 mean 24000/1001 and so on.",
+                ),
+                choices.codec(optional=False),
+                io.String.Input(
+                    "bitrate",
+                    default="",
+                    tooltip="Such as 20M or 800k. Empty: constant quality by crf, which suits most.",
+                ),
+                choices.gpu_id(maximum=100, optional=False),
+                io.String.Input(
+                    "session_id",
+                    default="",
+                    optional=True,
+                    tooltip="Folder of the chunks below output/tlbvfi_chunks. Empty: made from the "
+                    "source and the settings, so that the same job finds its own session.",
+                ),
+                io.Boolean.Input(
+                    "save_debug_images",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Without effect: the preview shows the frames as they come.",
+                ),
+                choices.enable_tf32(),
+                choices.sample_steps(),
+                choices.flow_scale(),
+                choices.tile_size(),
+                choices.cpu_offload(),
+                io.Boolean.Input(
+                    "debug",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Write every event of the job to the server's log.",
+                ),
+                *choices.new_inputs(),
+                choices.crf(),
+            ],
+            outputs=[
+                io.String.Output("session", display_name="session_id"),
+                io.Video.Output("video", display_name="video"),
+            ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        model_name: str | None = None,
+        session_id: str | None = None,
+        bitrate: str | None = None,
+        model: object = False,
+        interp_model: object = False,
+    ) -> bool | str:
+        return first_problem(
+            check_model(model_name, linked=model is None or interp_model is None),
+            check_session_id(session_id),
+            check_bitrate(bitrate),
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: ImagesOrVideo,
+        model_name: str,
+        times_to_interpolate: int,
+        fps: float,
+        codec: str,
+        bitrate: str,
+        gpu_id: int,
+        session_id: str = "",
+        save_debug_images: bool = False,
+        debug: bool = False,
+        seed: int = 0,
+        crf: int = 18,
+        **wish: Any,  # noqa: ANN401 - the fields of ModelWish, by their names
+    ) -> io.NodeOutput:
+        progress = NodeProgress(cls.hidden.unique_id, log_events=debug)
+        places = folders()
+        rate = exact_rate(fps)
+        batch_rate = None if rate is None else rate / 2**times_to_interpolate
+        clip = open_clip(images, batch_rate=batch_rate, temp=places.temp)
+        config = JobConfig(
+            **timing(clip, times_to_interpolate, rate, progress),
+            encoder=encoder_settings(codec, crf, bitrate, clip.source.info, is_video=clip.is_video),
+            software_twin=True,
+            seed=seed,
+            start=clip.start,
+            end=clip.end,
+            chunk=chunk_length(clip.source.info),
+        )
+        suffix = container_of(codec)
+        wished = ModelWish(model_name=model_name, gpu_id=gpu_id, **wish)
+        with clip.source, chosen_method(wished, progress) as method:
+            session = make_session(
+                clip,
+                method,
+                config,
+                Destination(
+                    output=places.output / f"unused{suffix}",
+                    root=places.output,
+                    session_id=session_id or None,
+                    sound=clip.sound,
+                ),
+                progress,
+            )
+        joins_later = leads_to(cls.hidden.prompt, cls.hidden.unique_id, CONCATENATOR)
+        if joins_later and not is_linked(cls.hidden.prompt, cls.hidden.unique_id, VIDEO):
+            return io.NodeOutput(session.id, None, ui={"text": tuple(progress.notices)})
+        output = join_to(
+            session,
+            places.output / f"{session.id}{suffix}",
+            progress,
+            sound=clip.sound,
+            metadata=graph_metadata(cls.hidden),
+            keep_chunks=joins_later,
+        )
+        return shown(output, places.output, progress, session.id)
+
+
+def timing(
+    clip: Clip, times: int, rate: Fraction | None, progress: NodeProgress
+) -> dict[str, Any]:  # fields of JobConfig
+    """How many frames, and when: 2**times as many, or a rate of their own for a video."""
+    natural = clip.source.timestamps.rate * 2**times
+    if not clip.is_video or rate is None or rate == natural:
+        return {"times": times}
+    progress(
+        Notice(
+            text=f"fps {float(rate):g} is not the video's own rate times {2**times}, so frames are "
+            f"placed anew and times_to_interpolate is not used: set fps to 0 for {float(natural):g}."
+        )
+    )
+    return {"fps": rate}
+
+
+def chunk_length(info: VideoInfo) -> ChunkLength:
+    """Two seconds of 1080p, four of less, half a second of 4K: what a crash may cost."""
+    seconds = CHUNK_SECONDS * Fraction(1920 * 1080, info.width * info.height)
+    return ChunkLength(seconds=min(2 * CHUNK_SECONDS, max(CHUNK_SECONDS / 4, seconds)))
+
+
+def make_session(
+    clip: Clip, method: Method, config: JobConfig, destination: Destination, progress: NodeProgress
+) -> Session:
+    """The session with all its chunks; what earlier runs of the same job made is kept.
+
+    Raises:
+        SettingsError: the session id belongs to another job.
+    """
+    plan = make_plan(clip.source, method, config, suffix=destination.output.suffix)
+    for notice in encoder_notices(config.encoder.codec, plan.manifest.encoder, clip.source.info):
+        progress(notice)
+    if destination.session_id is not None:
+        require_own(destination.sessions_root, destination.session_id, plan.manifest)
+    session = start_session(clip.source, plan, destination)
+    if session.result() is None or session.has_chunks():
+        with session.locked():
+            make_chunks(session, clip.source, method, plan, seed=config.seed, on_event=progress)
+    return session

@@ -1,0 +1,146 @@
+"""A batch of frames -> one chunk of a session."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..encoding.probe import probe
+from ..tlbvfi.errors import SettingsError
+from . import choices
+from .host import NodeProgress, folders
+from .manual_session import chunk_settings, new_session_id, save_chunk
+from .output_settings import exact_rate
+from .paths import folder_in_output, readable_file
+from .validation import check_session_id
+
+
+class ChunkVideoSaver(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TLBVFI_ChunkVideoSaver",
+            display_name="TLBVFI Chunk Video Saver",
+            category=f"{choices.CATEGORY}/chunk",
+            description="Saves frames as one chunk of a session, for TLBVFI Video Concatenator to "
+            "join. Chunks of two frames are about three times as large as long ones at the same "
+            "quality: prefer a lossless codec here and one final encode, or TLBVFI Chunk Processor.",
+            is_output_node=True,
+            inputs=[
+                io.Image.Input("frames", tooltip="Frames of this chunk, in order."),
+                io.Int.Input(
+                    "chunk_id",
+                    default=0,
+                    min=0,
+                    max=999999,
+                    step=1,
+                    display_mode=io.NumberDisplay.number,
+                    tooltip="Number of the chunk, from 0; its place in the joined video. May be "
+                    "linked, and chunks may come in any order.",
+                ),
+                io.MultiType.Input(
+                    io.Float.Input(
+                        "fps",
+                        default=30,
+                        min=0,
+                        max=1000,
+                        step=0.001,
+                        tooltip="Frame rate of the result; 23.976 means 24000/1001 and so on. 0: the "
+                        "rate of source_video_path times 2^times_to_interpolate.",
+                    ),
+                    [io.Int],
+                ),
+                io.String.Input(
+                    "session_id",
+                    default="",
+                    optional=True,
+                    tooltip="Name of the session; the same for all its chunks. Empty: a new one.",
+                ),
+                io.String.Input(
+                    "output_dir",
+                    default="",
+                    optional=True,
+                    tooltip="Folder below ComfyUI's output folder that holds tlbvfi_chunks.",
+                ),
+                io.String.Input(
+                    "source_video_path",
+                    default="",
+                    optional=True,
+                    tooltip="The video the frames come from: its codec and color are followed where "
+                    "codec is auto, and its sound goes into the joined video.",
+                ),
+                choices.codec(optional=True),
+                io.Int.Input(
+                    "quality",
+                    default=18,
+                    min=0,
+                    max=51,
+                    step=1,
+                    optional=True,
+                    tooltip="Constant quality (crf): lower is better and larger. 18 looks lossless.",
+                ),
+                choices.times(default=1, minimum=1, optional=True),
+            ],
+            outputs=[
+                io.String.Output("session", display_name="session_id"),
+                io.String.Output("chunk_path", display_name="chunk_path"),
+                io.Int.Output("num_frames", display_name="num_frames"),
+                io.String.Output("file_size_mb", display_name="file_size_mb"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, session_id: str | None = None) -> bool | str:
+        return check_session_id(session_id)
+
+    @classmethod
+    def execute(
+        cls,
+        frames: Tensor,
+        chunk_id: int,
+        fps: float,
+        session_id: str = "",
+        output_dir: str = "",
+        source_video_path: str = "",
+        codec: str = "auto",
+        quality: int = 18,
+        times_to_interpolate: int = 1,
+    ) -> io.NodeOutput:
+        progress = NodeProgress(cls.hidden.unique_id)
+        places = folders()
+        source = readable_file(source_video_path, places) if source_video_path else None
+        settings = chunk_settings(
+            frames,
+            rate=exact_rate(fps) or derived_rate(source, times_to_interpolate),
+            codec=codec,
+            crf=quality,
+            source=source,
+        )
+        root = folder_in_output(output_dir, places)
+        session, record = save_chunk(
+            frames, chunk_id, root, session_id or new_session_id(), settings, progress
+        )
+        return io.NodeOutput(
+            session.id,
+            str(session.chunk_path(record.index)),
+            record.frames,
+            f"{record.bytes / 1e6:.2f}",
+            ui={"text": tuple(progress.notices)},
+        )
+
+
+def derived_rate(source: Path | None, times: int) -> Fraction:
+    """The source's rate times 2**times, exactly.
+
+    Raises:
+        SettingsError: no source is known.
+    """
+    if source is None:
+        raise SettingsError(
+            "fps 0 stands for the rate of source_video_path, which is empty: give one of the two."
+        )
+    return probe(source).rate * 2**times

@@ -1,0 +1,135 @@
+"""What a node was given to make smooth, a batch of images or a video, as a source of frames."""
+
+from __future__ import annotations
+
+import hashlib
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from comfy_api.latest import Input, InputImpl
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..encoding.source import Source, open_source
+from ..tlbvfi.errors import SettingsError
+from .images import require_pairs
+
+ImagesOrVideo = Any  # an IMAGE tensor [N, H, W, C] or ComfyUI's untyped VideoInput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """A source of frames, and what belongs to it."""
+
+    source: Source
+    sound: Path | BytesIO | None = None
+    """File whose sound goes with the frames."""
+    start: Fraction | None = None
+    """Seconds after the first frame where a trimmed video begins."""
+    end: Fraction | None = None
+    is_video: bool = True
+    """Whether it has a rate of its own."""
+
+
+class BatchFrames(Sequence[NDArray[np.float32]]):
+    """The images of a batch, [H, W, C] float32 each, converted one at a time."""
+
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.float32]: ...
+    @overload
+    def __getitem__(self, index: slice) -> BatchFrames: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.float32] | BatchFrames:
+        if isinstance(index, slice):
+            return BatchFrames(self._images[index])
+        return self._images[index].to(device="cpu", dtype=torch.float32).numpy()
+
+
+def as_images(clip: ImagesOrVideo) -> Tensor:
+    """[N, H, W, C] of a batch, or of all frames of a video."""
+    return clip.get_components().images if isinstance(clip, Input.Video) else clip
+
+
+def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -> Clip:
+    """The source behind an input of type IMAGE or VIDEO; close its source after use.
+
+    A video that is a file is read from there, frame by frame. `batch_rate`: frames per second of an
+    IMAGE batch, which has none of its own. `temp`: folder for what exists in memory only.
+
+    Raises:
+        FrameError: a batch of fewer than two images.
+        SettingsError: a batch without a rate.
+        SourceError: the video cannot be read.
+    """
+    if isinstance(clip, InputImpl.VideoFromComponents):
+        parts = clip.get_components()
+        frames = open_source(BatchFrames(parts.images), input_rate=parts.frame_rate)
+        return Clip(source=frames, sound=sound_file(parts.audio, temp))
+    if isinstance(clip, Input.Video):
+        return _open_file(clip, temp)
+    require_pairs(clip)
+    if batch_rate is None:
+        raise SettingsError(
+            "fps 0 stands for the rate of a video, and a batch of images has none: give the frame "
+            "rate the result should have."
+        )
+    return Clip(source=open_source(BatchFrames(clip), input_rate=batch_rate), is_video=False)
+
+
+def _open_file(video: Input.Video, temp: Path) -> Clip:
+    origin = _file_of(video, temp)
+    source = open_source(origin)
+    start, duration = _trim_window(video)
+    first = (
+        source.info.start
+    )  # ComfyUI counts from 0 of the file's clock, a job from its first frame
+    return Clip(
+        source=source,
+        sound=origin,
+        start=start - first if start > first else None,
+        end=start + duration - first if duration else None,
+    )
+
+
+def _file_of(video: Input.Video, temp: Path) -> Path | BytesIO:
+    """The file a video streams from; one with pending edits of its frames is written out first."""
+    if getattr(video, "has_pending_frame_edits", bool)():  # since ComfyUI 0.34
+        edited = temp / f"tlbvfi_{id(video)}.mp4"
+        video.save_to(str(edited))
+        return edited
+    origin = video.get_stream_source()
+    return Path(origin) if isinstance(origin, str) else origin
+
+
+def _trim_window(video: Input.Video) -> tuple[Fraction, Fraction]:
+    """(start, duration) in seconds, duration 0 to the end; whole before ComfyUI 0.23."""
+    window = getattr(video, "get_active_trim_window", lambda: (0, 0))()
+    return Fraction(str(window[0])), Fraction(str(window[1]))
+
+
+def sound_file(audio: dict[str, Any] | None, temp: Path) -> Path | None:
+    """A WAV file (16 bit) of an AUDIO value, named by its content, so that a session finds it again."""
+    if audio is None:
+        return None
+    samples = audio["waveform"][0].to(device="cpu", dtype=torch.float32)  # [channels, samples]
+    pcm = samples.clamp(-1, 1).mul(32767).round().to(torch.int16).T.contiguous().numpy().tobytes()
+    path = temp / f"tlbvfi_{hashlib.sha256(pcm).hexdigest()[:16]}.wav"
+    temp.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(len(samples))
+        file.setsampwidth(2)
+        file.setframerate(int(audio["sample_rate"]))
+        file.writeframes(pcm)
+    return path

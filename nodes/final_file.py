@@ -1,0 +1,108 @@
+"""The joined video of a session: its name, its metadata, and what a node shows of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from comfy.cli_args import args
+from comfy_api.latest import InputImpl, io
+
+from ..encoding.session import PROGRESS, RESULT, Session
+from ..tlbvfi.job import is_joined, join_session
+from ..tlbvfi.progress import Notice
+from .host import NodeProgress
+
+
+def graph_metadata(hidden: Any) -> dict[str, str]:  # noqa: ANN401 - ComfyUI's untyped holder
+    """Tags that bring the graph back when the file is dropped on the page, as core's Save Video."""
+    if args.disable_metadata:
+        return {}
+    graph = dict(hidden.extra_pnginfo or {})
+    if hidden.prompt is not None:
+        graph["prompt"] = hidden.prompt
+    return {key: json.dumps(value) for key, value in graph.items()}
+
+
+def join_to(
+    session: Session,
+    wanted: Path,
+    progress: NodeProgress,
+    *,
+    sound: Path | BinaryIO | None,
+    metadata: Mapping[str, str],
+    keep_chunks: bool,
+) -> Path:
+    """The session's verified final file: the one that is there, or a new one at `wanted`.
+
+    A file there that was not made from this session is left alone: a number is added instead.
+
+    Raises:
+        SessionError: chunks are missing.
+        VerificationError: a chunk or the joined file is damaged.
+    """
+    former = _former(session)
+    if former is not None and not session.has_chunks():
+        if not _is_named(former, wanted):
+            progress(Notice(text=f"session {session.id} was joined before, into {former.name}."))
+        return former
+    is_ours = former is not None and _is_named(former, wanted)
+    if former is not None and is_ours and not _has_newer_chunks(session):
+        if not keep_chunks:
+            session.drop_chunks()
+        return former
+    output = former if former is not None and is_ours else free_path(wanted)
+    join_session(
+        session,
+        output,
+        sound=sound,
+        metadata=metadata,
+        overwrite=is_ours,
+        keep_chunks=keep_chunks,
+        on_event=progress,
+    )
+    return output
+
+
+def free_path(wanted: Path) -> Path:
+    """`wanted`, or with a number before its suffix where that is taken."""
+    numbered = (wanted.with_name(f"{wanted.stem}_{n:05}{wanted.suffix}") for n in count(2))
+    return next(path for path in chain([wanted], numbered) if not path.exists())
+
+
+def shown(output: Path, root: Path, progress: NodeProgress, *values: object) -> io.NodeOutput:
+    """A node's outputs, the last of them the video, with a preview and what the user should read.
+
+    `root`: ComfyUI's output folder, which `output` is in.
+    """
+    preview = {
+        "filename": output.name,
+        "subfolder": output.parent.relative_to(root).as_posix().removeprefix("."),
+        "type": io.FolderType.output.value,
+    }
+    text = "\n".join([str(output.relative_to(root)), *progress.notices])
+    ui = {"images": [preview], "animated": (True,), "text": (text,)}
+    return io.NodeOutput(*values, InputImpl.VideoFromFile(str(output)), ui=ui)
+
+
+def _former(session: Session) -> Path | None:
+    """The file this session was joined into, if it is there as it was verified."""
+    result = session.result()
+    return Path(result["output"]) if result is not None and is_joined(session) else None
+
+
+def _is_named(former: Path, wanted: Path) -> bool:
+    """Whether `former` has the wanted name, perhaps with a number."""
+    pattern = rf"{re.escape(wanted.stem)}(_\d{{5}})?"
+    same_kind = (former.parent, former.suffix) == (wanted.parent, wanted.suffix)
+    return same_kind and re.fullmatch(pattern, former.stem) is not None
+
+
+def _has_newer_chunks(session: Session) -> bool:
+    """Whether a chunk was committed after the session was joined."""
+    folder = session.folder
+    return (folder / PROGRESS).stat().st_mtime_ns > (folder / RESULT).stat().st_mtime_ns

@@ -1,0 +1,30 @@
+"""Questions about the prompt a node runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Prompt = Mapping[str, Any]  # JSON: node id -> {"class_type", "inputs"}
+
+
+def is_linked(prompt: Prompt, node_id: str, output: int) -> bool:
+    """Whether any node reads this output."""
+    return any(link == [node_id, output] for link, _ in _links(prompt))
+
+
+def leads_to(prompt: Prompt, node_id: str, class_type: str) -> bool:
+    """Whether a node of this class depends on `node_id`, over however many others."""
+    reached, found = set(), {node_id}
+    while found - reached:
+        reached |= found
+        found = {reader for (source, _), reader in _links(prompt) if source in reached}
+    return any(prompt[reader]["class_type"] == class_type for reader in reached - {node_id})
+
+
+def _links(prompt: Prompt) -> Iterator[tuple[list[Any], str]]:
+    """([node, output], reader) of every link."""
+    for reader, node in prompt.items():
+        for value in node["inputs"].values():
+            if isinstance(value, list) and len(value) == 2 and isinstance(value[1], int):
+                yield value, reader

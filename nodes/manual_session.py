@@ -1,0 +1,120 @@
+"""Sessions whose chunks are saved one by one, in any order, by a graph that interpolates pairs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+from torch import Tensor
+
+from ..encoding.color import from_rgb, resolve, stream_tags
+from ..encoding.manifest import Manifest
+from ..encoding.probe import VideoInfo, probe
+from ..encoding.profiles import EncoderSettings, resolve_encoder
+from ..encoding.progress import ChunkRecord
+from ..encoding.session import Session
+from ..encoding.source import open_source
+from ..encoding.writer import StreamSpec
+from .clip import BatchFrames
+from .host import NodeProgress
+from .images import as_frame
+from .output_settings import container_of, encoder_notices, encoder_settings
+from .sessions import require_own
+
+FOLLOWED = ("h264", "hevc", "av1", "vp9", "prores")
+"""Codecs of a source video that its chunks go on in, where the codec is left to us."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkSettings:
+    """How the chunks of a session are stored; the same for all of them."""
+
+    rate: Fraction
+    encoder: EncoderSettings
+    info: VideoInfo
+    """Size and color of the frames."""
+    sound: Path | None
+    """Video whose sound goes into the joined file."""
+
+
+def chunk_settings(
+    frames: Tensor, *, rate: Fraction, codec: str, crf: int, source: Path | None
+) -> ChunkSettings:
+    """Settings for chunks like this one. `source`: the video the frames come from, if known.
+
+    Raises:
+        SourceError: the source is not a video.
+        EncoderError: there is no such codec.
+    """
+    with open_source(BatchFrames(frames[:1]), input_rate=rate) as batch:
+        info = batch.info
+    if source is not None:
+        origin = probe(source)
+        info = replace(info, color=replace(resolve(origin)))
+        codec = origin.codec if codec == "auto" and origin.codec in FOLLOWED else codec
+    encoder = encoder_settings(codec, crf, "", info, is_video=False)
+    return ChunkSettings(rate=rate, encoder=encoder, info=info, sound=source)
+
+
+def new_session_id() -> str:
+    """An id that names the moment: `chunks-20261120-134502-118`."""
+    now = time.time()
+    return (
+        f"chunks-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now * 1000) % 1000:03}"
+    )
+
+
+def save_chunk(
+    frames: Tensor,
+    index: int,
+    root: Path,
+    session_id: str,
+    settings: ChunkSettings,
+    progress: NodeProgress,
+) -> tuple[Session, ChunkRecord]:
+    """Commit `frames`, [N, H, W, C], as chunk `index`; one that was there is replaced.
+
+    A session that was joined and cleaned up begins anew.
+
+    Raises:
+        SettingsError: the session's chunks have another size, rate or codec.
+        EncoderError, SessionError, OutputError: as their texts say.
+    """
+    manifest = _manifest(settings, progress)
+    former = Session.find(root, session_id)
+    if former is not None and former.result() is not None and not former.has_chunks():
+        former.remove()
+    require_own(root, session_id, manifest)
+    session = Session.start(root, session_id, manifest)
+    session.note_origin({"sound": None if settings.sound is None else str(settings.sound)})
+    tags = resolve(settings.info)
+    with session.locked(), session.new_chunk(index) as chunk:
+        for n, image in enumerate(frames):
+            chunk.write(from_rgb(as_frame(image).numpy(), manifest.encoder.pix_fmt, tags), n)
+        return session, chunk.commit(pairs=(index, index + 1))
+
+
+def _manifest(settings: ChunkSettings, progress: NodeProgress) -> Manifest:
+    info = settings.info
+    encoder = resolve_encoder(
+        settings.encoder,
+        info,
+        container=container_of(settings.encoder.codec),
+        software_twin=True,
+    )
+    for notice in encoder_notices(settings.encoder.codec, encoder, info):
+        progress(notice)
+    return Manifest(
+        source={"kind": "chunks saved one by one"},
+        settings={},
+        encoder=encoder,
+        stream=StreamSpec(
+            width=info.width,
+            height=info.height,
+            time_base=1 / settings.rate,
+            rate=settings.rate,
+            color=stream_tags(resolve(info), encoder.pix_fmt),
+        ),
+    )

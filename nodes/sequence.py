@@ -1,0 +1,47 @@
+"""What the nodes that turn images into images share: choose a method, fill the output, report."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..tlbvfi.pipeline import OutputFrame
+from ..tlbvfi.progress import Meter
+from .host import NodeProgress, empty_images, memory_notice
+from .images import interpolate_images, require_pairs, sequence_length
+from .models import ModelWish, chosen_method
+
+
+def run_sequence(
+    images: Tensor,
+    wish: ModelWish,
+    progress: NodeProgress,
+    *,
+    times: int,
+    seed: int = 0,
+    sources: bool = True,
+    ends_here: bool = True,
+) -> Tensor:
+    """The interpolated batch, [B', H, W, C], where and in the type ComfyUI keeps images.
+
+    `images`: [B >= 2, H, W, C]. `times` 0 gives the one mid frame of each pair, alone.
+    """
+    require_pairs(images)
+    count = sequence_length(len(images), times, sources=sources, ends_here=ends_here)
+    if notice := memory_notice(count, *images.shape[1:]):
+        progress(notice)
+    meter = Meter(frames_total=count)
+
+    def on_frame(frame: OutputFrame[int]) -> None:
+        progress(meter.frame(frame.image))
+
+    with chosen_method(wish, progress) as method:
+        return interpolate_images(
+            images,
+            method,
+            empty_images(count, *images.shape[1:]),
+            times=times,
+            seed=seed,
+            sources=sources,
+            ends_here=ends_here,
+            on_frame=on_frame,
+        )

@@ -1,0 +1,36 @@
+"""Sessions as nodes see them: by an id from a widget or a link, below ComfyUI's output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..encoding.manifest import Manifest, differences
+from ..encoding.session import Session
+from ..tlbvfi.errors import SettingsError
+
+
+def require_own(root: Path, session_id: str, manifest: Manifest) -> None:
+    """Refuse a session id under which another job left its chunks.
+
+    Raises:
+        SettingsError: naming what differs.
+        SessionError: the id is not valid, or its folder holds something else.
+    """
+    found = Session.find(root, session_id)
+    differing = [] if found is None else differences(found.manifest, manifest)
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise SettingsError(
+            f"session_id {session_id!r} belongs to another job ({'; '.join(differing[:3])}{more}): "
+            "choose another one, or leave it empty."
+        )
+
+
+def find_session(session_id: str, *roots: Path) -> Session:
+    """The session of this id below the first root that has it.
+
+    Raises:
+        SessionError: there is none, or the id is not valid.
+    """
+    found = (Session.find(root, session_id) for root in roots)
+    return next(filter(None, found), None) or Session.open(roots[0], session_id)

@@ -1,0 +1,43 @@
+"""A whole batch, with the id and inputs of an older node. Kept for saved graphs."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from . import choices
+from .host import NodeProgress
+from .models import ModelWish, check_model
+from .sequence import run_sequence
+
+
+class VfiTf32(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TLBVFI_VFI_TF32",
+            display_name="TLBVFI Frame Interpolation (TF32) [Legacy]",
+            category=choices.LEGACY_CATEGORY,
+            description="Kept for saved graphs: use TLBVFI Batch Interpolator V2.",
+            is_deprecated=True,
+            inputs=[
+                io.Image.Input("images", tooltip="The clip, at least 2 frames."),
+                choices.model_name(),
+                choices.times(default=1, minimum=1, optional=False),
+                choices.gpu_id(maximum=100, optional=False),
+            ],
+            outputs=[io.Image.Output("frames", display_name="IMAGE")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, model_name: str | None = None) -> bool | str:
+        return check_model(model_name)
+
+    @classmethod
+    def execute(
+        cls, images: Tensor, model_name: str, times_to_interpolate: int, gpu_id: int
+    ) -> io.NodeOutput:
+        progress = NodeProgress(cls.hidden.unique_id)
+        wish = ModelWish(model_name=model_name, gpu_id=gpu_id)
+        return io.NodeOutput(run_sequence(images, wish, progress, times=times_to_interpolate))

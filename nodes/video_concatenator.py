@@ -1,0 +1,140 @@
+"""A session -> the joined, verified video."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..encoding.errors import VideoError
+from ..encoding.session import MANIFEST, PROGRESS, Session
+from ..encoding.writer import MUXERS
+from ..tlbvfi.errors import SettingsError
+from ..tlbvfi.progress import Notice
+from . import choices
+from .final_file import graph_metadata, join_to, shown
+from .host import NodeProgress, folders
+from .paths import folder_in_output, plain_file_name
+from .sessions import find_session
+from .validation import check_file_name, check_session_id, first_problem
+
+
+class VideoConcatenator(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TLBVFI_VideoConcatenator",
+            display_name="TLBVFI Video Concatenator",
+            category=f"{choices.CATEGORY}/chunk",
+            description="Joins the chunks of a session without encoding again, adds the source's "
+            "sound, verifies the result, and only then removes the chunks.",
+            is_output_node=True,
+            inputs=[
+                io.String.Input(
+                    "session_id",
+                    default="",
+                    tooltip="The session; link it, so that saving comes first.",
+                ),
+                io.String.Input(
+                    "output_dir",
+                    default="",
+                    optional=True,
+                    tooltip="Folder below ComfyUI's output folder: holds tlbvfi_chunks, gets the video.",
+                ),
+                io.String.Input(
+                    "output_filename",
+                    default="",
+                    optional=True,
+                    tooltip="Name of the video, without a folder. Empty: the session's name.",
+                ),
+                io.Boolean.Input(
+                    "cleanup_chunks",
+                    default=True,
+                    optional=True,
+                    tooltip="Remove the chunks once the joined video has been verified.",
+                ),
+                io.Boolean.Input(
+                    "return_frames",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Without effect: use the video output with Get Video Components.",
+                ),
+            ],
+            outputs=[io.Video.Output("video", display_name="video")],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, session_id: str | None = None, output_filename: str | None = None
+    ) -> bool | str:
+        return first_problem(check_session_id(session_id), check_file_name(output_filename))
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, session_id: str | None = None, output_dir: str | None = None, **others: object
+    ) -> str | float:
+        """A new value when the session has changed; always where its id comes over a link."""
+        if session_id is None or output_dir is None:
+            return float("nan")
+        try:
+            session = find_session(session_id, *roots(output_dir))
+        except (VideoError, SettingsError) as error:
+            return str(error)  # told when the node runs
+        return session_state(session)
+
+    @classmethod
+    def execute(
+        cls,
+        session_id: str,
+        output_dir: str = "",
+        output_filename: str = "",
+        cleanup_chunks: bool = True,
+        return_frames: bool = False,
+    ) -> io.NodeOutput:
+        progress = NodeProgress(cls.hidden.unique_id)
+        session = find_session(session_id, *roots(output_dir))
+        output = join_to(
+            session,
+            roots(output_dir)[0] / output_name(output_filename, session),
+            progress,
+            sound=remembered_sound(session, progress),
+            metadata=graph_metadata(cls.hidden),
+            keep_chunks=not cleanup_chunks,
+        )
+        return shown(output, folders().output, progress)
+
+
+def roots(output_dir: str) -> tuple[Path, ...]:
+    """Where sessions are looked for: in `output_dir`, then in ComfyUI's output folder itself."""
+    places = folders()
+    return folder_in_output(output_dir, places), places.output
+
+
+def output_name(wanted: str, session: Session) -> str:
+    """The wanted file name, with the suffix of the session's codec where it has none of a video."""
+    name = plain_file_name(wanted) if wanted else session.id
+    is_video = Path(name).suffix.lower() in MUXERS
+    return name if is_video else f"{name}{session.manifest.encoder.suffix}"
+
+
+def remembered_sound(session: Session, progress: NodeProgress) -> Path | None:
+    """The file the session's sound comes from, if there is one and it is still there."""
+    sound = (session.origin() or {}).get("sound")
+    if sound is None:
+        return None
+    if not Path(sound).is_file():
+        progress(Notice(text=f"{Path(sound).name} is gone, so the video has no sound."))
+        return None
+    return Path(sound)
+
+
+def session_state(session: Session) -> str:
+    """Hash of what the session is and of its chunks."""
+    digest = hashlib.sha256()
+    for name in (MANIFEST, PROGRESS):
+        path = session.folder / name
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,302 @@
+"""The whole-clip node in a real ComfyUI: streaming, resuming, canceling, and what it refuses."""
+
+import hashlib
+import json
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+
+pytestmark = pytest.mark.comfyui
+
+DEFAULTS = {
+    "model_name": "blend",
+    "times_to_interpolate": 1,
+    "fps": 0.0,
+    "codec": "libx264",
+    "bitrate": "",
+    "gpu_id": 0,
+}
+
+
+@pytest.fixture
+def processor(node):
+    """Prompt nodes: a video through the chunk processor, node "c"."""
+
+    def build(name: str, **inputs) -> dict:
+        chunks = node("TLBVFI_ChunkProcessor", images=["l", 0], **(DEFAULTS | inputs))
+        return {"l": node("LoadVideo", file=name), "c": chunks}
+
+    return build
+
+
+def facts(path):
+    """(frames, rate, pix_fmt, size) of a video."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = sum(1 for _ in container.decode(stream))
+        return frames, stream.average_rate, stream.pix_fmt, (stream.width, stream.height)
+
+
+def packets(path, kind: str) -> list[bytes]:
+    with av.open(str(path)) as container:
+        streams = [s for s in container.streams if s.type == kind]
+        return [bytes(p) for p in container.demux(streams) if p.size]
+
+
+def test_a_video_becomes_twice_as_smooth_at_its_exact_rate_with_its_sound(comfyui, clip, processor):
+    name = clip("ntsc.mp4", frames=13, rate=Fraction(24000, 1001), sound=True)
+    outputs = comfyui.run(processor(name))
+    result = comfyui.saved(outputs["c"])
+    assert facts(result) == (25, Fraction(48000, 1001), "yuv420p", (64, 48))
+    assert packets(result, "audio") == packets(comfyui.base / "input" / name, "audio")
+
+
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(512, 512), (640, 360), (854, 480), (1280, 720), (256, 448), (448, 256), (320, 180), (66, 50)],
+)
+def test_sizes_older_packs_failed_on_go_through(comfyui, clip, processor, width, height):
+    name = clip(f"{width}x{height}.mp4", frames=2, width=width, height=height)
+    result = comfyui.saved(comfyui.run(processor(name, model_name="flow"))["c"])
+    assert facts(result) == (3, 48, "yuv420p", (width, height))
+
+
+def test_a_second_of_60_fps_lasts_a_second_after_joining(comfyui, clip, processor):
+    name = clip("thirty.mp4", frames=31, rate=30)
+    result = comfyui.saved(comfyui.run(processor(name))["c"])
+    with av.open(str(result)) as container:
+        stream = container.streams.video[0]
+        times = sorted(p.pts * stream.time_base for p in container.demux(stream) if p.size)
+    assert times == [Fraction(n, 60) for n in range(61)]
+
+
+def test_the_trim_window_of_a_video_is_honored(comfyui, clip, processor, node):
+    name = clip("trim.mp4", frames=48, sound=True)
+    prompt = processor(name)
+    prompt["t"] = node("Video Slice", video=["l", 0], start_time=0.5, duration=1.0)
+    prompt["t"]["inputs"]["strict_duration"] = False
+    prompt["c"]["inputs"]["images"] = ["t", 0]
+    result = comfyui.saved(comfyui.run(prompt)["c"])
+    assert facts(result)[0] == (24 - 1) * 2 + 1
+
+
+def test_a_batch_of_images_is_compressed_once_and_plays_in_browsers(comfyui, processor, gray_batch):
+    nodes, batch = gray_batch(5)
+    nodes["c"] = processor("")["c"]
+    nodes["c"]["inputs"] |= {"images": batch, "fps": 32.0}
+    result = comfyui.saved(comfyui.run(nodes)["c"])
+    assert facts(result) == (9, 32, "yuv420p", (64, 48))
+
+
+def test_a_batch_without_a_rate_says_what_to_give(comfyui, processor, gray_batch):
+    nodes, batch = gray_batch(2)
+    nodes["c"] = processor("")["c"]
+    nodes["c"]["inputs"]["images"] = batch
+    assert "fps 0 stands for the rate of a video" in comfyui.error(nodes)
+
+
+def test_a_video_made_of_images_keeps_rate_and_sound(comfyui, clip, processor, node):
+    name = clip("parts.mp4", frames=12, sound=True)
+    prompt = processor(name)
+    prompt["g"] = node("GetVideoComponents", video=["l", 0])
+    prompt["v"] = node("CreateVideo", images=["g", 0], audio=["g", 1], fps=24.0)
+    prompt["c"]["inputs"]["images"] = ["v", 0]
+    result = comfyui.saved(comfyui.run(prompt)["c"])
+    assert facts(result)[:2] == (23, 48)
+    assert packets(result, "audio")
+
+
+def test_another_rate_than_the_doubled_one_is_made_exactly_and_told(comfyui, clip, processor):
+    name = clip("to30.mp4", frames=25, rate=24)
+    outputs = comfyui.run(processor(name, fps=30.0))["c"]
+    assert facts(comfyui.saved(outputs))[:2] == (31, 30)
+    assert "set fps to 0 for 48" in outputs["text"][0]
+
+
+def test_an_encoder_that_is_not_there_gives_way_to_its_twin_and_says_so(comfyui, clip, processor):
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine may have NVENC")
+    outputs = comfyui.run(processor(clip("nvenc.mp4"), codec="hevc_nvenc", crf=23))["c"]
+    assert "hevc_nvenc cannot run here: hevc is used instead." in outputs["text"][0]
+    assert packets(comfyui.saved(outputs), "video")
+    with av.open(str(comfyui.saved(outputs))) as container:
+        assert container.streams.video[0].codec_context.name == "hevc"
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "pix_fmt"),
+    [("libvpx-vp9", ".webm", "yuv420p"), ("ffv1", ".mkv", "yuv420p"), ("prores", ".mov", None)],
+)
+def test_codecs_pick_their_container(comfyui, clip, processor, codec, suffix, pix_fmt):
+    result = comfyui.saved(comfyui.run(processor(clip("codecs.mp4"), codec=codec))["c"])
+    assert result.suffix == suffix
+    assert facts(result)[2] == (pix_fmt or "yuv422p10le")
+
+
+def test_the_graph_is_in_the_file(comfyui, clip, processor):
+    prompt = processor(clip("meta.mp4"))
+    body = {"prompt": prompt, "extra_data": {"extra_pnginfo": {"workflow": {"nodes": [1]}}}}
+    _, answer = comfyui.post("/prompt", body)
+    entry = comfyui.wait(answer["prompt_id"])
+    with av.open(str(comfyui.saved(entry["outputs"]["c"]))) as container:
+        embedded = json.loads(container.metadata["prompt"])
+        assert {key: value["inputs"] for key, value in embedded.items()} == {
+            key: value["inputs"] for key, value in prompt.items()
+        }
+        assert json.loads(container.metadata["workflow"]) == {"nodes": [1]}
+
+
+def test_with_a_concatenator_there_is_one_file_under_its_name(comfyui, clip, processor, node):
+    prompt = processor(clip("joined.mp4", sound=True), session_id="one-file")
+    prompt["j"] = node(
+        "TLBVFI_VideoConcatenator", session_id=["c", 0], output_dir="films", output_filename="one"
+    )
+    outputs = comfyui.run(prompt)
+    result = comfyui.saved(outputs["j"])
+    assert result == comfyui.base / "output" / "films" / "one.mp4"
+    assert packets(result, "audio")
+    assert "images" not in outputs["c"]
+    assert not list((comfyui.base / "output").glob("one-file*"))
+    assert not list(comfyui.session("one-file").glob("chunk_*"))
+
+
+def test_the_video_output_can_be_saved_by_comfyui(comfyui, clip, processor, node, pictures):
+    prompt = processor(clip("saved.mp4"))
+    prompt["s"] = node(
+        "SaveVideo", video=["c", 1], filename_prefix="again", format="auto", codec="auto"
+    )
+    outputs = comfyui.run(prompt)
+    ours, theirs = (pictures(comfyui.saved(outputs[n])) for n in ("c", "s"))
+    assert (ours == theirs).all()
+
+
+@pytest.fixture
+def long_job(clip, processor):
+    """A job of many chunks that takes some seconds, under a session id."""
+
+    def build(session_id: str) -> dict:
+        name = clip("long.mp4", frames=400, width=640, height=360)
+        return processor(name, session_id=session_id)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def undisturbed(comfyui):
+    """SHA-256 of the video of a job, kept by the session that made it first."""
+    known = {}
+
+    def run(prompt: dict) -> str:
+        key = "long"
+        if key not in known:
+            outputs = comfyui.run(prompt)["c"]
+            known[key] = hashlib.sha256(b"".join(packets(comfyui.saved(outputs), "video"))).digest()
+        return known[key]
+
+    return run
+
+
+def digest(comfyui, outputs) -> bytes:
+    return hashlib.sha256(b"".join(packets(comfyui.saved(outputs), "video"))).digest()
+
+
+def test_cancel_stops_at_once_and_the_same_prompt_goes_on(comfyui, long_job, undisturbed):
+    whole = undisturbed(long_job("whole"))
+    prompt = long_job("canceled")
+    prompt_id = comfyui.queue(prompt)
+    comfyui.wait_for_chunks("canceled", 1)
+    start = time.monotonic()
+    comfyui.post("/interrupt", {"prompt_id": prompt_id})
+    entry = comfyui.wait(prompt_id)
+    assert time.monotonic() - start < 1.5  # most of it is ComfyUI's own; a frame takes 20 ms
+    assert "execution_interrupted" in dict(entry["status"]["messages"])
+    before = comfyui.committed("canceled")
+    assert 1 <= len(before) < len(comfyui.committed("whole"))
+    outputs = comfyui.run(prompt)
+    assert comfyui.committed("canceled")[: len(before)] == before
+    assert digest(comfyui, outputs["c"]) == whole
+
+
+def test_kill_9_costs_at_most_a_chunk(comfyui, long_job, undisturbed):
+    whole = undisturbed(long_job("whole"))
+    prompt = long_job("killed")
+    comfyui.queue(prompt)
+    comfyui.wait_for_chunks("killed", 1)
+    comfyui.kill()
+    before = comfyui.committed("killed")
+    comfyui.start()
+    outputs = comfyui.run(prompt)
+    assert comfyui.committed("killed")[: len(before)] == before
+    assert digest(comfyui, outputs["c"]) == whole
+
+
+def test_a_damaged_chunk_is_made_again_and_never_joined(comfyui, long_job, undisturbed):
+    whole = undisturbed(long_job("whole"))
+    prompt = long_job("damaged")
+    prompt_id = comfyui.queue(prompt)
+    comfyui.wait_for_chunks("damaged", 1)
+    comfyui.post("/interrupt", {"prompt_id": prompt_id})
+    comfyui.wait(prompt_id)
+    chunk = comfyui.session("damaged") / "chunk_000000.mp4"
+    chunk.write_bytes(chunk.read_bytes()[:-1000])
+    assert digest(comfyui, comfyui.run(prompt)["c"]) == whole
+
+
+def test_the_same_prompt_after_success_makes_nothing_again(comfyui, clip, processor):
+    prompt = processor(clip("again.mp4"), session_id="again")
+    first = comfyui.saved(comfyui.run(prompt)["c"])
+    made = first.stat().st_mtime_ns
+    prompt["c"]["inputs"]["debug"] = True  # another prompt for ComfyUI's cache, the same job
+    assert comfyui.saved(comfyui.run(prompt)["c"]) == first
+    assert first.stat().st_mtime_ns == made
+
+
+def test_a_session_of_another_source_is_refused_with_what_differs(comfyui, clip, processor):
+    comfyui.run(processor(clip("mine.mp4"), session_id="taken"))
+    message = comfyui.error(processor(clip("other.mp4", frames=20), session_id="taken"))
+    assert "session_id 'taken' belongs to another job (source." in message
+    assert "choose another one, or leave it empty." in message
+
+
+@pytest.mark.parametrize("session_id", ["../../x", "a/b", ".hidden", "C:\\x", "con", "x" * 65])
+def test_a_session_id_with_a_path_is_refused_before_anything_runs(
+    comfyui, clip, processor, session_id
+):
+    problems = comfyui.refusal(processor(clip("id.mp4"), session_id=session_id))
+    assert any("is no session id" in problem["details"] for problem in problems)
+
+
+def test_an_unknown_model_is_refused_with_where_to_get_one(comfyui, clip, processor):
+    problems = comfyui.refusal(processor(clip("model.mp4"), model_name="gone.pth"))
+    details = problems[0]["details"]
+    assert "there is no model 'gone.pth' in models/interpolation" in details
+    assert "https://huggingface.co/ucfzl/TLBVFI" in details
+    assert "flow or blend, which need no model" in details
+
+
+def test_a_bitrate_that_is_none_is_refused(comfyui, clip, processor):
+    problems = comfyui.refusal(processor(clip("rate.mp4"), bitrate="fast"))
+    assert any("write it like 8M or 800k" in problem["details"] for problem in problems)
+
+
+def test_one_frame_is_refused(comfyui, clip, processor, gray_batch):
+    nodes, batch = gray_batch(1)
+    nodes["c"] = processor("")["c"]
+    nodes["c"]["inputs"] |= {"images": batch, "fps": 24.0}
+    assert "at least 2 frames" in comfyui.error(nodes)
+
+
+def test_rgba_images_go_through_and_say_where_alpha_would_stay(comfyui, processor, node):
+    nodes = {"c": processor("")["c"]}
+    for n in "01":
+        nodes[n] = node("EmptyImage", width=64, height=48, batch_size=1, color=0x808080)
+        nodes[f"m{n}"] = node("SolidMask", value=0.5, width=64, height=48)
+        nodes[f"a{n}"] = node("JoinImageWithAlpha", image=[n, 0], alpha=[f"m{n}", 0])
+    nodes["b"] = node("ImageBatch", image1=["a0", 0], image2=["a1", 0])
+    nodes["c"]["inputs"] |= {"images": ["b", 0], "fps": 24.0}
+    outputs = comfyui.run(nodes)["c"]
+    assert facts(comfyui.saved(outputs))[0] == 3
+    assert "has no alpha channel: choose prores_4444 or ffv1" in outputs["text"][0]
