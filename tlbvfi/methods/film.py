@@ -5,13 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..errors import FrameError
-from ..film import FilmFeatures, FilmFlows, FilmNet, predict_peak_memory, warp, weights_hash
+from ..device import choose_device
+from ..errors import FrameError, SettingsError
+from ..film import (
+    FilmFeatures,
+    FilmFlows,
+    FilmNet,
+    load_film,
+    predict_peak_memory,
+    warp,
+    weights_hash,
+)
 from ..method import PairKey
+from ..model.precision import matmul_precision
+from . import MethodConfig
+
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16}
+"""Type of the network's numbers by precision."""
+
+
+def open_film(path: Path, config: MethodConfig) -> FilmMethod:
+    """The method with the weights at `path`, in the precision and on the device of `config`.
+
+    Raises:
+        ModelMissingError, CheckpointError: as `load_film`.
+        SettingsError: FILM does not run in that precision, or there is no such device.
+    """
+    if config.precision not in DTYPES:
+        raise SettingsError(
+            f"FILM runs in {', '.join(DTYPES)}, not in {config.precision}, whose steps are too "
+            "coarse for its flows: choose one of those."
+        )
+    device = choose_device(config.device)
+    film = load_film(path, dtype=DTYPES[config.precision], device=device)
+    return FilmMethod(film, tf32=config.precision == "tf32")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +68,13 @@ class FilmMethod:
     name = "film"
     any_time = True
 
-    def __init__(self, film: FilmNet) -> None:
+    def __init__(self, film: FilmNet, *, tf32: bool = False) -> None:
         self.film = film
+        self.tf32 = tf32
         self.device = next(film.parameters()).device
         self.settings = {
             "dtype": str(film.dtype).removeprefix("torch."),
+            "tf32": tf32,
             "weights": weights_hash(film),
         }
 
@@ -62,8 +96,10 @@ class FilmMethod:
             raise FrameError("A frame holds NaN or infinite pixels: repair it or leave it out.")
         low, high = (float(bound) for bound in frame[:3].aminmax())
         image = frame[None].to(self.device)
+        with matmul_precision(tf32=self.tf32):
+            features = self.film.features(image[:, :3])
         return FilmFrame(
-            features=self.film.features(image[:, :3]),
+            features=features,
             alpha=image[:, 3:] if frame.shape[0] == 4 else None,
             low=min(0.0, low),
             high=max(1.0, high),
@@ -81,12 +117,14 @@ class FilmMethod:
         """
         if (features0.alpha is None) != (features1.alpha is None):
             raise FrameError("One frame of a pair has alpha, the other has none: make them alike.")
-        flows = self.film.flows(features0.features, features1.features)
+        with matmul_precision(tf32=self.tf32):
+            flows = self.film.flows(features0.features, features1.features)
         return (self._frame(features0, features1, flows, t) for t in times)
 
     def _frame(self, frame0: FilmFrame, frame1: FilmFrame, flows: FilmFlows, t: Fraction) -> Tensor:
-        frame = self.film.frame(frame0.features, frame1.features, flows, t).float()
-        frame = frame.clamp(min(frame0.low, frame1.low), max(frame0.high, frame1.high))
+        with matmul_precision(tf32=self.tf32):
+            frame = self.film.frame(frame0.features, frame1.features, flows, t)
+        frame = frame.float().clamp(min(frame0.low, frame1.low), max(frame0.high, frame1.high))
         if frame0.alpha is not None and frame1.alpha is not None:
             alpha = _moved_mix(frame0.alpha, frame1.alpha, flows, float(t))
             frame = torch.cat([frame, alpha], dim=1)

@@ -4,8 +4,10 @@ from fractions import Fraction
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.errors import FrameError
+from comfyui_tlbvfi.tlbvfi.device import choose_device
+from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.method import PairKey
+from comfyui_tlbvfi.tlbvfi.methods import MethodConfig, create_method
 from comfyui_tlbvfi.tlbvfi.methods.film import FilmMethod
 
 KEY = PairKey(seed=0, pair=0)
@@ -23,8 +25,8 @@ def between(method, frame0, frame1, times=THIRDS):
 
 def test_frames_are_the_network_s_clamped_once(film, method, frames):
     frame0, frame1 = frames(64, 70)
-    made = between(method, frame0[0], frame1[0])
-    raw = film(frame0, frame1, THIRDS)
+    made = between(method, frame0[0], frame1[0], THIRDS[:1])
+    raw = film(frame0, frame1, THIRDS[:1])
     assert any(frame.max() > 1 or frame.min() < 0 for frame in raw)
     for frame, wanted in zip(made, raw, strict=True):
         assert torch.equal(frame, wanted[0].clamp(0, 1))
@@ -58,7 +60,7 @@ def test_a_frame_is_computed_when_it_is_asked_for(method, frames, monkeypatch):
 
 def test_frames_do_not_depend_on_the_key_or_the_run(method, frames):
     pair = [method.prepare(frame[0]) for frame in frames(64, 64)]
-    runs = [list(method.between(*pair, THIRDS, PairKey(seed=s, pair=s))) for s in (0, 7)]
+    runs = [list(method.between(*pair, THIRDS[:1], PairKey(seed=s, pair=s))) for s in (0, 7)]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
@@ -70,16 +72,17 @@ def test_values_beyond_white_of_the_pair_are_kept(method, frames):
     assert made.min() >= min(frame0.min(), frame1.min())
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 80), (40, 50)])
+@pytest.mark.parametrize(("height", "width"), [(64, 70), (40, 50)])
 def test_alpha_travels_with_the_picture_and_leaves_it_alone(method, frames, height, width):
     frame0, frame1 = (frame[0] for frame in frames(height, width))
     alpha0, alpha1 = torch.full((1, height, width), 0.25), torch.full((1, height, width), 0.75)
-    plain = between(method, frame0, frame1)
-    made = between(method, torch.cat([frame0, alpha0]), torch.cat([frame1, alpha1]))
-    for t, frame, wanted in zip(THIRDS, made, plain, strict=True):
-        assert frame.shape == (4, height, width)
-        assert torch.equal(frame[:3], wanted)
-        assert torch.allclose(frame[3], torch.tensor(0.25 + 0.5 * float(t)), atol=1e-6)
+    t = Fraction(1, 4)
+    (plain,) = between(method, frame0, frame1, [t])
+    with_alpha = torch.cat([frame0, alpha0]), torch.cat([frame1, alpha1])
+    (made,) = between(method, *with_alpha, [t])
+    assert made.shape == (4, height, width)
+    assert torch.equal(made[:3], plain)
+    assert torch.allclose(made[3], torch.tensor(0.25 + 0.5 * float(t)), atol=1e-6)
 
 
 def test_alpha_is_moved_by_the_flows_the_picture_is_read_with(method, frames):
@@ -126,3 +129,37 @@ def test_settings_name_the_weights_and_the_type(method):
     assert len(method.settings["weights"]) == 64
     assert (method.name, method.any_time) == ("film", True)
     assert method.memory_needed(1080, 1920) > method.memory_needed(720, 1280) > 1e9
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "tf32"),
+    [("float32", "float32", False), ("tf32", "float32", True), ("float16", "float16", False)],
+)
+def test_method_is_opened_from_a_config(film_file, precision, dtype, tf32):
+    config = MethodConfig(name="film", model=film_file, precision=precision, device="cpu")
+    settings = create_method(config).settings
+    assert (settings["dtype"], settings["tf32"]) == (dtype, tf32)
+
+
+def test_precision_too_coarse_for_flows_is_refused(film_file):
+    config = MethodConfig(name="film", model=film_file, precision="bfloat16")
+    with pytest.raises(SettingsError, match="not in bfloat16"):
+        create_method(config)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_switches_of_the_process_are_restored(film, frames, tf32):
+    before = torch.backends.cudnn.allow_tf32
+    list(between(FilmMethod(film, tf32=tf32), *(frame[0] for frame in frames(64, 64)), THIRDS[:1]))
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "nonsense", "hpu"])
+def test_device_that_is_not_there_is_named(name):
+    with pytest.raises(SettingsError, match=f"The device {name} cannot be used here"):
+        choose_device(name)
+
+
+def test_device_is_chosen_by_itself():
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cpu") == torch.device("cpu")
