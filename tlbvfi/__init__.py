@@ -1,5 +1,10 @@
 """Interpolation methods and the job that runs them, without a user interface.
 
+    from comfyui_tlbvfi.tlbvfi import load_checkpoint, sample
+
+    model = load_checkpoint("vimeo_unet.pth", device="cuda")
+    between = sample(model, frame0, frame1)  # [B, 3, H, W] in [0, 1], all three
+
 Names are loaded when they are first used: the command line must not wait for torch.
 """
 
@@ -9,11 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checkpoint import load_checkpoint
     from .film import load_film
+    from .model import sample
 
-__all__ = ["load_film"]
+__all__ = ["load_checkpoint", "load_film", "sample"]
 
-_HOMES = {"load_film": ".film"}
+_HOMES = {"load_checkpoint": ".checkpoint", "load_film": ".film", "sample": ".model"}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module can hold anything

@@ -1,6 +1,18 @@
 """The TLB-VFI networks: tensors in, tensors out; no files, no devices, no video."""
 
 from .geometry import MINIMUM_SIDE, Geometry, Padding, plan_geometry
+from .precision import COMPUTE_DTYPES
+from .sampling import SamplingOptions, sample
 from .tlbvfi import TLBVFI, FrameFeatures
 
-__all__ = ["MINIMUM_SIDE", "TLBVFI", "FrameFeatures", "Geometry", "Padding", "plan_geometry"]
+__all__ = [
+    "COMPUTE_DTYPES",
+    "MINIMUM_SIDE",
+    "TLBVFI",
+    "FrameFeatures",
+    "Geometry",
+    "Padding",
+    "SamplingOptions",
+    "plan_geometry",
+    "sample",
+]

@@ -10,24 +10,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .flow import IFNet, RefineNet, resize
+from .bands import (
+    Bands,
+    Kernel,
+    Rows,
+    convolved,
+    downsampled,
+    gather,
+    joined,
+    keep,
+    keep_and_gather,
+    kernel_of,
+    mapped,
+    normed,
+    stored,
+    upsampled,
+    whole,
+)
+from .flow import IFNet, RefineNet, resize, warped
 from .layers import (
     ClipAttention,
-    Downsample,
     FixedBatchNorm,
     MaxViTBlock,
     Operations,
+    Resample,
     ResBlock2d,
     ResBlock3d,
-    Upsample,
     folded,
     new_group_norm,
     per_frame,
     swish,
 )
-from .norm import group_norm
+from .lookup import bordered_tokens
+from .norm import Moments, group_norm
 from .unet import LATENT
-from .warp import warp
+from .warp import sample_at, sampling_grid
 
 LEVEL_WIDTHS = ((64, 64), (64, 128), (128, 128), (128, 128), (128, 256))
 """(input, output) channels of the encoder's levels; level i works at 1 / 2**i."""
@@ -92,8 +109,8 @@ class FrequencyBlock(nn.Module):
         self.shortcut = ops.Conv2d(channels, out_channels, 5, stride=4, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.relu(group_norm(self.norm1, x), inplace=True))
-        h = self.conv2(F.relu(group_norm(self.norm2, h), inplace=True))
+        h = self.conv1(F.relu_(group_norm(self.norm1, x)))
+        h = self.conv2(F.relu_(group_norm(self.norm2, h)))
         return h.add_(self.shortcut(x))
 
 
@@ -119,13 +136,21 @@ class EncoderLevel(nn.Module):
         super().__init__()
         self.block = nn.ModuleList([ResBlock2d(ops, channels, out_channels)])
         self.attn = nn.ModuleList([MaxViTBlock(ops, out_channels)] if attn else [])
-        self.downsample = Downsample(ops, out_channels)
+        self.downsample = Resample(ops, out_channels, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.block[0](x)
+    def forward(self, x: Rows, moments: Moments, bands: Bands) -> tuple[Rows, Moments]:
+        """Map and moments at one resolution to those at half of it."""
+        h = self.block[0](x, moments, bands)
         for attention in self.attn:
-            x = attention(x)
-        return self.downsample(x)
+            h = in_place(attention, keep(h, bands), None, bands)
+        return keep_and_gather(downsampled(kernel_of(self.downsample.conv), h), bands)
+
+
+def in_place(attention: nn.Module, x: Tensor, context: Tensor | None, bands: Bands) -> Rows:
+    """`x` [B, C, H, W] after an attention block, which overwrites it."""
+    tokens = x.permute(0, 2, 3, 1).contiguous()
+    attention(tokens, None if context is None else context.permute(0, 2, 3, 1), bands)
+    return stored(tokens.permute(0, 3, 1, 2))
 
 
 class ClipMiddle(nn.Module):
@@ -156,16 +181,23 @@ class Encoder(nn.Module):
         self.norm_out = new_group_norm(ops, DEEP)
         self.conv_out = ops.Conv3d(DEEP, LATENT, 3, padding=1)
 
-    def features(self, frame: Tensor, levels: int, *, keep_first: bool) -> list[Tensor | None]:
+    def features(
+        self, frame: Tensor, levels: int, bands: Bands, *, keep_first: bool
+    ) -> list[Tensor | None]:
         """phi[0..levels] of a frame [B, 3, H, W]; phi[k] is at 1 / 2**k.
 
-        phi[0] is None unless `keep_first`: it is the largest by far, and rarely needed.
+        phi[0] is None unless `keep_first`: it is the largest by far, rarely needed, and cheap.
         """
-        h = self.conv_in(frame)
-        features: list[Tensor | None] = [h if keep_first else None]
+        h = convolved(kernel_of(self.conv_in), stored(frame.to(self.conv_in.weight.dtype)))
+        if keep_first:
+            h, gathered = keep_and_gather(h, bands)
+            features: list[Tensor | None] = [whole(h)]
+        else:
+            gathered = gather(h, bands)
+            features = [None]
         for level in self.down[:levels]:
-            h = level(h)
-            features.append(h)
+            h, gathered = level(h, gathered, bands)
+            features.append(whole(h))
         return features
 
     def forward(self, deepest: Sequence[Tensor], lumas: Sequence[Tensor]) -> Tensor:
@@ -246,19 +278,18 @@ class ContextProjection(nn.Module):
         for name, layer in layers.items():
             self.add_module(name, layer)
 
-    def folded(self, conv: str, norm: str, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight and bias of a convolution and the norm after it."""
-        return folded(self.get_submodule(conv), self.get_submodule(norm), like)
+    def kernel(self, conv: str, norm: str) -> Kernel:
+        """A convolution and the norm after it."""
+        return folded(self.get_submodule(conv), self.get_submodule(norm))
 
-    def forward(self, context: Sequence[Tensor]) -> Tensor:
-        """Features [B, C_i, H, W], their channels together being the input -> [B, C, H, W]."""
-        like = context[0]
-        h = F.conv2d(torch.cat(list(context), dim=1), *self.folded("0", "1", like))
-        h = F.gelu(h)
-        h = F.conv2d(h, *self.folded("3", "4", like), padding=1, groups=h.shape[1])
-        h = F.gelu(h)
-        h *= self.get_submodule("6")(h.mean(dim=(2, 3)))[:, :, None, None]
-        return F.conv2d(h, *self.folded("7", "8", like))
+    def forward(self, context: Rows, bands: Bands) -> Tensor:
+        """Features of both frames, their channels together [B, C_in, H, W] -> [B, C, H, W]."""
+        h = mapped(F.gelu, convolved(self.kernel("0", "1"), context))
+        h = mapped(F.gelu, convolved(self.kernel("3", "4"), h))
+        h, gathered = keep_and_gather(h, bands)
+        gate = self.get_submodule("6")(gathered.mean.float())[:, :, None, None]
+        h = mapped(lambda rows: rows * gate.to(rows), h)
+        return keep(convolved(self.kernel("7", "8"), h), bands)
 
 
 class CrossAttention(MaxViTBlock):
@@ -279,14 +310,16 @@ class DecoderLevel(nn.Module):
         self.block = nn.ModuleList([ResBlock2d(ops, channels, out_channels)])
         self.attn = nn.ModuleList([MaxViTBlock(ops, out_channels)] if attn else [])
         self.cross_attn = CrossAttention(ops, context, out_channels)
-        self.upsample = Upsample(ops, out_channels)
+        self.upsample = Resample(ops, out_channels)
 
-    def forward(self, x: Tensor, context: Sequence[Tensor]) -> Tensor:
-        x = self.block[0](x)
+    def forward(self, x: Rows, moments: Moments, context: Rows, bands: Bands) -> Rows:
+        """Map and moments at one resolution to the map at twice of it, not computed yet."""
+        h = self.block[0](x, moments, bands)
         for attention in self.attn:
-            x = attention(x)
-        x = self.cross_attn(x, self.cross_attn.proj_in(context))
-        return self.upsample(x)
+            h = in_place(attention, keep(h, bands), None, bands)
+        keys = self.cross_attn.proj_in(context, bands)
+        h = in_place(self.cross_attn, keep(h, bands), keys, bands)
+        return upsampled(kernel_of(self.upsample.conv), h)
 
 
 DECODER_WIDTHS = (
@@ -329,25 +362,47 @@ class Decoder(nn.Module):
         self.refinenet = RefineNet(ops)
 
     def forward(
-        self, clip: Tensor, phi0: Sequence[Tensor], phi1: Sequence[Tensor], flow: Tensor
-    ) -> Tensor:
+        self,
+        clip: Tensor,
+        phi0: Sequence[Tensor | None],
+        phi1: Sequence[Tensor | None],
+        flow: Tensor,
+        bands: Bands,
+    ) -> Rows:
         """Logits [B, 4, H, W] of residual (3) and mask (1).
 
         `clip`: [B, 3, T=3, h, w] after `post_quant_conv`; phi of each frame; `flow` [B, 4, H, W].
         """
-        h = self.mid(self.conv_in(clip))[:, :, 0]
-        h = h.contiguous(memory_format=torch.channels_last)
+        deep = self.mid(self.conv_in(clip))[:, :, 0].to(self.conv_out.weight.dtype)
+        h = stored(deep.contiguous(memory_format=torch.channels_last))
+        gathered = gather(h, bands)
         flows = flow_pyramid(flow, len(WARPED_LEVELS))
         for level in (4, 3, 2, 1, 0):
-            context = [phi0[level + 1], phi1[level + 1]]
+            features = [
+                stored(phi) for phi in (phi0[level + 1], phi1[level + 1]) if phi is not None
+            ]
             if level in WARPED_LEVELS:
-                flow0, flow1 = flows[level].split(2, dim=1)
-                context += [warp(context[0], flow0), warp(context[1], flow1)]
-            h = self.up[level](h, context)
-        h = self.conv_out(swish(group_norm(self.norm_out, h)))
-        for layer in self.moduleout:
-            h = group_norm(layer, h) if isinstance(layer, nn.GroupNorm) else layer(h)
-        return h
+                pairs = zip(features, flows[level].split(2, dim=1), strict=True)
+                features += [warped_features(feature, f) for feature, f in pairs]
+            h = self.up[level](h, gathered, joined(features), bands)
+            h, gathered = keep_and_gather(h, bands)
+        h = normed(self.norm_out, h, gathered, swish)
+        return self.head(convolved(kernel_of(self.conv_out), h), bands)
+
+    def head(self, h: Rows, bands: Bands) -> Rows:
+        """Logits of the last features."""
+        for conv, norm in ((0, 1), (3, 4)):
+            h = convolved(kernel_of(self.moduleout[conv]), h)
+            h, gathered = keep_and_gather(h, bands)
+            h = normed(self.moduleout[norm], h, gathered, F.relu_)
+        return convolved(kernel_of(self.moduleout[6]), h)
+
+
+def warped_features(source: Rows, flow: Tensor) -> Rows:
+    """A kept map seen along `flow` [B, 2, H, W]."""
+    features = whole(source)
+    seen = warped(bordered_tokens(features), source.shape[1], flow)
+    return mapped(lambda rows: rows.to(features.dtype), seen)
 
 
 def flow_pyramid(flow: Tensor, levels: int) -> list[Tensor]:
@@ -359,16 +414,25 @@ def flow_pyramid(flow: Tensor, levels: int) -> list[Tensor]:
     return pyramid
 
 
-def compose(frame0: Tensor, frame1: Tensor, flow: Tensor, logits: Tensor) -> Tensor:
+def compose(frame0: Tensor, frame1: Tensor, flow: Tensor, logits: Rows) -> Rows:
     """The frame between: both frames warped, mixed by the mask, plus the residual.
 
     `frame0`, `frame1`: [B, C, H, W] in [0, 1], RGB and further channels, which get no residual.
     """
-    residual, mask = torch.sigmoid(logits).split((3, 1), dim=1)
-    flow0, flow1 = flow.split(2, dim=1)
-    mixed = torch.lerp(warp(frame1, flow1), warp(frame0, flow0), mask)
-    mixed[:, :3] += 2 * residual - 1
-    return mixed.clamp_(0, 1)
+    grids = [sampling_grid(f) for f in flow.split(2, dim=1)]
+
+    def compute(start: int, stop: int) -> Tensor:
+        seen0, seen1 = (
+            sample_at(frame, grid[:, start:stop])
+            for frame, grid in zip((frame0, frame1), grids, strict=True)
+        )
+        residual, mask = logits.compute(start, stop).float().sigmoid().split((3, 1), dim=1)
+        mixed = torch.lerp(seen1, seen0, mask)
+        mixed[:, :3] += 2 * residual - 1
+        return mixed.clamp_(0, 1)
+
+    B, _, H, W = logits.shape
+    return Rows((B, frame0.shape[1], H, W), compute)
 
 
 class Autoencoder(nn.Module):

@@ -4,14 +4,16 @@ A flow is [B, 4, H, W]: channels 0, 1 point (x, y) into frame 0, channels 2, 3 i
 pixels of its own resolution. Always computed in float32.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import Operations, PReLU, weight_and_bias
-from .warp import sample_at, sampling_grid, warp
+from .bands import Bands, Kernel, Rows, added, convolved, joined, keep, kernel_of, mapped, stored
+from .layers import Operations, PReLU
+from .lookup import bordered_tokens, look_up, taps_along
+from .warp import warp
 
 OFFSETS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 """Neighbors that the correlation compares, in the order of its channels."""
@@ -69,27 +71,40 @@ class IFNet(nn.Module):
         return flow
 
 
-def normalized(x: Tensor) -> Tensor:
-    """`x` at unit length over its channels."""
-    return x / (x.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
+def correlation(blend: Rows, feature: Tensor, flow: Tensor) -> Rows:
+    """[B, 9, H, W]: cosine of `blend` [B, C, H, W] and the neighbors of warped `feature`.
 
-
-def correlation(reference: Tensor, feature: Tensor, grid: Tensor) -> Tensor:
-    """[B, 9, H, W]: `reference` [B, C, H, W] times the normalized neighbors of warped `feature`.
-
-    Neighbor (dy, dx) is the feature shifted by it, zero from outside, then sampled at `grid`.
-    The grid is clamped to the image before the shift, so that a clamped position still reaches
-    the zero border.
+    `feature`: as `bordered_tokens`; `flow`: [B, 2, H, W].
     """
-    height, width = feature.shape[-2:]
-    padded = F.pad(feature, (1, 1, 1, 1))
-    channels = []
-    for dy, dx in OFFSETS:
-        shifted = padded[:, :, 1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
-        neighbor = sample_at(shifted, grid)
-        length = (neighbor.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
-        channels.append((neighbor.mul_(reference)).sum(dim=1, keepdim=True) / length)
-    return torch.cat(channels, dim=1)
+    B, _, H, W = blend.shape
+
+    def compute(start: int, stop: int) -> Tensor:
+        rows = blend.compute(start, stop)
+        reference = rows / length(rows)
+        taps = taps_along(flow, start, stop)
+        cosines = []
+        for dy, dx in OFFSETS:
+            found = look_up(feature, taps, dy, dx)
+            norm = length(found)
+            cosines.append(found.mul_(reference).sum(dim=1, keepdim=True) / norm)
+        return torch.cat(cosines, dim=1)
+
+    return Rows((B, len(OFFSETS), H, W), compute)
+
+
+def warped(feature: Tensor, channels: int, flow: Tensor) -> Rows:
+    """`bordered_tokens` of a map of so many channels, seen along `flow` [B, 2, H, W]."""
+    B, _, H, W = flow.shape
+
+    def compute(start: int, stop: int) -> Tensor:
+        return look_up(feature, taps_along(flow, start, stop))
+
+    return Rows((B, channels, H, W), compute)
+
+
+def length(x: Tensor) -> Tensor:
+    """Length of the vector of channels at every position, a little above zero; [B, 1, H, W]."""
+    return (x.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
 
 
 class RefineBlock(nn.Module):
@@ -98,55 +113,73 @@ class RefineBlock(nn.Module):
     def __init__(self, ops: Operations, width: int) -> None:
         super().__init__()
 
-        def conv(channels: int, out: int, kernel: int) -> nn.Module:
-            return ops.Conv2d(channels, out, kernel, padding=kernel // 2)
-
         def stack(channels: int, kernels: Sequence[int], out: int | None = None) -> nn.Sequential:
             layers: list[nn.Module] = []
-            for index, kernel in enumerate(kernels):
-                layers += [conv(width if index else channels, width, kernel), PReLU(width)]
+            for kernel in kernels:
+                layers += [ops.Conv2d(channels, width, kernel, padding=kernel // 2), PReLU(width)]
+                channels = width
             if out is not None:
-                layers.append(conv(width, out, kernels[-1]))
+                layers.append(ops.Conv2d(width, out, kernels[-1], padding=kernels[-1] // 2))
             return nn.Sequential(*layers)
 
         self.occl_convs = stack(2 * width, (1, 1), out=1)
         self.corr_convs = stack(len(OFFSETS), (1, 1))
         self.flow_convs = stack(2, (3, 3))
         self.motion_convs = stack(2 * width, (3,))
-        self.gru: nn.Sequential = stack(3 * width + 2, (3, 3))
+        self.gru = stack(3 * width + 2, (3, 3))
         self.flow_head = stack(width, (3,), out=2)
 
-    def forward(self, features: tuple[Tensor, Tensor], flow: Tensor) -> Tensor:
+    def forward(self, features: tuple[Tensor, Tensor], flow: Tensor, bands: Bands) -> Tensor:
         """Features of both frames [B, C, H, W], flow [B, 4, H, W] -> corrected flow."""
         flows = flow.split(2, dim=1)
-        grids = [sampling_grid(f) for f in flows]
-        warped = [sample_at(f, g) for f, g in zip(features, grids, strict=True)]
-        gate = torch.sigmoid(self.occl_convs(torch.cat(warped, dim=1)))
-        blend = torch.lerp(warped[1], warped[0], gate)
-        shared = self.gru_of_blend(blend)
-        reference = normalized(blend)
+        tokens = [bordered_tokens(feature) for feature in features]
+        pairs = zip(tokens, flows, strict=True)
+        width = features[0].shape[1]
+        seen = [stored(keep(warped(token, width, f), bands)) for token, f in pairs]
+        blend = stored(keep(self.blend(*seen), bands))
+        shared = stored(keep(self.gru_of_blend(blend), bands))
         corrected = []
-        for feature, seen, f, g in zip(features, warped, flows, grids, strict=True):
-            motion = self.motion(correlation(reference, feature, g), f)
-            corrected.append(f + self.correct(shared, seen, motion, f))
+        for token, own, f in zip(tokens, seen, flows, strict=True):
+            motion = stored(keep(self.motion(correlation(blend, token, f), stored(f)), bands))
+            corrected.append(keep(self.correct(shared, own, motion, stored(f), bands), bands))
         return torch.cat(corrected, dim=1)
 
-    def gru_of_blend(self, blend: Tensor) -> Tensor:
+    def blend(self, seen0: Rows, seen1: Rows) -> Rows:
+        """Mix of both warped features, by which of them is not hidden."""
+        gate = mapped(torch.sigmoid, chain(self.occl_convs, joined([seen0, seen1])), 1)
+
+        def compute(start: int, stop: int) -> Tensor:
+            first, second = seen0.compute(start, stop), seen1.compute(start, stop)
+            return torch.lerp(second, first, gate.compute(start, stop))
+
+        return Rows(seen0.shape, compute)
+
+    def gru_of_blend(self, blend: Rows) -> Rows:
         """What the blend adds to the first layer of `gru`, the same for both directions."""
-        weight, bias = weight_and_bias(self.gru[0], blend)
-        return F.conv2d(blend, weight[:, : blend.shape[1]], bias, padding=1)
+        kernel = kernel_of(self.gru[0])
+        return convolved(Kernel(kernel.weight[:, : blend.shape[1]], kernel.bias), blend)
 
-    def motion(self, correlated: Tensor, flow: Tensor) -> Tensor:
+    def motion(self, cosines: Rows, flow: Rows) -> Rows:
         """Motion features of one direction, from its correlation and its flow."""
-        seen = [self.corr_convs(correlated), self.flow_convs(flow)]
-        return self.motion_convs(torch.cat(seen, dim=1))
+        parts = [chain(self.corr_convs, cosines), chain(self.flow_convs, flow)]
+        return chain(self.motion_convs, joined(parts))
 
-    def correct(self, shared: Tensor, warped: Tensor, motion: Tensor, flow: Tensor) -> Tensor:
-        """Correction [B, 2, H, W] of one direction's flow."""
-        weight, _ = weight_and_bias(self.gru[0], warped)
-        seen = torch.cat([warped, motion, flow], dim=1)
-        h = F.conv2d(seen, weight[:, warped.shape[1] :], padding=1).add_(shared)
-        return self.flow_head(self.gru[1:](h))
+    def correct(self, shared: Rows, seen: Rows, motion: Rows, flow: Rows, bands: Bands) -> Rows:
+        """Corrected flow [B, 2, H, W] of one direction."""
+        own = Kernel(kernel_of(self.gru[0]).weight[:, seen.shape[1] :], None)
+        h = added(convolved(own, joined([seen, motion, flow])), shared)
+        h = stored(keep(h, bands))
+        return added(chain(self.flow_head, chain(list(self.gru)[1:], h)), flow)
+
+
+def chain(layers: Iterable[nn.Module], source: Rows) -> Rows:
+    """Convolutions that keep the size, and their activations, one after the other."""
+    for layer in layers:
+        if isinstance(layer, PReLU):
+            source = mapped(layer, source)
+        else:
+            source = convolved(kernel_of(layer), source)
+    return source
 
 
 class RefineNet(nn.Module):
@@ -160,12 +193,17 @@ class RefineNet(nn.Module):
         self.rf_block4 = RefineBlock(ops, 128)
 
     def forward(
-        self, flow: Tensor, features0: Sequence[Tensor], features1: Sequence[Tensor]
+        self,
+        flow: Tensor,
+        features0: Sequence[Tensor],
+        features1: Sequence[Tensor],
+        bands: Bands,
     ) -> Tensor:
         """Flow [B, 4, H/2, W/2], features of each frame at 1, 1/2, 1/4, 1/8 -> [B, 4, H, W]."""
         flow = rescale_flow(flow, 1 / 4)
         blocks = (self.rf_block1, self.rf_block2, self.rf_block3, self.rf_block4)
         for level in (3, 2, 1, 0):
-            flow = blocks[level]((features0[level], features1[level]), flow)
+            features = features0[level].float(), features1[level].float()
+            flow = blocks[level](features, flow, bands)
             flow = rescale_flow(flow, 2) if level else flow
         return flow

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .norm import group_norm
+from .bands import Bands, Kernel, Rows, added, convolved, keep_and_gather, kernel_of, normed
+from .norm import Moments
 
 WINDOW = 8
 """Side of an attention window, and of the grid of far-apart tokens, in cells."""
@@ -95,11 +96,12 @@ def weight_and_bias(layer: Any, like: Tensor) -> tuple[Tensor, Tensor]:  # noqa:
     return layer.weight.to(like), layer.bias.to(like)
 
 
-def folded(conv: Any, norm: Any, like: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    """Weight and bias of a convolution followed by a `FixedBatchNorm`, to compute with `like`."""
+def folded(conv: Any, norm: Any) -> Kernel:  # noqa: ANN401
+    """The kernel of a convolution followed by a `FixedBatchNorm`."""
     factor, offset = norm.factor_and_offset()
+    factor, offset = factor.to(conv.weight), offset.to(conv.weight)
     weight = conv.weight * factor[:, None, None, None]
-    return weight.to(like), (conv.bias * factor + offset).to(like)
+    return Kernel(weight, conv.bias * factor + offset, groups=conv.groups)
 
 
 class ResBlock2d(nn.Module):
@@ -113,15 +115,16 @@ class ResBlock2d(nn.Module):
         self.conv2 = ops.Conv2d(out_channels, out_channels, 3, padding=1)
         # Where the width stays the reference stores a shortcut convolution that it never runs.
         self.nin_shortcut = (
-            ops.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
+            ops.Conv2d(channels, out_channels, 1) if channels != out_channels else None
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = swish(group_norm(self.norm1, x))
-        h = self.conv1(h)
-        h = swish(group_norm(self.norm2, h))
-        h = self.conv2(h)
-        return h.add_(self.nin_shortcut(x))
+    def forward(self, x: Rows, moments: Moments, bands: Bands) -> Rows:
+        """`moments`: those of `x`. The first half is computed here, the second when asked for."""
+        h = convolved(kernel_of(self.conv1), normed(self.norm1, x, moments, swish))
+        h, gathered = keep_and_gather(h, bands)
+        h = convolved(kernel_of(self.conv2), normed(self.norm2, h, gathered, swish))
+        shortcut = self.nin_shortcut
+        return added(h, x if shortcut is None else convolved(kernel_of(shortcut), x))
 
 
 class ResBlock3d(nn.Module):
@@ -159,79 +162,26 @@ class ClipAttention(nn.Module):
         return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))
 
 
-class Downsample(nn.Module):
-    """Half the size; one row and column of zeros below and on the right only."""
+class Resample(nn.Module):
+    """The convolution of a step to half or twice the size."""
 
-    def __init__(self, ops: Operations, channels: int) -> None:
+    def __init__(self, ops: Operations, channels: int, *, stride: int = 1) -> None:
         super().__init__()
-        self.conv = ops.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class Upsample(nn.Module):
-    """Nearest neighbor x2, then a 3x3 convolution, computed on the small map.
-
-    Each of the four output phases sees only 2x2 different input cells, so its 3x3 kernel
-    collapses to 2x2: 4/9 of the work.
-    """
-
-    def __init__(self, ops: Operations, channels: int) -> None:
-        super().__init__()
-        self.conv = ops.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        weight, bias = weight_and_bias(self.conv, x)
-        padded = F.pad(x, (1, 1, 1, 1))
-        out = torch.empty(
-            (B, C, 2 * H, 2 * W),
-            dtype=x.dtype,
-            device=x.device,
-            memory_format=torch.channels_last,
-        )
-        for row, by_row in enumerate(collapse_to_phases(weight, dim=2)):
-            for column, kernel in enumerate(collapse_to_phases(by_row, dim=3)):
-                seen = padded[:, :, row : row + H + 1, column : column + W + 1]
-                out[:, :, row::2, column::2] = F.conv2d(seen, kernel, bias)
-        return out
-
-
-def collapse_to_phases(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """The kernels of an even and an odd output line after nearest x2: three taps become two."""
-    first, center, last = weight.unbind(dim)
-    even = torch.stack([first, center + last], dim)
-    odd = torch.stack([first + center, last], dim)
-    return even, odd
+        self.conv = ops.Conv2d(channels, channels, 3, stride=stride)
 
 
 def windows(x: Tensor) -> Tensor:
-    """[B, H, W, C] cut into windows of neighbors: [B * N, 64, C]."""
+    """[B, H, W, C] seen as groups of 8x8 neighbors: [B, H / 8, W / 8, 8, 8, C], a view."""
     B, H, W, C = x.shape
     x = x.view(B, H // WINDOW, WINDOW, W // WINDOW, WINDOW, C)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, WINDOW * WINDOW, C)
-
-
-def from_windows(tokens: Tensor, shape: torch.Size) -> Tensor:
-    """Inverse of `windows`, as a view of shape [B, H / 8, 8, W / 8, 8, C]."""
-    B, H, W, C = shape
-    tokens = tokens.view(B, H // WINDOW, W // WINDOW, WINDOW, WINDOW, C)
-    return tokens.permute(0, 1, 3, 2, 4, 5)
+    return x.permute(0, 1, 3, 2, 4, 5)
 
 
 def grid(x: Tensor) -> Tensor:
-    """[B, H, W, C] cut into groups of 8x8 tokens spread over the whole map: [B * N, 64, C]."""
+    """[B, H, W, C] seen as groups of 8x8 tokens spread over the map: [B, H / 8, W / 8, 8, 8, C]."""
     B, H, W, C = x.shape
     x = x.view(B, WINDOW, H // WINDOW, WINDOW, W // WINDOW, C)
-    return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, WINDOW * WINDOW, C)
-
-
-def from_grid(tokens: Tensor, shape: torch.Size) -> Tensor:
-    """Inverse of `grid`, as a view of shape [B, 8, H / 8, 8, W / 8, C]."""
-    B, H, W, C = shape
-    tokens = tokens.view(B, H // WINDOW, W // WINDOW, WINDOW, WINDOW, C)
-    return tokens.permute(0, 3, 1, 4, 2, 5)
+    return x.permute(0, 2, 4, 1, 3, 5)
 
 
 def position_bias(table: Tensor) -> Tensor:
@@ -302,31 +252,36 @@ class MaxViTBlock(nn.Module):
         self.attn_grid = Normed(ops, channels, GroupAttention(ops, channels))
         self.ff_grid = Normed(ops, channels, FeedForward(ops, channels))
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> the same; overwrites `x`. H and W are multiples of 8."""
-        tokens = x.permute(0, 2, 3, 1).contiguous()
-        keys = None if context is None else context.permute(0, 2, 3, 1)
-        attend(self.attn_block, tokens, keys, windows, from_windows)
-        feed_forward(self.ff_block, tokens)
-        attend(self.attn_grid, tokens, keys, grid, from_grid)
-        feed_forward(self.ff_grid, tokens)
-        return tokens.permute(0, 3, 1, 2)
+    def forward(self, x: Tensor, context: Tensor | None, bands: Bands) -> None:
+        """x <- x attending to the context, or to itself, in place.
+
+        [B, H, W, C], contiguous; H and W are multiples of 8.
+        """
+        for attention, feed, cut in (
+            (self.attn_block, self.ff_block, windows),
+            (self.attn_grid, self.ff_grid, grid),
+        ):
+            groups = cut(x)
+            others = groups if context is None else cut(context)
+            transform_groups(attention, feed, groups, others, bands)
 
 
-def attend(
-    block: Normed,
-    x: Tensor,
-    context: Tensor | None,
-    cut: Callable[[Tensor], Tensor],
-    join: Callable[[Tensor, torch.Size], Tensor],
+def transform_groups(
+    attention: Normed, feed: Normed, x: Tensor, context: Tensor, bands: Bands
 ) -> None:
-    """x <- x + Att(LN(x), LN(context or x)), in place; x is [B, H, W, C] and contiguous."""
-    queries = cut(block.norm(x))
-    keys = queries if context is None else cut(block.norm(context))
-    joined = join(block.fn(queries, keys), x.shape)
-    x.view(joined.shape).add_(joined)
+    """Attention within groups of 64 tokens, then the feed-forward layer, in place.
 
-
-def feed_forward(block: Normed, x: Tensor) -> None:
-    """x <- x + FF(LN(x)), in place; x is [B, H, W, C]."""
-    x.add_(block.fn(block.norm(x)))
+    `x`, `context`: views [B, H / 8, W / 8, 8, 8, C] of maps, one and the same for self-attention.
+    """
+    B, lines, W, _, _, C = x.shape
+    expanded = 4 * C * WINDOW**2 * W * B  # values of a line of groups in the feed-forward layer
+    for start, stop in bands.cut(lines, expanded):
+        group = x[:, start:stop]
+        tokens = group.reshape(-1, WINDOW**2, C)
+        queries = attention.norm(tokens)
+        keys = queries
+        if context is not x:
+            keys = attention.norm(context[:, start:stop].reshape(-1, WINDOW**2, C))
+        tokens = tokens + attention.fn(queries, keys)
+        tokens += feed.fn(feed.norm(tokens))
+        group.copy_(tokens.view(group.shape))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .autoencoder import Autoencoder, compose, luma
+from .bands import Bands, default_bands, keep
 from .bridge import sample_bridge, step_list
 from .geometry import Geometry
 from .layers import Operations, per_frame
@@ -57,18 +58,38 @@ class TLBVFI(nn.Module):
         self.denoise_fn = UNet(operations)
         self.vqgan = Autoencoder(operations)
 
-    def encode(self, frame: Tensor, geometry: Geometry) -> FrameFeatures:
+    @property
+    def device(self) -> torch.device:
+        """Where frames and features have to be."""
+        return self.vqgan.quantize.embedding.weight.device
+
+    def to_compute_dtype(self, dtype: torch.dtype) -> "TLBVFI":
+        """Let the convolutions of encoder and decoder compute in `dtype`; the rest is float32.
+
+        Latent, sampler and quantizer stay exact, because a latent that is a little off can take
+        another code; flow and warps, because they count pixels.
+        """
+        encoder, decoder = self.vqgan.encoder, self.vqgan.decoder
+        for part in (encoder.conv_in, encoder.down, decoder.up, decoder.norm_out, decoder.conv_out):
+            part.to(dtype)
+        decoder.moduleout.to(dtype)
+        return self
+
+    def encode(
+        self, frame: Tensor, geometry: Geometry, bands: Bands | None = None
+    ) -> FrameFeatures:
         """Features of frames [B, C >= 3, H, W] in [0, 1] of the size that `geometry` was made for."""
         encoder = self.vqgan.encoder
+        bands = bands or default_bands(frame.device)
         padded = pad_frame(frame, geometry)
         rgb = padded[:, :3].contiguous(memory_format=torch.channels_last)
-        phi = encoder.features(rgb, DEEPEST, keep_first=not geometry.reduces_flow)
+        phi = encoder.features(rgb, DEEPEST, bands, keep_first=not geometry.reduces_flow)
         if not geometry.reduces_flow:
             return FrameFeatures(
                 geometry=geometry, frame=padded, phi=phi, canvas=rgb, flow_phi=present(phi[:4])
             )
         canvas = reduce_frame(frame[:, :3], geometry)
-        flow_phi = encoder.features(canvas, FLOW_LEVELS, keep_first=True)
+        flow_phi = encoder.features(canvas, FLOW_LEVELS, bands, keep_first=True)
         return FrameFeatures(
             geometry=geometry,
             frame=padded,
@@ -77,20 +98,22 @@ class TLBVFI(nn.Module):
             flow_phi=present(flow_phi),
         )
 
-    def encode_unknown(self, geometry: Geometry, device: torch.device) -> Tensor:
+    def encode_unknown(self, geometry: Geometry, bands: Bands | None = None) -> Tensor:
         """phi[5] of the unknown frame, [1, 256, h, w]: the same for all pairs of one geometry."""
         size = (1, 3, geometry.padded_height, geometry.padded_width)
-        gray = torch.full(size, UNKNOWN, device=device)
+        gray = torch.full(size, UNKNOWN, device=self.device)
         gray = gray.contiguous(memory_format=torch.channels_last)
-        return present(self.vqgan.encoder.features(gray, DEEPEST, keep_first=False)[-1:])[0]
+        bands = bands or default_bands(self.device)
+        features = self.vqgan.encoder.features(gray, DEEPEST, bands, keep_first=False)
+        return present(features[DEEPEST:])[0]
 
     def encode_clip(
         self, features0: FrameFeatures, unknown: Tensor, features1: FrameFeatures
     ) -> Tensor:
         """Latent clip [B, 3, T=3, h, w] of frame 0, the unknown frame and frame 1."""
-        phi0, phi1 = features0.deepest, features1.deepest
+        phi0, phi1 = features0.deepest.float(), features1.deepest.float()
         luma0, luma1 = luma(features0.frame), luma(features1.frame)
-        deepest = (phi0, unknown.expand_as(phi0), phi1)
+        deepest = (phi0, unknown.float().expand_as(phi0), phi1)
         # The weights of luma add up to 0.9999, so gray keeps a luma a little below itself.
         lumas = (
             luma0,
@@ -108,11 +131,14 @@ class TLBVFI(nn.Module):
             lambda x, step: unet(x, context, embeddings[step : step + 1]), y, steps, noise
         )
 
-    def estimate_flow(self, features0: FrameFeatures, features1: FrameFeatures) -> Tensor:
+    def estimate_flow(
+        self, features0: FrameFeatures, features1: FrameFeatures, bands: Bands | None = None
+    ) -> Tensor:
         """Flow from the frame between into both frames, [B, 4, Hp, Wp]."""
+        bands = bands or default_bands(self.device)
         decoder = self.vqgan.decoder
         flow = decoder.flownet(features0.canvas, features1.canvas)
-        flow = decoder.refinenet(flow, features0.flow_phi, features1.flow_phi)
+        flow = decoder.refinenet(flow, features0.flow_phi, features1.flow_phi, bands)
         geometry = features0.geometry
         if not geometry.reduces_flow:
             return flow
@@ -121,12 +147,18 @@ class TLBVFI(nn.Module):
         return full.div_(float(geometry.flow_scale))
 
     def decode(
-        self, latent: Tensor, features0: FrameFeatures, features1: FrameFeatures, flow: Tensor
+        self,
+        latent: Tensor,
+        features0: FrameFeatures,
+        features1: FrameFeatures,
+        flow: Tensor,
+        bands: Bands | None = None,
     ) -> Tensor:
         """Frame between [B, C, H, W] in [0, 1], of the quantized latent clip."""
         clip = per_frame(self.vqgan.post_quant_conv, latent)
-        logits = self.vqgan.decoder(clip, features0.phi, features1.phi, flow)
-        between = compose(features0.frame, features1.frame, flow, logits)
+        bands = bands or default_bands(self.device)
+        logits = self.vqgan.decoder(clip, features0.phi, features1.phi, flow, bands)
+        between = keep(compose(features0.frame, features1.frame, flow, logits), bands)
         geometry = features0.geometry
         return between[:, :, : geometry.height, : geometry.width]
 
@@ -137,6 +169,7 @@ class TLBVFI(nn.Module):
         features1: FrameFeatures,
         steps: int,
         noise: Sequence[Tensor],
+        bands: Bands | None = None,
     ) -> Tensor:
         """Frame halfway between two frames, [B, C, H, W] in [0, 1].
 
@@ -145,8 +178,8 @@ class TLBVFI(nn.Module):
         """
         y = self.encode_clip(features0, unknown, features1)
         latent = self.vqgan.quantize(self.sample_latent(y, steps, noise))
-        flow = self.estimate_flow(features0, features1)
-        return self.decode(latent, features0, features1, flow)
+        flow = self.estimate_flow(features0, features1, bands)
+        return self.decode(latent, features0, features1, flow, bands)
 
 
 def present(features: Sequence[Tensor | None]) -> list[Tensor]:

@@ -1,10 +1,12 @@
 """The model with deterministic stand-in weights, and golden vectors made with the same weights."""
 
+import json
 import os
 from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 
@@ -35,22 +37,35 @@ def model(stand_in_state):
 
 
 @pytest.fixture(scope="session")
-def golden(root):
-    """Loader of a golden file by name: the one in the repository, else the one in the test data."""
-    data = os.environ.get("TLBVFI_TEST_DATA", root.parent / "shared")
-    folders = [root / "tests/data/golden", root.joinpath(data) / "tlbvfi/golden"]
+def golden_folders(root):
+    """Where golden files are, the complete ones first."""
+    data = root / os.environ.get("TLBVFI_TEST_DATA", root.parent / "shared")
+    return [data / "tlbvfi/golden", root / "tests/data/golden"]
+
+
+@pytest.fixture(scope="session")
+def golden_with_rules(golden_folders):
+    """Loader of a golden file by name: (tensors, how each was cut); skips where it is not there."""
 
     def load(name):
-        for folder in folders:
-            if (folder / f"{name}.safetensors").is_file():
-                return load_file(folder / f"{name}.safetensors")
-        pytest.skip(f"{name} is not in the folder that TLBVFI_TEST_DATA names")
+        for path in (folder / f"{name}.safetensors" for folder in golden_folders):
+            if path.is_file():
+                with safe_open(path, framework="pt") as file:
+                    rules = json.loads((file.metadata() or {}).get("rules", "{}"))
+                return load_file(path), rules
+        pytest.skip(f"{name} is only in the folder that TLBVFI_TEST_DATA names")
 
     return load
 
 
-@pytest.fixture
-def frames():
+@pytest.fixture(scope="session")
+def golden(golden_with_rules):
+    """Loader of a golden file by name: its tensors."""
+    return lambda name: golden_with_rules(name)[0]
+
+
+@pytest.fixture(scope="session")
+def frames_of():
     """The frames of a golden file, [1, 3, H, W] in [0, 1]."""
 
     def convert(vectors):

@@ -1,0 +1,133 @@
+"""Maps computed in bands equal maps computed whole; what is collapsed equals what it came from."""
+
+import pytest
+import torch
+from comfyui_tlbvfi.tlbvfi.model import bands
+from comfyui_tlbvfi.tlbvfi.model.bands import Bands, Kernel, stored
+from comfyui_tlbvfi.tlbvfi.model.layers import MaxViTBlock, ResBlock2d
+from comfyui_tlbvfi.tlbvfi.model.lookup import bordered_tokens, look_up, taps_along
+from comfyui_tlbvfi.tlbvfi.model.norm import factor_and_offset, group_norm, moments
+from comfyui_tlbvfi.tlbvfi.model.warp import warp
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+WHOLE = Bands(None)
+
+
+def channels_last(*shape, seed=0):
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def kernel(out, channels, size, groups=1):
+    return Kernel(channels_last(out, channels, size, size, seed=1), torch.arange(out) * 0.1, groups)
+
+
+def close(a, b, tolerance=1e-5):
+    assert a.shape == b.shape
+    assert (a - b).abs().max() < tolerance * max(1, b.abs().max())
+
+
+@given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 500))
+def test_bands_cover_every_row_once(height, per_row, values):
+    ranges = list(Bands(values).cut(height, per_row))
+    assert [row for start, stop in ranges for row in range(start, stop)] == list(range(height))
+
+
+@pytest.mark.parametrize("values", [1, 200, 700, 10**6])
+@pytest.mark.parametrize("size", [1, 3])
+def test_convolution_in_bands_equals_the_whole(values, size):
+    x = channels_last(2, 4, 10, 8)
+    k = kernel(6, 4, size)
+    wanted = F.conv2d(x, k.weight, k.bias, padding=size // 2)
+    close(bands.keep(bands.convolved(k, stored(x)), Bands(values)), wanted)
+
+
+def test_two_convolutions_in_a_row_see_zeros_outside_not_each_others_halo():
+    x = channels_last(1, 4, 9, 8)
+    k = kernel(4, 4, 3)
+    wanted = F.conv2d(F.conv2d(x, k.weight, k.bias, padding=1), k.weight, k.bias, padding=1)
+    close(bands.keep(bands.convolved(k, bands.convolved(k, stored(x))), Bands(70)), wanted)
+
+
+@pytest.mark.parametrize("values", [1, 150, 10**6])
+def test_depthwise_convolution_in_bands_equals_the_whole(values):
+    x = channels_last(1, 6, 10, 8)
+    k = kernel(6, 1, 3, groups=6)
+    wanted = F.conv2d(x, k.weight, k.bias, padding=1, groups=6)
+    close(bands.keep(bands.convolved(k, stored(x)), Bands(values)), wanted)
+
+
+@pytest.mark.parametrize("values", [1, 100, 10**6])
+def test_downsampling_pads_below_and_right_only(values):
+    x = channels_last(1, 4, 12, 8)
+    k = kernel(5, 4, 3)
+    wanted = F.conv2d(F.pad(x, (0, 1, 0, 1)), k.weight, k.bias, stride=2)
+    close(bands.keep(bands.downsampled(k, stored(x)), Bands(values)), wanted)
+
+
+@pytest.mark.parametrize("values", [1, 90, 150, 10**6])
+def test_upsampling_on_the_small_map_equals_nearest_and_convolution(values):
+    x = channels_last(2, 4, 6, 5)
+    k = kernel(3, 4, 3)
+    wanted = F.conv2d(F.interpolate(x, scale_factor=2), k.weight, k.bias, padding=1)
+    close(bands.keep(bands.upsampled(k, stored(x)), Bands(values)), wanted)
+
+
+def test_group_norm_keeps_its_accuracy_where_the_mean_is_far_from_zero():
+    x = channels_last(2, 8, 64, 64) * 0.01 + 3
+    norm = nn.GroupNorm(4, 8, eps=1e-6)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    close(group_norm(norm, x), norm.double()(x.double()).float(), 1e-4)
+
+
+def test_moments_of_pieces_merge_to_those_of_the_whole():
+    x = channels_last(2, 8, 31, 16)
+    pieces = bands.gather(stored(x), Bands(300))
+    norm = nn.GroupNorm(2, 8)
+    for a, b in zip(
+        factor_and_offset(norm, pieces), factor_and_offset(norm, moments(x)), strict=True
+    ):
+        close(a, b, 1e-6)
+    close(pieces.squares / pieces.count, x.double().var(dim=(2, 3), correction=0), 1e-6)
+
+
+def test_residual_block_in_bands_equals_the_formula():
+    torch.manual_seed(0)
+    block = ResBlock2d(nn, 4, 8).eval()
+    x = channels_last(1, 4, 12, 8)
+    h = block.conv1(F.silu(block.norm1(x)))
+    wanted = block.conv2(F.silu(block.norm2(h))) + block.nin_shortcut(x)
+    for size in (Bands(100), WHOLE):
+        close(bands.keep(block(stored(x), moments(x), size), size), wanted)
+
+
+def test_attention_in_bands_of_windows_equals_the_whole():
+    torch.manual_seed(0)
+    block = MaxViTBlock(nn, 8).eval()
+    x, context = torch.randn(2, 32, 16, 8), torch.randn(2, 32, 16, 8)
+    banded, at_once = x.clone(), x.clone()
+    block(banded, context, Bands(1))
+    block(at_once, context, WHOLE)
+    close(banded, at_once)
+    assert (at_once - x).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("reach", [0.3, 4.0, 100.0])
+def test_lookup_equals_the_warp(reach):
+    image = channels_last(2, 5, 7, 9)
+    flow = channels_last(2, 2, 7, 9, seed=3) * reach
+    seen = look_up(bordered_tokens(image), taps_along(flow, 2, 6))
+    close(seen, warp(image, flow)[:, :, 2:6])
+
+
+@pytest.mark.parametrize(("dy", "dx"), [(-1, -1), (0, 1), (1, 0)])
+def test_lookup_of_a_neighbor_equals_the_warp_of_the_shifted_map(dy, dx):
+    image = channels_last(1, 5, 7, 9)
+    flow = channels_last(1, 2, 7, 9, seed=3) * 6
+    shifted = F.pad(image, (1, 1, 1, 1))[:, :, 1 + dy : 8 + dy, 1 + dx : 10 + dx]
+    seen = look_up(bordered_tokens(image), taps_along(flow, 0, 7), dy, dx)
+    close(seen, warp(shifted, flow))

@@ -1,0 +1,209 @@
+"""Weights files: what is read, what is refused, and what each refusal says."""
+
+import os
+import pickle
+import zipfile
+
+import pytest
+import torch
+from comfyui_tlbvfi.tlbvfi.checkpoint import convert, load_checkpoint, read_weights, weights_hash
+from comfyui_tlbvfi.tlbvfi.errors import CheckpointError, ModelMissingError, SettingsError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+class Attack:
+    """Unpickled, it would make a folder."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.fixture(scope="session")
+def official(stand_in_state, tmp_path_factory):
+    """A file laid out as the official one: duplicates, schedule, training state."""
+    state = dict(stand_in_state)
+    state |= {f"cond_stage_model.{n[6:]}": t for n, t in state.items() if n.startswith("vqgan.")}
+    names = ("m_t", "m_tminus", "variance_t", "variance_tminus", "variance_t_tminus")
+    state |= {name: torch.zeros(1000) for name in (*names, "posterior_variance_t")}
+    path = tmp_path_factory.mktemp("weights") / "vimeo_unet.pth"
+    torch.save({"step": 7, "epoch": 1, "ema": {"a": torch.zeros(3)}, "model": state}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def converted(official):
+    path = official.with_name("tlbvfi.safetensors")
+    convert(official, path)
+    return path
+
+
+def test_the_official_file_gives_the_model(official, model):
+    loaded = load_checkpoint(official)
+    state, wanted = loaded.state_dict(), model.state_dict()
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(state[name], wanted[name]) for name in wanted)
+    assert not loaded.training
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_the_model_outlives_its_file(converted, tmp_path):
+    path = tmp_path / "copy.safetensors"
+    path.write_bytes(converted.read_bytes())
+    loaded = load_checkpoint(path)
+    path.write_bytes(b"\0" * 1000)
+    assert all(torch.isfinite(p).all() for p in loaded.parameters())
+
+
+def test_a_bare_state_dict_is_read(stand_in_state, tmp_path):
+    torch.save(stand_in_state, tmp_path / "bare.pth")
+    assert len(read_weights(tmp_path / "bare.pth")) > 800
+
+
+def test_conversion_keeps_every_bit_that_is_used_and_nothing_else(official, converted):
+    stored, wanted = load_file(converted), read_weights(official)
+    assert stored.keys() == wanted.keys()
+    assert all(torch.equal(stored[name], wanted[name]) for name in wanted)
+    assert converted.stat().st_size < official.stat().st_size
+
+
+def test_a_file_and_its_conversion_have_one_identity(official, converted, tmp_path):
+    assert weights_hash(official) == weights_hash(converted)
+    state = load_file(converted)
+    state["vqgan.quant_conv.bias"] = state["vqgan.quant_conv.bias"] + 1e-6
+    save_file(state, tmp_path / "other.safetensors")
+    assert weights_hash(tmp_path / "other.safetensors") != weights_hash(converted)
+
+
+def test_half_precision_files_are_smaller_and_load(converted, tmp_path):
+    path = tmp_path / "half.safetensors"
+    convert(converted, path, dtype=torch.float16)
+    assert path.stat().st_size < 0.51 * converted.stat().st_size
+    assert all(p.dtype == torch.float32 for p in load_checkpoint(path).parameters())
+
+
+def test_a_lower_compute_dtype_leaves_latent_and_flow_in_float32(converted):
+    model = load_checkpoint(converted, dtype=torch.bfloat16)
+    assert model.vqgan.decoder.up[0].block[0].conv1.weight.dtype == torch.bfloat16
+    for part in (model.denoise_fn, model.vqgan.quantize, model.vqgan.encoder.mid):
+        assert all(p.dtype == torch.float32 for p in part.parameters())
+    for part in (model.vqgan.decoder.flownet, model.vqgan.decoder.refinenet):
+        assert all(p.dtype == torch.float32 for p in part.parameters())
+
+
+def test_layers_are_built_from_the_operations_given(converted):
+    built = []
+
+    class Operations:
+        def __getattr__(self, name):
+            built.append(name)
+            return getattr(nn, name)
+
+    load_checkpoint(converted, operations=Operations())
+    assert {"Conv2d", "Conv3d", "Linear", "GroupNorm", "LayerNorm"} <= set(built)
+
+
+def refused(path, *words):
+    with pytest.raises(CheckpointError) as raised:
+        load_checkpoint(path)
+    text = str(raised.value)
+    assert path.name in text
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ModelMissingError, match=r"no\.pth"):
+        load_checkpoint(tmp_path / "no.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html><title>Sign in</title>", "web page"),
+        (b"\n<html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "Git LFS"),
+        (b"PK\x03\x04" + b"\0" * 600, "cut off"),
+        (b"GIF89a", "neither"),
+        (b"\x10\0\0\0\0\0\0\0{not json at all", "safetensors"),
+    ],
+)
+def test_other_files_are_recognized(tmp_path, content, word):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    refused(path, word)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_truncated_file_is_refused(official, converted, tmp_path, suffix):
+    whole = official if suffix == "pth" else converted
+    path = tmp_path / f"half.{suffix}"
+    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    refused(path, "download it again")
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path):
+    target = tmp_path / "made by the attack"
+    torch.save({"model": Attack(target)}, tmp_path / "zip.pth")
+    with (tmp_path / "bare.pth").open("wb") as file:
+        pickle.dump({"model": Attack(target)}, file)
+    refused(tmp_path / "zip.pth", "code")
+    refused(tmp_path / "bare.pth", "code")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(("member", "word"), [("x/constants.pkl", "TorchScript"), ("x/a", "zip")])
+def test_other_archives_are_recognized(tmp_path, member, word):
+    path = tmp_path / "model.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(member, b"")
+    refused(path, word)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("extract.extract_sublevels.convs.0.0.conv.weight", "FILM"),
+        ("block0.conv0.0.0.weight", "RIFE"),
+        ("something.else", "something.else"),
+    ],
+)
+def test_other_networks_are_named(tmp_path, name, word):
+    save_file({name: torch.zeros(3)}, tmp_path / "other.safetensors")
+    refused(tmp_path / "other.safetensors", word, "TLB-VFI")
+
+
+def test_a_checkpoint_without_weights_is_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pth")
+    refused(tmp_path / "list.pth", "no table")
+    torch.save({"model": {}}, tmp_path / "empty.pth")
+    refused(tmp_path / "empty.pth", "no tensors")
+
+
+def test_tensors_that_do_not_fit_are_named(converted, tmp_path):
+    state = load_file(converted)
+    del state["denoise_fn.out.2.bias"]
+    state["vqgan.quant_conv.weight"] = torch.zeros(3, 4, 1, 1)
+    state["vqgan.extra"] = torch.zeros(1)
+    path = tmp_path / "odd.safetensors"
+    save_file(state, path)
+    refused(
+        path,
+        "denoise_fn.out.2.bias is missing",
+        "vqgan.quant_conv.weight is [3, 4, 1, 1] instead of [3, 3, 1, 1]",
+        "vqgan.extra is unexpected",
+    )
+
+
+def test_other_types_and_names_are_refused(converted, tmp_path):
+    with pytest.raises(SettingsError, match="float64"):
+        load_checkpoint(converted, dtype=torch.float64)
+    with pytest.raises(SettingsError, match="float64"):
+        convert(converted, tmp_path / "a.safetensors", dtype=torch.float64)
+    with pytest.raises(SettingsError, match=r"\.safetensors"):
+        convert(converted, tmp_path / "a.pth")

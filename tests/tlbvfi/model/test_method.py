@@ -1,0 +1,106 @@
+"""TLB-VFI behind the Method protocol: bisection, reuse of features, noise by node."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
+from comfyui_tlbvfi.tlbvfi.method import PairKey
+from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
+from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, sample
+from torch.nn import functional as F
+
+KEY = PairKey(3, 11)
+HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
+
+
+def picture(seed, channels=3):
+    coarse = torch.rand(1, channels, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size=(64, 48), mode="bilinear")[0]
+
+
+@pytest.fixture
+def method(model):
+    return TlbvfiMethod(model, SamplingOptions(steps=2))
+
+
+def test_the_frame_halfway_is_that_of_sample(method, model):
+    frame0, frame1 = picture(1), picture(2)
+    features = [method.prepare(frame) for frame in (frame0, frame1)]
+    (frame,) = method.between(*features, [HALF], PairKey(3, 0))
+    wanted = sample(model, frame0[None], frame1[None], steps=2, seed=3)[0]
+    assert torch.equal(frame, wanted)
+    assert frame.device.type == "cpu"
+    assert frame.dtype == torch.float32
+
+
+def test_a_node_is_the_same_whatever_else_is_asked_for(method):
+    features = [method.prepare(picture(n)) for n in (1, 2)]
+    times = [QUARTER, HALF, 3 * QUARTER]
+    every = method.between(*features, times, KEY)
+    (alone,) = method.between(*features, times[2:], KEY)
+    assert torch.equal(every[2], alone)
+    assert not torch.equal(every[0], every[2])
+
+
+def test_only_wanted_nodes_and_their_ancestors_are_computed(method, model, monkeypatch):
+    calls = {"halves": 0, "encodings": 0}
+    forward, encode = model.forward, model.encode
+
+    def count(name, function):
+        def counted(*args, **kwargs):
+            calls[name] += 1
+            return function(*args, **kwargs)
+
+        return counted
+
+    monkeypatch.setattr(model, "forward", count("halves", forward))
+    monkeypatch.setattr(model, "encode", count("encodings", encode))
+    features = [method.prepare(picture(n)) for n in (1, 2)]
+    method.between(*features, [Fraction(3, 8)], KEY)
+    assert calls == {"halves": 3, "encodings": 4}
+
+
+def test_the_pair_decides_the_noise(method):
+    features = [method.prepare(picture(n)) for n in (1, 2)]
+    frames = [method.between(*features, [HALF], key)[0] for key in (KEY, PairKey(3, 12))]
+    assert not torch.equal(*frames)
+
+
+def test_alpha_travels_with_the_picture(method):
+    frame0, frame1 = picture(1, 4), picture(2, 4)
+    frame0[3] = frame1[3] = 0.25
+    features = [method.prepare(frame) for frame in (frame0, frame1)]
+    (frame,) = method.between(*features, [HALF], KEY)
+    opaque = [method.prepare(frame[:3]) for frame in (frame0, frame1)]
+    assert torch.equal(frame[:3], method.between(*opaque, [HALF], KEY)[0])
+    assert (frame[3] - 0.25).abs().max() < 1e-6
+
+
+def test_values_beyond_the_range_are_clamped(method):
+    bright, clamped = picture(1) * 3, (picture(1) * 3).clamp(0, 1)
+    other = method.prepare(picture(2))
+    frames = [method.between(method.prepare(f), other, [HALF], KEY)[0] for f in (bright, clamped)]
+    assert torch.equal(*frames)
+
+
+@pytest.mark.parametrize("t", [Fraction(1, 3), Fraction(0), Fraction(1), Fraction(5, 6)])
+def test_times_that_halving_cannot_reach_are_refused(method, t):
+    features = method.prepare(picture(1))
+    with pytest.raises(SettingsError, match="j / 2"):
+        method.between(features, features, [t], KEY)
+
+
+def test_pairs_that_do_not_match_are_refused(method):
+    features = method.prepare(picture(1))
+    for other in (picture(2, 4), F.pad(picture(2), (0, 8))):
+        with pytest.raises(FrameError, match="differ"):
+            method.between(features, method.prepare(other), [HALF], KEY)
+
+
+@pytest.mark.parametrize(
+    "frame", [torch.rand(1, 64, 64), torch.rand(64, 64, 3), torch.full((3, 64, 64), torch.nan)]
+)
+def test_bad_frames_are_refused(method, frame):
+    with pytest.raises(FrameError):
+        method.prepare(frame)

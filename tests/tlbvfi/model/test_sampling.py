@@ -1,0 +1,155 @@
+"""`sample`: what it promises, and what it refuses."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from comfyui_tlbvfi import tlbvfi
+from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
+from comfyui_tlbvfi.tlbvfi.method import PairKey
+from comfyui_tlbvfi.tlbvfi.model import plan_geometry, sample
+from comfyui_tlbvfi.tlbvfi.model.precision import matmul_precision
+from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, draw_noise
+from torch.nn import functional as F
+
+CPU = torch.device("cpu")
+
+
+def picture(seed, size=(64, 80), batch=1):
+    coarse = torch.rand(batch, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size=size, mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return picture(1), picture(2)
+
+
+def test_public_names_are_those_of_the_package():
+    assert tlbvfi.sample is sample
+    assert callable(tlbvfi.load_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def between(model, pair):
+    """What two steps with seed 7 make of the pair."""
+    return sample(model, *pair, steps=2, seed=7)
+
+
+def test_the_same_call_gives_the_same_bits_whatever_was_drawn_before(model, pair, between):
+    torch.manual_seed(123)
+    state = torch.random.get_rng_state()
+    assert torch.equal(between, sample(model, *pair, steps=2, seed=7))
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert between.shape == pair[0].shape
+    assert between.min() >= 0
+    assert between.max() <= 1
+
+
+def test_the_seed_is_the_noise_that_it_draws(model, pair, between):
+    seeds = [PairKey(seed, 0).node_seed(Fraction(1, 2)) for seed in (7, 8)]
+    same, other = (
+        sample(model, *pair, steps=2, noise=draw_noise(s, plan_geometry(64, 80), 2, CPU))
+        for s in seeds
+    )
+    assert torch.equal(between, same)
+    assert not torch.equal(between, other)
+
+
+@pytest.mark.parametrize("pairs", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_pairs_of_a_batch_equal_single_pairs(model, pairs):
+    """Bright beside dark: the reference decides by pixel values whether to rescale a batch."""
+    frames = [picture(n, batch=pairs) for n in (3, 4)]
+    frames = [torch.cat([f[:1] * 0.3 + 0.7, f[1:] * 0.4]) for f in frames]
+    together = sample(model, *frames, steps=2)
+    for n in range(pairs):
+        alone = sample(model, *(f[n : n + 1] for f in frames), steps=2)
+        assert (together[n : n + 1] - alone).abs().max() < 5e-5
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 255)])
+def test_one_step_and_small_frames_are_possible(model, size):
+    found = sample(model, picture(1, size), picture(2, size), steps=1)
+    assert found.shape[-2:] == size
+    assert torch.isfinite(found).all()
+
+
+def test_the_callers_tensors_stay_as_they_were_and_the_result_is_the_callers(model, pair):
+    torch.set_grad_enabled(True)
+    copies = [frame.clone() for frame in pair]
+    sample(model, *pair, steps=1).mul_(0.5)
+    assert all(torch.equal(a, b) for a, b in zip(pair, copies, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        ((picture(1, (15, 64)), picture(2, (15, 64))), "64x15"),
+        ((picture(1), picture(2, (64, 96))), "one shape"),
+        ((picture(1)[:, :1], picture(2)[:, :1]), "RGB"),
+        ((torch.rand(1, 4, 64, 64),) * 2, "RGB"),
+        ((torch.rand(3, 64, 64),) * 2, "RGB"),
+        ((torch.zeros(1, 3, 64, 64, dtype=torch.uint8),) * 2, "divide by 255"),
+        ((picture(1), picture(2).fill_(float("nan"))), "NaN"),
+        ((picture(1).fill_(float("inf")), picture(2)), "infinite"),
+        ((torch.empty(1, 3, 64, 64, device="meta"),) * 2, "meta"),
+    ],
+)
+def test_bad_frames_are_refused_in_one_sentence(model, frames, message):
+    with pytest.raises(FrameError, match=message):
+        sample(model, *frames)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flow_scale": 0}, "flow_scale"),
+        ({"flow_scale": 1.5}, "flow_scale"),
+        ({"flow_scale": float("nan")}, "flow_scale"),
+        ({"steps": 0}, "steps"),
+        ({"steps": -3}, "steps"),
+        ({"steps": 10**6}, "steps"),
+        ({"padding": "loose"}, "padding"),
+        ({"noise": []}, "noise"),
+        ({"noise": [torch.zeros(1, 3, 3, 4, 4)] * 9}, "noise"),
+    ],
+)
+def test_bad_options_are_refused_in_one_sentence(model, pair, options, message):
+    with pytest.raises(SettingsError, match=message):
+        sample(model, *pair, **options)
+
+
+def test_noise_has_unit_variance_and_depends_on_the_seed_alone():
+    geometry = plan_geometry(1024, 1024)
+    first, second = (draw_noise(s, geometry, 10, CPU) for s in (1, 2))
+    values = torch.cat(first)
+    assert values.shape == (9, 3, 3, 32, 32)
+    assert abs(values.mean()) < 0.02
+    assert abs(values.std() - 1) < 0.02
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(values, torch.cat(draw_noise(1, geometry, 10, CPU)))
+
+
+def test_a_rounded_flow_scale_is_reported(caplog):
+    geometry = SamplingOptions(flow_scale=0.3).geometry(512, 512)
+    assert geometry.flow_scale == Fraction(5, 16)
+    with caplog.at_level("INFO", logger="tlbvfi"):
+        SamplingOptions(flow_scale=0.3).report(geometry)
+        SamplingOptions(flow_scale=0.5).report(plan_geometry(512, 512, flow_scale=0.5))
+    assert [record.message for record in caplog.records] == [
+        "flow_scale 0.3 is rounded to 0.3125 for frames of 512x512"
+    ]
+
+
+def test_precision_switches_are_restored_even_after_an_error():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+
+    def fail_inside():
+        with matmul_precision(tf32=not before[1]):
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (not before[1],) * 2
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail_inside()
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == before

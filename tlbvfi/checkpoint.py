@@ -1,0 +1,243 @@
+"""TLB-VFI weights: from a file to a model, to an identity, to a smaller file.
+
+The official `vimeo_unet.pth` is a dict whose `model` holds the weights, most of them twice, beside
+gigabytes of training state. It is mapped into memory and read weights-only: no code in a file is
+ever run, and only what inference needs is copied out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..encoding.durable import atomic_file
+from .errors import CheckpointError, ModelMissingError, SettingsError
+from .model import COMPUTE_DTYPES, TLBVFI
+
+log = logging.getLogger("tlbvfi.checkpoint")
+
+Format = Literal["safetensors", "zip"]
+
+DUPLICATES = "cond_stage_model."
+"""The official file names the autoencoder a second time under this prefix."""
+
+UNUSED = re.compile(
+    r"(m_t|variance_t|m_tminus|variance_tminus|variance_t_tminus|posterior_variance_t"
+    r"|.*\.num_batches_tracked"
+    r"|vqgan\.decoder\.up\.\d\.cross_attn\.out_conv\..*"
+    r"|vqgan\.encoder\.down\.[023]\.block\.0\.nin_shortcut\..*"
+    r"|vqgan\.decoder\.up\.[124]\.block\.0\.nin_shortcut\..*)"
+)
+"""Tensors of the official file that inference does not need: the schedule, which is arithmetic,
+counters of training, and layers that the reference creates but never runs."""
+
+OTHER_NETWORKS = (
+    ("FILM", "extract.extract_sublevels."),
+    ("RIFE", "block0.conv0."),
+    ("RIFE", "module.block0."),
+    ("Stable Diffusion", "model.diffusion_model."),
+    ("a LoRA", "lora_"),
+)
+"""(name, beginning of its tensors' names) of what is easily taken for TLB-VFI."""
+
+
+def load_checkpoint(
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    operations: Any = nn,  # noqa: ANN401 - torch.nn or a namespace like it
+) -> TLBVFI:
+    """TLB-VFI with the weights of a `.pth` or `.safetensors` file, ready to call.
+
+    `dtype`: float32 equals the reference. float16 and bfloat16 are for GPUs; encoder and decoder
+    convolutions compute in it, flow, latent and quantizer stay in float32.
+    `operations`: the layers to build from, such as ComfyUI's that cast or offload weights.
+
+    Raises:
+        ModelMissingError: there is no such file.
+        CheckpointError: the file is damaged, unsafe, or of another network.
+        SettingsError: another dtype.
+    """
+    if dtype not in COMPUTE_DTYPES:
+        raise SettingsError(f"TLB-VFI runs in float32, float16 or bfloat16, got {dtype}.")
+    weights = read_weights(Path(path))
+    with torch.device("meta"):
+        model = TLBVFI(operations)
+    placed = {name: _placed(tensor, device) for name, tensor in weights.items()}
+    model.load_state_dict(placed, assign=True)
+    log.info("loaded %s: %d tensors, %s on %s", path, len(placed), dtype, device)
+    return model.eval().requires_grad_(False).to_compute_dtype(dtype)
+
+
+def weights_hash(path: str | Path) -> str:
+    """SHA-256 (hex) over the names, shapes, types and bytes of the weights that inference uses.
+
+    The same for a `.pth` and its conversion to `.safetensors`, so a session made with one can be
+    resumed with the other.
+
+    Raises:
+        ModelMissingError, CheckpointError: as `load_checkpoint`.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(read_weights(Path(path)).items()):
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+    """Write what inference needs of `source` to the safetensors file `target`, atomically.
+
+    `dtype`: type of the numbers in the file; below float32 the file is half the size and frames
+    are no longer the reference's.
+
+    Raises:
+        ModelMissingError, CheckpointError: as `load_checkpoint`.
+        SettingsError: another dtype, or `target` is not a `.safetensors`.
+    """
+    if dtype not in COMPUTE_DTYPES:
+        raise SettingsError(f"weights can be float32, float16 or bfloat16, got {dtype}.")
+    if Path(target).suffix != ".safetensors":
+        raise SettingsError(f"{target} must end in .safetensors: that is what is written.")
+    weights = read_weights(Path(source))
+    stored = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
+    with atomic_file(Path(target)) as temporary:
+        save_file(stored, temporary, metadata={"format": "pt", "network": "tlbvfi"})
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors inference uses, by name, as stored (mapped into memory where the file allows).
+
+    Raises:
+        ModelMissingError, CheckpointError: as `load_checkpoint`.
+    """
+    tensors = _read_safetensors(path) if _format(path) == "safetensors" else _read_pth(path)
+    used = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(DUPLICATES) and not UNUSED.fullmatch(name)
+    }
+    _check(used, path.name)
+    return used
+
+
+def _format(path: Path) -> Format:
+    """What the content of the file says it is, whatever its name."""
+    if not path.is_file():
+        raise ModelMissingError(f"There is no TLB-VFI model at {path}: check the path.")
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head[8:9] == b"{":
+        return "safetensors"
+    if zipfile.is_zipfile(path):
+        return "zip"
+    raise CheckpointError(f"{path.name} {_unreadable(head)}")
+
+
+def _unreadable(head: bytes) -> str:
+    """Why a file that begins with `head` is no weights file, and what to do."""
+    if not head:
+        return "is empty: download it again."
+    if head.startswith(b"PK"):
+        return "is cut off: download it again."
+    if head.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the weights: fetch the file itself (git lfs pull)."
+    if head.lstrip().startswith(b"<"):
+        return "is a web page, not weights: download the file itself, not the page about it."
+    if head.startswith(b"\x80"):
+        return "is a bare pickle, which could hold code and is not opened: use a .safetensors file."
+    return "is neither a .safetensors nor a .pth file: choose the TLB-VFI checkpoint."
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path.name} is not a whole safetensors file ({error}): download it again."
+        ) from error
+
+
+def _read_pth(path: Path) -> dict[str, Tensor]:
+    _refuse_foreign_archive(path)
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"{path.name} holds something else than weights, which could be code and was not "
+            "opened: use the official file or a .safetensors file."
+        ) from error
+    except (RuntimeError, OSError, EOFError) as error:
+        raise CheckpointError(f"{path.name} is damaged: download it again.") from error
+    weights = content.get("model", content) if isinstance(content, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(
+            f"{path.name} holds no table of weights: choose the TLB-VFI checkpoint."
+        )
+    return {str(name): value for name, value in weights.items() if isinstance(value, Tensor)}
+
+
+def _refuse_foreign_archive(path: Path) -> None:
+    """torch would start an archive of code, and name neither that nor a plain zip."""
+    with zipfile.ZipFile(path) as archive:
+        names = [Path(name).name for name in archive.namelist()]
+    if "constants.pkl" in names:
+        raise CheckpointError(
+            f"{path.name} is a TorchScript program, not weights: choose the TLB-VFI checkpoint."
+        )
+    if "data.pkl" not in names:
+        raise CheckpointError(
+            f"{path.name} is a zip archive without weights: unpack it, or choose the TLB-VFI "
+            "checkpoint."
+        )
+
+
+def _placed(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Own float32 copy (the file may go away) in the layout that convolutions like."""
+    layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
+    return tensor.to(device=device, dtype=torch.float32, memory_format=layout, copy=True)
+
+
+def _check(weights: Mapping[str, Tensor], name: str) -> None:
+    """Raise unless the names and shapes are those of the network, naming what differs."""
+    with torch.device("meta"):
+        wanted = TLBVFI().state_dict()
+    if not wanted.keys() & weights.keys():
+        raise CheckpointError(
+            f"{name} holds {_network(weights)}, not TLB-VFI: choose the TLB-VFI checkpoint."
+        )
+    problems = [f"{key} is missing" for key in wanted.keys() - weights.keys()]
+    problems += [f"{key} is unexpected" for key in weights.keys() - wanted.keys()]
+    problems += [
+        f"{key} is {list(weights[key].shape)} instead of {list(wanted[key].shape)}"
+        for key in wanted.keys() & weights.keys()
+        if weights[key].shape != wanted[key].shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:5])
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(
+            f"{name} does not fit the TLB-VFI network ({shown}{more}): use vimeo_unet.pth."
+        )
+
+
+def _network(names: Iterable[str]) -> str:
+    """The network that tensors of these names belong to, as far as it is known."""
+    names = list(names)
+    for network, beginning in OTHER_NETWORKS:
+        if any(name.startswith(beginning) for name in names):
+            return network
+    return f"another network (with {names[0]})" if names else "no tensors"

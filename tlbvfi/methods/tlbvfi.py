@@ -1,0 +1,111 @@
+"""TLB-VFI behind the Method protocol: bisection, every frame encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from ..errors import FrameError, SettingsError
+from ..method import PairKey
+from ..model import TLBVFI, FrameFeatures, Geometry
+from ..model.precision import matmul_precision
+from ..model.sampling import SamplingOptions, check_values, draw_noise
+
+
+class TlbvfiMethod:
+    """Frames between two frames by halving: at 1/2, between it and its neighbors, and so on.
+
+    Only the mid frames asked for and those they descend from are made. Frames are clamped to
+    [0, 1], the range the network knows. Alpha is moved and mixed as the picture is.
+    """
+
+    name = "tlbvfi"
+    any_time = False
+
+    def __init__(self, model: TLBVFI, options: SamplingOptions | None = None) -> None:
+        self.model = model
+        self.options = options or SamplingOptions()
+        self._unknown: tuple[Geometry, Tensor] | None = None
+
+    @torch.no_grad()
+    def prepare(self, frame: Tensor) -> FrameFeatures:
+        """Features of a frame [C, H, W], RGB or RGBA floats nominally in [0, 1].
+
+        Raises:
+            FrameError: another shape, a side under 16 pixels, or pixels that are NaN or infinite.
+        """
+        if frame.ndim != 3 or frame.shape[0] not in (3, 4):
+            raise FrameError(
+                f"TLB-VFI takes RGB or RGBA frames [C, H, W], got {list(frame.shape)}: convert them."
+            )
+        check_values(frame)
+        geometry = self.options.geometry(*frame.shape[-2:])
+        return self._encode(frame[None].to(self.model.device).clamp(0, 1), geometry)
+
+    @torch.no_grad()
+    def between(
+        self,
+        features0: FrameFeatures,
+        features1: FrameFeatures,
+        times: Sequence[Fraction],
+        key: PairKey,
+    ) -> list[Tensor]:
+        """Frames at `times` of the pair, each j / 2**k; [C, H, W] float32 on the CPU each.
+
+        Raises:
+            FrameError: the frames differ in size, or one of them alone has alpha.
+            SettingsError: a time that halving cannot reach.
+        """
+        if features0.frame.shape != features1.frame.shape or (
+            features0.geometry != features1.geometry
+        ):
+            raise FrameError("The frames of a pair differ in size or alpha: make them alike.")
+        for t in times:
+            if not 0 < t < 1 or t.denominator & (t.denominator - 1):
+                raise SettingsError(f"TLB-VFI reaches times j / 2**k in (0, 1), got {t}.")
+        with matmul_precision(tf32=self.options.tf32):
+            made = dict(self._bisect(features0, features1, Fraction(0), Fraction(1), times, key))
+        return [made[t] for t in times]
+
+    def _bisect(
+        self,
+        features0: FrameFeatures,
+        features1: FrameFeatures,
+        t0: Fraction,
+        t1: Fraction,
+        times: Sequence[Fraction],
+        key: PairKey,
+    ) -> Iterator[tuple[Fraction, Tensor]]:
+        """(time, frame) of all wanted times between t0 and t1, in order."""
+        middle = (t0 + t1) / 2
+        before = [t for t in times if t0 < t < middle]
+        after = [t for t in times if middle < t < t1]
+        if not (before or after or middle in times):
+            return
+        frame = self._halfway(features0, features1, key.node_seed(middle))
+        features = self._encode(frame, features0.geometry) if before or after else None
+        if features is not None and before:
+            yield from self._bisect(features0, features, t0, middle, before, key)
+        if middle in times:
+            yield middle, frame[0].cpu()
+        if features is not None and after:
+            yield from self._bisect(features, features1, middle, t1, after, key)
+
+    def _halfway(self, features0: FrameFeatures, features1: FrameFeatures, seed: int) -> Tensor:
+        geometry, steps = features0.geometry, self.options.steps
+        noise = draw_noise(seed, geometry, steps, self.model.device)
+        return self.model(features0, self._unknown_of(geometry), features1, steps, noise)
+
+    def _encode(self, frame: Tensor, geometry: Geometry) -> FrameFeatures:
+        with matmul_precision(tf32=self.options.tf32):
+            return self.model.encode(frame, geometry)
+
+    def _unknown_of(self, geometry: Geometry) -> Tensor:
+        """Features of the unknown frame, kept for the geometry they were last needed for."""
+        if self._unknown is None or self._unknown[0] != geometry:
+            self.options.report(geometry)
+            self._unknown = geometry, self.model.encode_unknown(geometry)
+        return self._unknown[1]
