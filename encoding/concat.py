@@ -25,6 +25,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from .container import VideoInput, open_container
 from .durable import atomic_file, disk_errors
 from .errors import OutputError, VerificationError
 from .frame import ColorTags
@@ -34,7 +35,7 @@ from .profiles import find_profile
 from .progress import ChunkRecord
 from .session import IF_FULL, Session
 from .timetable import Timetable, timetable
-from .tracks import Track, VideoSource, Window, add_tracks, open_source, track_packets
+from .tracks import Track, Window, add_tracks, track_packets
 from .verify import Expected, verify_file, verify_session
 from .writer import MUXERS
 
@@ -76,7 +77,7 @@ def join(
     session: Session,
     output: Path,
     *,
-    source: VideoSource | None = None,
+    source: VideoInput | None = None,
     window: Window | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
@@ -121,7 +122,7 @@ class _Plan:
     session: Session
     records: Sequence[ChunkRecord]
     times: Timetable
-    source: VideoSource | None
+    source: VideoInput | None
     window: Window | None
 
 
@@ -158,7 +159,7 @@ def _write(
     """Write the joined file; packet counts of the streams beside video, and notes."""
     suffix = path.suffix.lower()
     with ExitStack() as stack:
-        source = stack.enter_context(open_source(plan.source)) if plan.source else None
+        source = stack.enter_context(open_container(plan.source)) if plan.source else None
         kept = _kept_metadata(source) | metadata
         out = stack.enter_context(
             av.open(
@@ -236,10 +237,14 @@ def _video_packets(
     """(decode time in seconds, packet) of all chunks, in decode order."""
     times, unit = plan.times, float(plan.times.time_base)
     dts = times.dts(plan.session.manifest.encoder.reorder)
-    columns = (times.pts, times.durations(), dts, np.diff(dts, append=dts[-1:]))
+    columns = (
+        *(times.pts, times.durations(), dts),
+        np.diff(dts, append=dts[-1:]),
+        times.end - times.pts[0] + dts[0] - dts,
+    )
     head, done = None, 0
     for record in plan.records:
-        shown, lasting, decoded, gaps = (
+        shown, lasting, decoded, gaps, left = (
             column[done : done + record.frames].tolist() for column in columns
         )
         with open_video(plan.session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
@@ -248,7 +253,9 @@ def _video_packets(
                 packet.stream = stream
                 packet.time_base = times.time_base
                 packet.pts, packet.dts = shown[place], decoded[position]
-                packet.duration = lasting[place]
+                # mp4 tracks are as long as the packet that ends last in decode time.
+                is_last = done + position == len(times.pts) - 1
+                packet.duration = left[position] if is_last else min(lasting[place], left[position])
                 if done + position > 0 and gaps[position] >= times.end - shown[place]:
                     # FFmpeg's mp4 reader ends at the second keyframe after which there is less
                     # time than until the next packet; a point to seek to matters less.

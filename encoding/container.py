@@ -54,7 +54,7 @@ def open_video(
     Raises:
         SourceError: missing, a folder, not readable, not a video, or without a video stream.
     """
-    with _open(source) as container:
+    with open_container(source) as container:
         for stream in container.streams.video:
             if Disposition.attached_pic not in stream.disposition:
                 stream.codec_context.thread_type = threads
@@ -68,7 +68,12 @@ def open_video(
         )
 
 
-def _open(source: VideoInput) -> InputContainer:
+def open_container(source: VideoInput) -> InputContainer:
+    """The source's container, opened from its beginning; the caller closes it.
+
+    Raises:
+        SourceError: missing, a folder, not readable, or not a video.
+    """
     try:
         if isinstance(source, str | Path):
             # `file:` keeps colons and percent signs in a name from meaning a protocol or a

@@ -50,7 +50,7 @@ def open_video(path: Path, options: dict[str, str] | None = None) -> Iterator[In
         VerificationError: it cannot be opened, breaks off while being read, or has no video.
     """
     try:
-        with av.open(str(path), options=options or {}, metadata_errors="replace") as container:
+        with av.open(str(path), options=options or {}) as container:
             if not container.streams.video:
                 raise VerificationError(f"{path} has no video stream: it is not a finished video.")
             yield container

@@ -12,8 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, cast
 
 import av
 from av.audio.resampler import AudioResampler
@@ -23,6 +22,7 @@ from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
+from .container import VideoInput, open_container
 from .errors import OutputError
 from .writer import MUXERS
 
@@ -44,7 +44,6 @@ AUDIO = {
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
 AAC_BITS_PER_CHANNEL = 96_000
 
-VideoSource = Path | BinaryIO
 Convert = Callable[[Packet | None], Iterable[Packet]]
 """Packets to write for one that was read; None means that there are no more."""
 
@@ -66,16 +65,8 @@ class Track:
     convert: Convert
 
 
-def open_source(source: VideoSource) -> InputContainer:
-    """The source, opened for reading from its beginning."""
-    if isinstance(source, Path):
-        return av.open(str(source), metadata_errors="replace")
-    source.seek(0)
-    return av.open(source, "r", metadata_errors="replace")
-
-
 def add_tracks(
-    out: OutputContainer, source: InputContainer, origin: VideoSource, suffix: str
+    out: OutputContainer, source: InputContainer, origin: VideoInput, suffix: str
 ) -> tuple[list[Track], list[str]]:
     """Tracks for all that `source` holds beside video, and notes on what could not be copied.
 
@@ -138,7 +129,7 @@ def _move_into(packet: Packet, window: Window | None) -> bool:
 
 
 def _add_track(
-    out: OutputContainer, stream: Stream, origin: VideoSource, suffix: str
+    out: OutputContainer, stream: Stream, origin: VideoInput, suffix: str
 ) -> tuple[Track | None, str]:
     name = f"{suffix} cannot hold {stream.type} stream {stream.index} ({_codec_name(stream)})"
     if _holds(stream, origin, suffix):
@@ -166,12 +157,12 @@ def _is_text(stream: SubtitleStream) -> bool:
     return stream.codec_context.codec.text_sub
 
 
-def _holds(stream: Stream, origin: VideoSource, suffix: str) -> bool:
+def _holds(stream: Stream, origin: VideoInput, suffix: str) -> bool:
     """Whether a file of this kind can be written with a copy of the stream in it."""
     if suffix == ".mp4" and _codec_name(stream).startswith("pcm"):
         return False  # FFmpeg writes it (ISO/IEC 23003-5), but browsers and QuickTime stay silent
     try:
-        with open_source(origin) as source, av.open(io.BytesIO(), "w", MUXERS[suffix]) as trial:
+        with open_container(origin) as source, av.open(io.BytesIO(), "w", MUXERS[suffix]) as trial:
             like = source.streams[stream.index]
             target = _template(trial, like)
             trial.start_encoding()

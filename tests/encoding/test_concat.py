@@ -10,6 +10,7 @@ import pytest
 from comfyui_tlbvfi.encoding.concat import join
 from comfyui_tlbvfi.encoding.errors import (
     OutputError,
+    SourceError,
     VerificationError,
 )
 from comfyui_tlbvfi.encoding.session import Session
@@ -143,6 +144,7 @@ def test_joined_frames_are_the_chunks_frames_at_exact_times(
     per_chunk=st.integers(1, 5),
 )
 @example(gaps=[3, 2, 1, 1], start=Fraction(0), per_chunk=1)  # keyframes close to the end
+@example(gaps=[1, 1, 1, 1, 1, 2], start=Fraction(1001, 30000), per_chunk=4)  # a long B-frame last
 @settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -283,6 +285,11 @@ def test_a_source_in_memory_gives_its_sound(tmp_path, filled, sounding):
     output = tmp_path / "out.mp4"
     join(filled("h264"), output, source=io.BytesIO(source.read_bytes()))
     assert len(payload(output)) == len(payload(source))
+
+
+def test_a_source_that_is_gone_is_told(tmp_path, filled):
+    with pytest.raises(SourceError, match="does not exist"):
+        join(filled("h264"), tmp_path / "out.mp4", source=tmp_path / "gone.mp4")
 
 
 def test_chunks_saved_in_any_order_without_numbers_are_joined(
