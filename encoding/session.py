@@ -404,7 +404,6 @@ class ChunkWriter:
             session.chunk_path(index),
             session.manifest.encoder,
             session.manifest.stream,
-            check=self._check,
             if_full=IF_FULL,
             on_step=on_step,
         )
@@ -454,7 +453,7 @@ class ChunkWriter:
             OutputError: the disk is full.
         """
         self._require_rate(first_frame)
-        self._writer.finish()
+        self._writer.finish(self._check)
         record = ChunkRecord(
             index=self.index,
             pairs=pairs,

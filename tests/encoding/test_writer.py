@@ -189,11 +189,10 @@ def test_a_failed_check_leaves_nothing(tmp_path, encoder, stream, paint):
     def refuse(path):
         raise OutputError(f"{path.name} is refused.")
 
-    with (
-        pytest.raises(OutputError, match=r"\.clip\.part\.mkv is refused"),
-        VideoWriter(tmp_path / "clip.mkv", encoder("ffv1"), stream(), check=refuse) as writer,
-    ):
-        writer.write(paint(0), 0)
+    writer = VideoWriter(tmp_path / "clip.mkv", encoder("ffv1"), stream())
+    writer.write(paint(0), 0)
+    with pytest.raises(OutputError, match=r"\.clip\.part\.mkv is refused"):
+        writer.finish(refuse)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,13 +200,26 @@ def test_a_full_disk_is_told_with_the_way_out(tmp_path, encoder, stream, paint):
     def full(path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with (
-        pytest.raises(OutputError, match=r"The disk is full while writing .* go west\."),
-        VideoWriter(
-            tmp_path / "c.mkv", encoder("ffv1"), stream(), check=full, if_full="go west"
-        ) as writer,
-    ):
+    writer = VideoWriter(tmp_path / "c.mkv", encoder("ffv1"), stream(), if_full="go west")
+    writer.write(paint(0), 0)
+    with pytest.raises(OutputError, match=r"The disk is full while writing .* go west\."):
+        writer.finish(full)
+
+
+def test_a_finished_writer_gives_its_encoder_back_at_once(tmp_path, encoder, stream, paint):
+    import gc
+    import weakref
+
+    gc.disable()  # an encoder holds megabytes that no collector sees
+    try:
+        writer = VideoWriter(tmp_path / "c.mp4", encoder("h264"), stream())
         writer.write(paint(0), 0)
+        writer.finish(lambda path: None)
+        gone = weakref.ref(writer)
+        del writer
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_missing_folder_is_told(tmp_path, encoder, stream):

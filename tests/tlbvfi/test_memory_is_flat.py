@@ -1,0 +1,68 @@
+"""A long clip needs the memory of a short one."""
+
+import subprocess
+import sys
+from fractions import Fraction
+
+import pytest
+
+pytest.importorskip("resource")  # peak memory of a process; not on Windows
+
+JOB = """
+import resource, sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+root, source, output, rate = sys.argv[1:]
+spec = spec_from_file_location(
+    "p", Path(root) / "__init__.py", submodule_search_locations=[root])
+sys.modules["p"] = module = module_from_spec(spec)
+spec.loader.exec_module(module)
+from fractions import Fraction
+from p.encoding.source import open_source
+from p.tlbvfi.config import JobConfig
+from p.tlbvfi.job import Destination, run_job
+from p.tlbvfi.methods.blend import BlendMethod
+rate = None if rate == "-" else Fraction(rate)
+with open_source(source, input_rate=rate) as opened:
+    run_job(opened, BlendMethod(), JobConfig(), Destination(output=Path(output)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.fixture
+def peak(root, tmp_path):
+    """Peak memory, kB, of a job in a process of its own."""
+
+    def measure(source, rate="-"):
+        words = [root, source, tmp_path / f"{source.stem}_out.mp4", rate]
+        command = [sys.executable, "-c", JOB, *map(str, words)]
+        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    return measure
+
+
+def test_ten_times_the_frames_need_no_more_memory(clip, peak, tmp_path):
+    short = clip(tmp_path / "short.mp4", 120, rate=Fraction(25), size=(160, 120))
+    long = clip(tmp_path / "long.mp4", 1200, rate=Fraction(25), size=(160, 120))
+    assert peak(long) <= 1.05 * peak(short)
+
+
+@pytest.mark.slow
+def test_2000_frames_need_no_more_than_5_percent_above_200(clip, peak, tmp_path):
+    short = clip(tmp_path / "short.mp4", 200, rate=Fraction(25), size=(640, 360))
+    long = clip(tmp_path / "long.mp4", 2000, rate=Fraction(25), size=(640, 360))
+    assert peak(long) <= 1.05 * peak(short)
+
+
+@pytest.mark.slow
+def test_a_folder_of_2000_png_needs_no_more_than_one_of_200(peak, tmp_path):
+    import cv2
+    import numpy as np
+
+    for count in (200, 2000):
+        folder = tmp_path / f"png{count}"
+        folder.mkdir()
+        for number in range(count):
+            picture = np.full((120, 160, 3), number % 250, np.uint8)
+            cv2.imwrite(str(folder / f"f_{number:05d}.png"), picture)
+    assert peak(tmp_path / "png2000", "25") <= 1.05 * peak(tmp_path / "png200", "25")
