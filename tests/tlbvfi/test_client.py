@@ -1,0 +1,743 @@
+"""The ComfyUI client against a small server that fails in every way a real one can."""
+
+import base64
+import hashlib
+import json
+import os
+import struct
+import sys
+import threading
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import cv2
+import numpy as np
+import pytest
+from comfyui_tlbvfi.tlbvfi import client
+from comfyui_tlbvfi.tlbvfi.client import ConnectionLost, NodeProgress, Queued, image_message
+from comfyui_tlbvfi.tlbvfi.comfy_http import Server, check_outcome, output_files, server_url
+from comfyui_tlbvfi.tlbvfi.errors import (
+    ClientError,
+    ServerLostError,
+    SettingsError,
+    WorkflowError,
+)
+from comfyui_tlbvfi.tlbvfi.generation import collect, discard, frames_node, generation_folder
+from hypothesis import given
+from hypothesis import strategies as st
+
+FRAMES = 4
+
+
+def png(number):
+    """A PNG file with a number in it."""
+    return cv2.imencode(".png", np.full((8, 8, 3), number, np.uint8))[1].tobytes()
+
+
+class FakeComfy:
+    """Enough of ComfyUI's HTTP and websocket interface, with a script for what a prompt does."""
+
+    def __init__(self):
+        self.files = {f"ComfyUI_{n:05}_.png": png(n) for n in range(FRAMES)}
+        self.queued, self.history, self.running, self.pending = [], {}, [], []
+        self.requests, self.deleted, self.interrupted = [], [], []
+        self.answers = {}  # path: list of (status, body, headers) to give first
+        self.node_errors = {}
+        self.run = lambda prompt_id: self.finish(prompt_id)
+        self.sockets, self.flags = [], []
+        self.connected = threading.Event()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                fake.get(self)
+
+            def do_POST(self):
+                fake.post(self)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
+        self.thread.start()
+
+    def stop(self):
+        if self.thread.is_alive():
+            self.http.shutdown()
+            self.thread.join()
+        self.drop_sockets()
+        self.http.server_close()
+
+    def get(self, request):
+        path = urlsplit(request.path).path
+        self.requests.append(request.path)
+        if self.scripted(request, path):
+            return
+        if path == "/ws":
+            self.websocket(request)
+        elif path == "/queue":
+            item = lambda n, prompt_id: [n, prompt_id, {}, {}, []]  # noqa: E731
+            running = [item(i, p) for i, p in enumerate(self.running)]
+            pending = [item(-i, p) for i, p in enumerate(self.pending)]
+            self.reply(request, 200, {"queue_running": running, "queue_pending": pending})
+        elif path.startswith("/history/"):
+            entry = self.history.get(path.rsplit("/", 1)[1])
+            self.reply(request, 200, {} if entry is None else {path.rsplit("/", 1)[1]: entry})
+        elif path == "/view":
+            name = parse_qs(urlsplit(request.path).query)["filename"][0]
+            found = self.files.get(name)
+            self.reply(request, 404 if found is None else 200, found or b"")
+        else:
+            self.reply(request, 404, b"not here")
+
+    def post(self, request):
+        body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
+        self.requests.append(request.path)
+        if self.scripted(request, request.path):
+            return
+        if request.path == "/prompt":
+            prompt_id = body["prompt_id"]
+            self.queued.append(body)
+            self.running.append(prompt_id)
+            self.reply(
+                request, 200, {"prompt_id": prompt_id, "number": 1, "node_errors": self.node_errors}
+            )
+            threading.Thread(target=self.run, args=(prompt_id,), daemon=True).start()
+        elif request.path == "/queue":
+            self.deleted += body["delete"]
+            self.reply(request, 200, b"")
+        elif request.path == "/interrupt":
+            self.interrupted.append(body["prompt_id"])
+            self.reply(request, 200, b"")
+
+    def scripted(self, request, path):
+        if not self.answers.get(path):
+            return False
+        status, body, headers = self.answers[path].pop(0)
+        if status is None:
+            request.close_connection = True
+            return True
+        self.reply(request, status, body, **headers)
+        return True
+
+    def reply(self, request, status, body, length=None, **headers):
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        with suppress(ConnectionError):
+            request.send_response(status)
+            for name, value in headers.items():
+                request.send_header(name, value)
+            request.send_header("Content-Length", str(len(raw) if length is None else length))
+            request.end_headers()
+            request.wfile.write(raw)
+        if length is not None:
+            request.close_connection = True
+
+    def websocket(self, request):
+        magic = request.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        request.send_response(101)
+        request.send_header("Upgrade", "websocket")
+        request.send_header("Connection", "Upgrade")
+        accept = base64.b64encode(hashlib.sha1(magic.encode()).digest()).decode()
+        request.send_header("Sec-WebSocket-Accept", accept)
+        request.end_headers()
+        self.sockets.append(request.connection)
+        self.connected.set()
+        with suppress(OSError):
+            while data := request.connection.recv(65536):
+                self.flags.append(data)
+                if data[0] == 0x88:  # the client says goodbye
+                    request.connection.sendall(b"\x88\x00")
+                    break
+        if request.connection in self.sockets:
+            self.sockets.remove(request.connection)
+        request.close_connection = True
+
+    def send(self, message):
+        """A websocket message to whoever listens; nobody is told again."""
+        raw = message if isinstance(message, bytes) else json.dumps(message).encode()
+        first = bytes([0x82 if isinstance(message, bytes) else 0x81])
+        size = bytes([len(raw)]) if len(raw) < 126 else b"\x7e" + struct.pack(">H", len(raw))
+        for socket in list(self.sockets):
+            with suppress(OSError):
+                socket.sendall(first + size + raw)
+
+    def tell(self, event, **data):
+        self.send({"type": event, "data": data})
+
+    def drop_sockets(self):
+        self.connected.clear()
+        for socket in list(self.sockets):
+            with suppress(OSError):
+                socket.shutdown(2)
+
+    def finish(self, prompt_id, *messages, outputs=None, status="success", told=True):
+        images = [
+            {"filename": name, "subfolder": "", "type": "output"} for name in sorted(self.files)
+        ]
+        self.history[prompt_id] = {
+            "outputs": {"9": {"images": images}} if outputs is None else outputs,
+            "status": {
+                "status_str": status,
+                "completed": status == "success",
+                "messages": messages,
+            },
+        }
+        self.running.remove(prompt_id)
+        if told:
+            self.tell("execution_success", prompt_id=prompt_id)
+
+
+@pytest.fixture
+def comfy(monkeypatch):
+    monkeypatch.setattr(client, "POLL_SECONDS", 0.3)
+    monkeypatch.setattr(client, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(client, "SETTLE_SECONDS", 0.1)
+    server = FakeComfy()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def prompt():
+    return {
+        "3": {"class_type": "KSampler", "inputs": {"seed": 7}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "x"}},
+    }
+
+
+@pytest.fixture
+def fetch(comfy, prompt, tmp_path):
+    """Collects the frames of `prompt` from `comfy`; keeps the events."""
+
+    def run(*, folder="frames", node="9", again=False, output_folder=None, on_event=None, **limits):
+        server = Server(**{"url": comfy.url, "lost_seconds": 2.0, "answer_seconds": 2.0, **limits})
+        return collect(
+            server,
+            prompt,
+            tmp_path / folder,
+            node=node,
+            again=again,
+            output_folder=output_folder,
+            on_event=run.events.append if on_event is None else on_event,
+        )
+
+    run.events = []
+    return run
+
+
+def numbers(generation):
+    """The numbers in the frames, in the order of their names."""
+    return [int(cv2.imread(str(path))[0, 0, 0]) for path in sorted(generation.folder.iterdir())]
+
+
+def test_saved_frames_are_fetched_in_order_under_names_of_our_own(fetch):
+    generation = fetch()
+    assert numbers(generation) == list(range(FRAMES))
+    assert sorted(path.name for path in generation.folder.iterdir())[0] == "frame_000001.png"
+    assert generation.frames == FRAMES
+    assert generation.sound is None
+
+
+def test_progress_names_the_node_and_its_steps(comfy, fetch):
+    def run(prompt_id):
+        comfy.tell("executing", node="3", prompt_id=prompt_id)
+        comfy.tell("progress", node="3", value=5, max=20, prompt_id=prompt_id)
+        comfy.tell("progress", node="3", value=6, max=20, prompt_id="somebody else's")
+        comfy.tell(
+            "progress_state",
+            prompt_id=prompt_id,
+            nodes={"3": {"state": "running", "value": 5.0, "max": 20.0}},
+        )
+        comfy.finish(prompt_id)
+
+    comfy.run = run
+    fetch()
+    assert [e for e in fetch.events if isinstance(e, NodeProgress)] == [
+        NodeProgress("3", "node 3 KSampler", 0, 0),
+        NodeProgress("3", "node 3 KSampler", 5, 20),
+    ]
+
+
+def test_the_place_in_the_queue_is_told(comfy, fetch):
+    def run(prompt_id):
+        comfy.running.remove(prompt_id)
+        comfy.pending += [prompt_id, "another"]  # the second one has the lower number
+        time.sleep(0.5)
+        comfy.pending.remove(prompt_id)
+        comfy.running.append(prompt_id)
+        comfy.finish(prompt_id)
+
+    comfy.run = run
+    fetch()
+    assert Queued(2) in fetch.events
+
+
+@pytest.mark.parametrize("with_node", [True, False])
+def test_frames_sent_over_the_websocket_are_kept_and_previews_are_not(
+    comfy, fetch, prompt, with_node
+):
+    prompt["9"]["class_type"] = "SaveImageWebsocket"
+
+    def image(node, data):
+        if not with_node:
+            return struct.pack(">II", 1, 2) + data
+        about = json.dumps({"node_id": node, "image_type": "image/png"}).encode()
+        return struct.pack(">II", 4, len(about)) + about + data
+
+    def run(prompt_id):
+        comfy.tell("executing", node="3", prompt_id=prompt_id)
+        comfy.tell("progress", node="3", value=1, max=1, prompt_id=prompt_id)
+        comfy.send(image("3", png(99)))
+        comfy.tell("executing", node="9", prompt_id=prompt_id)
+        for n in range(FRAMES):
+            comfy.tell("progress", node="9", value=n, max=FRAMES, prompt_id=prompt_id)
+            comfy.send(image("9", png(n)))
+        comfy.finish(prompt_id, outputs={})
+
+    comfy.run = run
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert b"supports" not in b"".join(comfy.flags)  # masked, as the standard asks of clients
+    assert comfy.flags
+
+
+def test_frames_that_were_sent_while_the_connection_was_down_are_sent_again(comfy, fetch, prompt):
+    prompt["9"]["class_type"] = "SaveImageWebsocket"
+
+    def run(prompt_id):
+        comfy.tell("executing", node="9", prompt_id=prompt_id)
+        for n in range(FRAMES):
+            if n == 2 and len(comfy.queued) == 1:
+                comfy.drop_sockets()
+            comfy.tell("progress", node="9", value=n, max=FRAMES, prompt_id=prompt_id)
+            comfy.send(struct.pack(">II", 1, 2) + png(n))
+        comfy.connected.wait(5)
+        comfy.finish(prompt_id, outputs={})
+
+    comfy.run = run
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert len(comfy.queued) == 2
+    assert comfy.queued[0]["prompt_id"] != comfy.queued[1]["prompt_id"]
+
+
+def test_frames_that_never_come_are_an_error_that_names_the_cure(comfy, fetch, prompt):
+    prompt["9"]["class_type"] = "SaveImageWebsocket"
+    comfy.run = lambda prompt_id: comfy.finish(prompt_id, outputs={})
+    with pytest.raises(ClientError, match=r"node 9 SaveImageWebsocket were lost .* Save Image"):
+        fetch()
+
+
+def test_a_lost_connection_is_taken_up_again_and_nothing_is_queued_twice(comfy, fetch):
+    def run(prompt_id):
+        comfy.drop_sockets()
+        assert comfy.connected.wait(5)
+        comfy.finish(prompt_id)
+
+    comfy.run = run
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert len(comfy.queued) == 1
+    assert any(isinstance(event, ConnectionLost) for event in fetch.events)
+
+
+def test_a_server_that_says_nothing_over_the_websocket_is_asked(comfy, fetch):
+    comfy.run = lambda prompt_id: comfy.finish(prompt_id, told=False)
+    assert fetch().frames == FRAMES
+
+
+def test_an_answer_to_the_queueing_that_got_lost_does_not_queue_twice(comfy, fetch):
+    """The request arrives, the answer does not: our own id finds the prompt again."""
+    reply = comfy.reply
+
+    def lose(request, status, body, **headers):
+        if request.path == "/prompt" and len(comfy.queued) == 1:
+            request.close_connection = True
+        else:
+            reply(request, status, body, **headers)
+
+    comfy.reply = lose
+    with pytest.raises(ServerLostError):
+        fetch()
+    comfy.reply = reply
+    assert fetch().frames == FRAMES
+    assert len(comfy.queued) == 1
+
+
+def test_whoever_is_killed_while_waiting_fetches_the_finished_generation_later(comfy, fetch):
+    comfy.run = lambda prompt_id: comfy.tell("executing", node="3", prompt_id=prompt_id)
+
+    def killed(event):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(on_event=killed)
+    comfy.finish(comfy.running[0])
+    generation = fetch()
+    assert generation.frames == FRAMES
+    assert not generation.was_there
+    assert len(comfy.queued) == 1
+
+
+def test_frames_that_are_all_there_need_no_server(comfy, fetch):
+    fetch()
+    before = len(comfy.requests)
+    generation = fetch()
+    assert generation.was_there
+    assert generation.frames == FRAMES
+    assert len(comfy.requests) == before
+
+
+def test_a_frame_that_was_removed_is_fetched_again_and_again_starts_anew(comfy, fetch):
+    generation = fetch()
+    (generation.folder / "frame_000002.png").unlink()
+    assert numbers(fetch()) == list(range(FRAMES))
+    fetch(again=True)
+    assert len(comfy.queued) == 3
+
+
+def test_a_download_that_breaks_off_is_taken_up_again(comfy, fetch):
+    short = (200, comfy.files["ComfyUI_00000_.png"][:20], {"length": 100})
+    comfy.answers["/view"] = [short, (None, b"", {}), (503, b"", {})]
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert sum(isinstance(event, ConnectionLost) for event in fetch.events) == 3
+
+
+def test_a_generation_that_failed_before_is_queued_anew(comfy, fetch):
+    failure = ["execution_error", {"node_id": "3", "exception_message": "m", "exception_type": "E"}]
+    comfy.run = lambda prompt_id: comfy.finish(prompt_id, failure, outputs={}, status="error")
+    with pytest.raises(ClientError):
+        fetch()
+    comfy.run = comfy.finish
+    assert fetch().frames == FRAMES
+
+
+def test_a_refused_prompt_names_node_and_cause(comfy, fetch):
+    error = {"message": "Value not in list", "details": "sampler_name: 'no' not in ['euler']"}
+    body = {
+        "error": {"type": "t", "message": "Prompt outputs failed validation", "details": ""},
+        "node_errors": {"3": {"errors": [error], "class_type": "KSampler"}},
+    }
+    comfy.answers["/prompt"] = [(400, body, {})]
+    with pytest.raises(
+        ClientError,
+        match=r"refuses the prompt: node 3 KSampler: Value not in list: sampler_name: 'no'",
+    ):
+        fetch()
+
+
+def test_a_prompt_refused_as_a_whole_says_why(comfy, fetch):
+    body = {"error": {"message": "Node 'X' not found", "details": "#4"}, "node_errors": {}}
+    comfy.answers["/prompt"] = [(400, body, {})]
+    with pytest.raises(ClientError, match="Node 'X' not found #4"):
+        fetch()
+
+
+def test_a_prompt_accepted_without_our_node_is_withdrawn(comfy, fetch):
+    comfy.run = lambda prompt_id: None
+    comfy.node_errors = {
+        "3": {
+            "errors": [{"message": "Too small", "details": "steps"}],
+            "dependent_outputs": ["9"],
+            "class_type": "KSampler",
+        }
+    }
+    with pytest.raises(ClientError, match="node 3 KSampler: Too small: steps"):
+        fetch()
+    assert comfy.interrupted == [comfy.queued[0]["prompt_id"]]
+
+
+def test_what_else_is_wrong_with_a_prompt_is_told_and_the_rest_runs(comfy, fetch, caplog):
+    comfy.node_errors = {
+        "5": {"errors": [{"message": "Bad", "details": ""}], "dependent_outputs": ["6"]}
+    }
+    assert fetch().frames == FRAMES
+    assert "node 5 None: Bad" in caplog.text
+
+
+def test_a_node_that_fails_is_named_with_what_it_said_on_one_line(comfy, fetch):
+    data = {
+        "node_id": "3",
+        "exception_type": "RuntimeError",
+        "exception_message": "out of\nmemory\x1b[31m " + "x" * 5000,
+    }
+    failure = ["execution_error", data]
+    comfy.run = lambda prompt_id: comfy.finish(prompt_id, failure, outputs={}, status="error")
+    with pytest.raises(ClientError) as caught:
+        fetch()
+    text = str(caught.value)
+    assert text.startswith(
+        "node 3 KSampler failed on the server: RuntimeError: out of memory [31m x"
+    )
+    assert len(text) < 500
+    assert text.isprintable()
+
+
+def test_an_interrupted_generation_is_said(comfy, fetch):
+    failure = ["execution_interrupted", {"node_id": "3"}]
+    comfy.run = lambda prompt_id: comfy.finish(prompt_id, failure, outputs={}, status="error")
+    with pytest.raises(ClientError, match="interrupted on the server, in node 3 KSampler"):
+        fetch()
+
+
+def test_a_restarted_server_is_said(comfy, fetch):
+    comfy.run = lambda prompt_id: comfy.running.remove(prompt_id)
+    with pytest.raises(ClientError, match=r"no longer knows the prompt .* same command"):
+        fetch()
+
+
+def test_no_server_is_said_at_once(comfy, fetch):
+    comfy.http.server_close()
+    begun = time.monotonic()
+    with pytest.raises(ServerLostError, match=rf"{comfy.url} cannot be reached"):
+        fetch(lost_seconds=60.0)
+    assert time.monotonic() - begun < 5
+
+
+def test_a_server_that_stays_away_is_given_up_after_a_while(comfy, fetch):
+    comfy.run = lambda prompt_id: comfy.stop()
+    with pytest.raises(ServerLostError, match=r"for 1 s now; .* the same command fetches it"):
+        fetch(lost_seconds=1.0)
+
+
+def test_a_generation_that_takes_too_long_is_left_running(comfy, fetch):
+    comfy.run = lambda prompt_id: None
+    with pytest.raises(ClientError, match=r"longer than 0.2 s and goes on"):
+        fetch(total_seconds=0.2)
+    assert comfy.interrupted == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((200, b"<html>", {}), "no ComfyUI: check the address"),
+        ((200, b"[1]", {}), "no ComfyUI: check the address"),
+        ((302, b"", {"Location": "http://127.0.0.1:1/"}), r"sends us elsewhere \(HTTP 302\)"),
+        ((403, b"", {}), r"does not let us in \(HTTP 403\)"),
+        ((404, b"", {}), "does not exist"),
+        ((500, b"", {}), r"failed at /queue \(HTTP 500\): see its log"),
+        ((200, b"[" * 100_000, {}), "no ComfyUI"),
+    ],
+)
+def test_answers_of_something_else_are_refused_in_one_sentence(comfy, fetch, answer, said):
+    comfy.answers["/queue"] = [answer]
+    with pytest.raises(ClientError, match=said):
+        fetch()
+
+
+def test_a_websocket_that_is_refused_is_said(comfy, fetch):
+    comfy.answers["/ws"] = [(404, b"", {})]
+    with pytest.raises(ClientError, match="no ComfyUI"):
+        fetch()
+
+
+def test_answers_without_end_are_cut_off(comfy, fetch):
+    comfy.answers["/queue"] = [(200, b"{" + b" " * 5000, {})]
+    with pytest.raises(ClientError, match="larger than 1000 bytes"):
+        fetch(max_json_bytes=1000)
+    with pytest.raises(ClientError, match="larger than 10 bytes: no frame is"):
+        fetch(folder="other", max_file_bytes=10)
+
+
+def test_names_from_the_server_never_become_paths(comfy, fetch, tmp_path):
+    names = ["../../evil.png", "/etc/passwd", "a/../../b.png", "C:\\x.png", ".png", "n\0ul.png"]
+    comfy.files = {name: png(n) for n, name in enumerate(names)}
+    before = {path for path in tmp_path.parent.rglob("*") if "frames" not in path.parts}
+    generation = fetch()
+    assert generation.frames == len(names)
+    after = {path for path in tmp_path.parent.rglob("*") if "frames" not in path.parts}
+    assert before == after
+    assert {path.name for path in generation.folder.iterdir()} == {
+        f"frame_{n:06}.png" for n in range(1, len(names) + 1)
+    }
+
+
+def test_frames_are_linked_from_an_output_folder_on_this_machine(comfy, fetch, tmp_path):
+    output = tmp_path / "output"
+    output.mkdir()
+    for name, data in comfy.files.items():
+        (output / name).write_bytes(data)
+    generation = fetch(output_folder=output)
+    assert numbers(generation) == list(range(FRAMES))
+    assert not any(path.startswith("/view") for path in comfy.requests)
+    discard(tmp_path / "frames")
+    assert len(list(output.iterdir())) == FRAMES
+    assert not (tmp_path / "frames").exists()
+
+
+def test_links_and_dots_do_not_lead_out_of_the_output_folder(comfy, fetch, tmp_path):
+    output, secret = tmp_path / "output", tmp_path / "secret.png"
+    output.mkdir()
+    secret.write_bytes(png(77))
+    (output / "ComfyUI_00000_.png").symlink_to(secret)
+    comfy.files = {"../secret.png": png(1), "ComfyUI_00000_.png": png(0)}
+    assert sorted(numbers(fetch(output_folder=output))) == [0, 1]  # both were downloaded
+
+
+def test_the_first_saved_sound_is_fetched_too(comfy, fetch, prompt):
+    prompt["12"] = {"class_type": "SaveAudio", "inputs": {"audio": ["3", 1]}}
+    comfy.files["s.flac"] = b"fLaC..."
+
+    def run(prompt_id):
+        images = [{"filename": n} for n in sorted(comfy.files) if n.endswith(".png")]
+        audio = [{"filename": "s.flac", "subfolder": "", "type": "output"}]
+        comfy.finish(prompt_id, outputs={"9": {"images": images}, "12": {"audio": audio}})
+
+    comfy.run = run
+    generation = fetch()
+    assert generation.sound.name == "sound.flac"
+    assert generation.sound.read_bytes() == b"fLaC..."
+
+
+def test_a_node_that_saves_a_video_is_told_from_one_that_saves_frames(comfy, fetch):
+    comfy.files = {"ComfyUI_00001_.mp4": b"\0\0\0\x20ftypisom" + bytes(20)}
+    with pytest.raises(ClientError, match=r"ComfyUI_00001_.mp4 .* tlbvfi comfy rewrite"):
+        fetch()
+    comfy.files = {}
+    with pytest.raises(ClientError, match="node 9 SaveImage has saved no images"):
+        fetch(again=True)
+
+
+def test_a_frame_the_server_has_lost_is_said(comfy, fetch):
+    def run(prompt_id):
+        comfy.finish(prompt_id)
+        comfy.files.popitem()
+
+    comfy.run = run
+    with pytest.raises(ClientError, match=r"no longer has ComfyUI_00003_.png \(HTTP 404\)"):
+        fetch()
+
+
+def test_two_processes_do_not_fetch_into_one_folder(comfy, fetch, tmp_path):
+    comfy.run = lambda prompt_id: None
+    second = []
+
+    def on_event(event):
+        try:
+            fetch()
+        except ClientError as error:
+            second.append(str(error))
+        raise KeyboardInterrupt
+
+    comfy.run = lambda prompt_id: comfy.tell("executing", node="3", prompt_id=prompt_id)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(on_event=on_event)
+    assert len(second) == 1
+    assert "Another process" in second[0]
+
+
+def test_a_missing_websocket_package_is_named(fetch, monkeypatch):
+    monkeypatch.setitem(sys.modules, "websockets.sync.client", None)
+    with pytest.raises(ClientError, match=r"pip install 'tlbvfi-stream\[comfy\]'"):
+        fetch()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["file:///etc/passwd", "ftp://host/x", "http://", "://", "http://h/?a=b", "", "http:///p"],
+)
+def test_only_web_addresses_are_servers(text):
+    with pytest.raises(SettingsError, match=r"named like http://127.0.0.1:8188"):
+        Server(url=server_url(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("127.0.0.1:8188", "http://127.0.0.1:8188"),
+        ("ws://h:1/", "http://h:1"),
+        ("wss://h/comfy/", "https://h/comfy"),
+        ("https://h", "https://h"),
+        ("[::1]:8188", "http://[::1]:8188"),
+    ],
+)
+def test_addresses_are_taken_as_people_write_them(text, url):
+    assert Server(url=server_url(text)).url == url
+
+
+def test_the_node_that_keeps_frames_is_found_or_asked_for(prompt):
+    assert frames_node(prompt) == "9"
+    preview = {"1": {"class_type": "PreviewImage"}}
+    assert frames_node(preview) == "1"
+    assert frames_node({**preview, **prompt}) == "9"
+    assert frames_node(prompt, "3") == "3"
+    two = {**prompt, "10": {"class_type": "SaveImageWebsocket"}}
+    with pytest.raises(
+        WorkflowError, match=r"node 9 SaveImage, node 10 SaveImageWebsocket.* --node"
+    ):
+        frames_node(two)
+    with pytest.raises(WorkflowError, match="has no node 4: it has 3, 9"):
+        frames_node(prompt, "4")
+    with pytest.raises(WorkflowError, match="No node of the prompt keeps frames"):
+        frames_node({"3": prompt["3"]})
+
+
+def test_every_prompt_server_and_node_has_a_folder_of_its_own(prompt):
+    other = {**prompt, "3": {"class_type": "KSampler", "inputs": {"seed": 8}}}
+    server = Server()
+    folders = {
+        generation_folder(Path("r"), s, p, n)
+        for s, p, n in [
+            (server, prompt, "9"),
+            (server, prompt, "3"),
+            (server, other, "9"),
+            (Server(url="http://other"), prompt, "9"),
+        ]
+    }
+    assert len(folders) == 4
+    assert generation_folder(Path("r"), server, dict(reversed(prompt.items())), "9") in folders
+
+
+@given(st.binary(max_size=80))
+def test_no_binary_message_does_harm(message):
+    with suppress(ValueError):
+        node, data = image_message(message)
+        assert isinstance(node, str)
+        assert message.endswith(data)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["status", "messages", "outputs", "9", "images", "filename", "status_str"]
+            ),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["status", "outputs", "9"]), json_values))
+def test_no_history_does_harm(entry):
+    with suppress(ClientError):
+        check_outcome(entry, {"9": None})
+    for ref in output_files(entry, "9", "images"):
+        assert isinstance(ref.filename, str)
+
+
+@given(message=st.text() | json_values.map(json.dumps))
+def test_no_text_message_does_harm(message):
+    watch = client._Watch(
+        server=Server(), prompt={}, on_event=lambda event: None, on_image=lambda image: None
+    )
+    assert watch._text(message, "id") in (True, False)
+
+
+def test_a_full_disk_is_one_sentence(fetch, monkeypatch):
+    def full(*args):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Exception, match="The disk is full while writing") as caught:
+        fetch()
+    assert type(caught.value).__name__ == "OutputError"

@@ -1,0 +1,331 @@
+"""A prompt on a running ComfyUI, followed to its end over the websocket.
+
+It is queued under an id of our own, so that whatever happens to the connection, the server can be
+asked for it: it goes on there, and its result stays in the history. The websocket brings progress,
+and the images of SaveImageWebsocket; the history alone decides how a prompt has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
+
+from .comfy_http import (
+    TRANSIENT,
+    Json,
+    Server,
+    as_dict,
+    bad_status,
+    cancel,
+    check_outcome,
+    history,
+    node_title,
+    not_ready,
+    plain,
+    queue_position,
+    queue_prompt,
+    unreachable,
+    whole,
+)
+from .errors import ClientError, ServerLostError
+
+if TYPE_CHECKING:
+    from websockets.sync.client import ClientConnection
+
+log = logging.getLogger("tlbvfi.client")
+
+T = TypeVar("T")
+
+POLL_SECONDS = 5.0
+"""A message can be missed: the history is asked this often at least."""
+RETRY_SECONDS = 1.0
+SETTLE_SECONDS = 1.0
+"""Silence after which nothing more is expected of a prompt that has ended."""
+ENDS = ("execution_success", "execution_error", "execution_interrupted")
+PREVIEW, PREVIEW_WITH_NODE = 1, 4
+"""Binary messages that carry an image (ComfyUI protocol.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The prompt waits; `position` 1 is next."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProgress:
+    """A node works; `value` of `maximum` steps are done, 0 of 0 where it does not say."""
+
+    node: str
+    title: str
+    value: int
+    maximum: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    """The server cannot be reached at the moment; it is tried again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedImage:
+    """An image file that came over the websocket: a frame, or a preview of one."""
+
+    node: str
+    index: int
+    """From 0 in its batch."""
+    count: int
+    """Images of the batch."""
+    data: bytes
+
+
+ServerEvent = Queued | NodeProgress | ConnectionLost
+OnServerEvent = Callable[[ServerEvent], None]
+OnImage = Callable[[ReceivedImage], None]
+
+
+def generate(
+    server: Server,
+    prompt: Json,
+    *,
+    prompt_id: str,
+    client_id: str,
+    needed: str,
+    on_event: OnServerEvent,
+    on_image: OnImage,
+) -> Json:
+    """The server's history entry of a prompt that has succeeded.
+
+    `prompt`, nodes in API format, is queued unless the server knows `prompt_id`, a UUID, from before.
+    `needed` is a node that must run: where the server accepts the prompt without it, it is withdrawn.
+    A connection that is lost is taken up again for `server.lost_seconds`.
+
+    Raises:
+        ClientError: the prompt was refused, failed, was interrupted or forgotten, or takes too long.
+        ServerLostError: the server cannot be reached; what it has queued goes on there.
+    """
+    watch = _Watch(server=server, prompt=prompt, on_event=on_event, on_image=on_image)
+    known_id = None
+    while True:
+        try:
+            with _connection(server, client_id) as socket:
+                if known_id is None:
+                    known_id = _queue_once(server, prompt, prompt_id, client_id, needed)
+                    watch.heard = time.monotonic()
+                return check_outcome(watch.until_done(socket, known_id), prompt)
+        except ServerLostError as error:
+            if not watch.heard:
+                raise  # more likely a wrong address than a server that will come back
+            if time.monotonic() - watch.heard > server.lost_seconds:
+                raise _given_up(server, error) from error
+            on_event(ConnectionLost(str(error)))
+            time.sleep(RETRY_SECONDS)
+
+
+def patiently(server: Server, on_event: OnServerEvent, attempt: Callable[[], T]) -> T:
+    """The result of `attempt`, repeated while the server cannot be reached, for `lost_seconds`.
+
+    Raises:
+        ServerLostError: it could not be reached in all that time.
+    """
+    begun = time.monotonic()
+    while True:
+        try:
+            return attempt()
+        except ServerLostError as error:
+            if time.monotonic() - begun > server.lost_seconds:
+                raise _given_up(server, error) from error
+            on_event(ConnectionLost(str(error)))
+            time.sleep(RETRY_SECONDS)
+
+
+def image_message(message: bytes) -> tuple[str, bytes]:
+    """Node ("" where it does not say) and image file of a binary message.
+
+    Raises:
+        ValueError: another message, or a damaged one.
+    """
+    if len(message) < 8:
+        raise ValueError("shorter than its header")
+    event, second = struct.unpack_from(">II", message)
+    if event == PREVIEW:  # `second` is the format, which the image says itself
+        return "", message[8:]
+    if event == PREVIEW_WITH_NODE and 8 + second <= len(message):
+        about = as_dict(json.loads(message[8 : 8 + second]))
+        return str(about.get("node_id") or ""), message[8 + second :]
+    raise ValueError(f"event {event}")
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watch:
+    """Follows one prompt: what runs, how far it is, and which image comes next."""
+
+    server: Server
+    prompt: Json
+    on_event: OnServerEvent
+    on_image: OnImage
+    running: str = ""
+    steps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """(value, maximum) of the nodes that have said so."""
+    begun: float = field(default_factory=time.monotonic)
+    heard: float = 0.0
+    """When the server last answered a question; 0: never."""
+
+    def until_done(self, socket: ClientConnection, prompt_id: str) -> Json:
+        """The prompt's history entry, as soon as there is one and all messages are taken in."""
+        ended = False
+        while True:
+            entry = self._ask(prompt_id)
+            if entry is not None:
+                if not ended:  # images may still be on their way
+                    self._listen(socket, prompt_id, silence=SETTLE_SECONDS)
+                return entry
+            ended = self._listen(socket, prompt_id, silence=POLL_SECONDS, total=POLL_SECONDS)
+
+    def _ask(self, prompt_id: str) -> Json | None:
+        position = queue_position(self.server, prompt_id)  # first: from here it goes to the history
+        entry = history(self.server, prompt_id)
+        self.heard = time.monotonic()
+        limit = self.server.total_seconds
+        if entry is None and position is None:
+            raise ClientError(
+                f"{self.server.url} no longer knows the prompt (it was restarted, or the prompt was "
+                "removed): run the same command to queue it again."
+            )
+        if entry is None and limit is not None and self.heard - self.begun > limit:
+            raise ClientError(
+                f"The generation takes longer than {limit:g} s and goes on at {self.server.url}: the "
+                "same command with a longer --timeout fetches it."
+            )
+        if entry is None and position:
+            self.on_event(Queued(position))
+        return entry
+
+    def _listen(
+        self, socket: ClientConnection, prompt_id: str, *, silence: float, total: float = math.inf
+    ) -> bool:
+        """Take messages in, until one says that the prompt has ended (True) or the time is over."""
+        stop = time.monotonic() + total
+        while (left := min(silence, stop - time.monotonic())) > 0:
+            message = _receive(socket, left)
+            if message is None:
+                break
+            if isinstance(message, bytes):
+                self._image(message)
+            elif self._text(message, prompt_id):
+                return True
+        return False
+
+    def _text(self, message: str, prompt_id: str) -> bool:
+        """Take note of a message; True where it says that the prompt has ended."""
+        try:
+            content = as_dict(json.loads(message))
+        except (ValueError, RecursionError):
+            log.debug("not a ComfyUI message: %s", plain(message))
+            return False
+        event, data = content.get("type"), as_dict(content.get("data"))
+        if data.get("prompt_id", prompt_id) != prompt_id:
+            return False
+        if event == "executing" and data.get("node") is not None:
+            self.running = str(data["node"])
+            self._tell(self.running)
+        elif event == "progress":
+            self._step(str(data.get("node") or self.running), data)
+        elif event == "progress_state":
+            for node, state in as_dict(data.get("nodes")).items():
+                if as_dict(state).get("state") == "running":
+                    self._step(node, state)
+        return event in ENDS or (event == "executing" and data.get("node") is None)
+
+    def _step(self, node: str, data: Json) -> None:
+        step = (whole(data.get("value")), whole(data.get("max")))
+        if self.steps.get(node) != step:
+            self.steps[node] = step
+            self._tell(node)
+
+    def _tell(self, node: str) -> None:
+        value, maximum = self.steps.get(node, (0, 0))
+        self.on_event(NodeProgress(node, node_title(self.prompt, node), value, maximum))
+
+    def _image(self, message: bytes) -> None:
+        try:
+            node, data = image_message(message)
+        except (ValueError, RecursionError) as error:
+            log.debug("no image in a binary message: %s", error)
+            return
+        node = node or self.running
+        index, count = self.steps.get(node, (0, 0))  # told just before the image
+        self.on_image(ReceivedImage(node, index, count, data))
+
+
+def _queue_once(server: Server, prompt: Json, prompt_id: str, client_id: str, needed: str) -> str:
+    """The id under which the server knows the prompt; it may do so from an earlier connection."""
+    if queue_position(server, prompt_id) is not None or history(server, prompt_id) is not None:
+        return prompt_id
+    accepted = queue_prompt(server, prompt, prompt_id=prompt_id, client_id=client_id)
+    if needed in accepted.left_out:
+        cancel(server, accepted.prompt_id)
+        raise ClientError(accepted.complaint)
+    if accepted.complaint:
+        log.warning("%s; the rest of it runs.", accepted.complaint)
+    return accepted.prompt_id
+
+
+def _given_up(server: Server, error: ServerLostError) -> ServerLostError:
+    return ServerLostError(
+        f"{str(error).rstrip('.')}, for {server.lost_seconds:g} s now; what was queued there goes on "
+        "without us, and the same command fetches it."
+    )
+
+
+@contextmanager
+def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
+    """A websocket of this client; the server sends what concerns its prompts there."""
+    try:
+        from websockets.exceptions import InvalidStatus, WebSocketException
+        from websockets.sync.client import connect
+    except ImportError as error:
+        raise ClientError(
+            "Following a ComfyUI server needs the package websockets: pip install "
+            "'tlbvfi-stream[comfy]'."
+        ) from error
+    url = f"ws{server.url.removeprefix('http')}/ws?{urlencode({'clientId': client_id})}"
+    flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+    limit = server.max_file_bytes
+    with ExitStack() as stack:
+        try:
+            socket = stack.enter_context(
+                connect(url, proxy=None, open_timeout=server.answer_seconds, max_size=limit)
+            )
+            socket.send(json.dumps(flags))
+        except InvalidStatus as error:
+            status = error.response.status_code
+            if status in TRANSIENT:
+                raise not_ready(server, status) from error
+            raise bad_status(server, "/ws", status) from error
+        except (WebSocketException, EOFError, OSError) as error:
+            raise unreachable(server, error) from error
+        yield socket
+
+
+def _receive(socket: ClientConnection, seconds: float) -> str | bytes | None:
+    """The next message, or None if none comes in time."""
+    from websockets.exceptions import ConnectionClosed
+
+    try:
+        return socket.recv(timeout=seconds)
+    except TimeoutError:
+        return None
+    except ConnectionClosed as error:
+        raise ServerLostError(f"The server closed the connection ({error}).") from error
