@@ -25,7 +25,8 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from .container import VideoInput, open_container
+from .carried import EXACT, container_options, open_carried
+from .container import VideoInput
 from .durable import atomic_file, disk_errors
 from .errors import OutputError, VerificationError
 from .frame import ColorTags
@@ -35,29 +36,19 @@ from .profiles import find_profile
 from .progress import ChunkRecord
 from .session import IF_FULL, Session
 from .timetable import Timetable, timetable
-from .tracks import Track, Window, add_tracks, track_packets
+from .tracks import Track, Window
 from .verify import Expected, verify_file, verify_session
 from .writer import MUXERS
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
-    from av.container.core import Chapter
     from av.packet import Packet
 
 log = logging.getLogger("tlbvfi.concat")
 
-EXACT = (".mp4", ".mov")
-FINEST_TIMESCALE = 10_000
 PRORES_TAGS = ("apch", "ap4h")
 OnProgress = Callable[[int, int], None]
 """Called with frames done and frames in all; may raise to cancel."""
-# Written by muxers about the file they make: untrue of another file.
-MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
-# What mp4 and mov have an atom for; other keys need the free form of QuickTime.
-MP4_METADATA = {
-    *("title", "artist", "album_artist", "composer", "album", "date", "comment", "genre"),
-    *("copyright", "lyrics", "description", "synopsis", "show", "creation_time", "location"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,22 +150,16 @@ def _write(
     """Write the joined file; packet counts of the streams beside video, and notes."""
     suffix = path.suffix.lower()
     with ExitStack() as stack:
-        source = stack.enter_context(open_container(plan.source)) if plan.source else None
-        kept = _kept_metadata(source) | metadata
+        carried = stack.enter_context(
+            open_carried(plan.source, window=plan.window, metadata=metadata)
+        )
+        options = container_options(suffix, plan.times.time_base, carried.metadata)
         out = stack.enter_context(
-            av.open(
-                str(path), "w", MUXERS[suffix], container_options=_options(suffix, plan.times, kept)
-            )
+            av.open(str(path), "w", MUXERS[suffix], container_options=options)
         )
         video = _add_video(out, plan, suffix)
-        tracks, notes = [], []
-        if source is not None and plan.source is not None:
-            tracks, notes = add_tracks(out, source, plan.source, suffix)
-            out.set_chapters(_chapters(source, plan.window))
-        out.metadata.update(kept)
-        streams = [_video_packets(plan, video, on_progress)]
-        if source is not None:
-            streams.append(track_packets(source, tracks, plan.window))
+        tracks, notes = carried.add_to(out, suffix)
+        streams = [_video_packets(plan, video, on_progress), carried.packets(tracks)]
         counts = Counter[int]()
         for _, packet in heapq.merge(*streams, key=itemgetter(0)):
             counts[packet.stream_index] += 1
@@ -186,22 +171,6 @@ def _countable(track: Track, counts: Counter[int]) -> int | None:
     """Packets to find in the finished file; None where muxers divide them otherwise."""
     codec = track.target.codec_context.name if track.target.type == "audio" else "pcm"
     return None if codec.startswith("pcm") else counts[track.target.index]
-
-
-def _options(suffix: str, times: Timetable, metadata: dict[str, str]) -> dict[str, str]:
-    if suffix not in EXACT:
-        return {}
-    timescale = times.time_base.denominator
-    while timescale < FINEST_TIMESCALE:  # as the muxer does for the track
-        timescale *= 2
-    flags = "+use_metadata_tags" if metadata.keys() - MP4_METADATA else ""
-    # A file that starts late says so in units of the movie, by default milliseconds.
-    return {"movflags": f"faststart{flags}", "movie_timescale": str(timescale)}
-
-
-def _kept_metadata(source: InputContainer | None) -> dict[str, str]:
-    found = source.metadata if source is not None else {}
-    return {key: value for key, value in found.items() if key.lower() not in MUXER_METADATA}
 
 
 def _add_video(out: OutputContainer, plan: _Plan, suffix: str) -> VideoStream:
@@ -330,22 +299,6 @@ def _tick(packet: Packet, first: int, session: Session) -> int:
         (packet.pts - first) * own.numerator * base.denominator, own.denominator * base.numerator
     )
     return -1 if rest else tick
-
-
-def _chapters(source: InputContainer, window: Window | None) -> list[Chapter]:
-    """The source's chapters, those of a window cut to it and moved to its clock."""
-    chapters = source.chapters()
-    if window is None:
-        return chapters
-    kept = []
-    for chapter in chapters:
-        base = Fraction(chapter["time_base"] or 1)
-        low = round(window.start / base)
-        high = chapter["end"] if window.end is None else round(window.end / base)
-        start, end = max(chapter["start"], low), min(chapter["end"], high)
-        if start < end:
-            kept.append({**chapter, "start": start - low, "end": end - low})
-    return kept
 
 
 def _undescribed(path: Path, manifest: Manifest) -> list[str]:

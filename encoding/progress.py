@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .durable import StepHook
@@ -35,6 +35,8 @@ class ChunkRecord:
     sha256: str
     is_last: bool
     """Whether the output ends with this chunk."""
+    notes: dict[str, list[int]] = field(default_factory=dict)
+    """Source pairs in which something was decided: `cuts`, `retimed`."""
 
 
 class ProgressLog:

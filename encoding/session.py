@@ -440,12 +440,18 @@ class ChunkWriter:
         self._pts.append(pts)
 
     def commit(
-        self, *, pairs: tuple[int, int], first_frame: int | None = None, is_last: bool = False
+        self,
+        *,
+        pairs: tuple[int, int],
+        first_frame: int | None = None,
+        is_last: bool = False,
+        notes: dict[str, list[int]] | None = None,
     ) -> ChunkRecord:
         """Make the chunk durable and then have it count.
 
         `pairs`: half-open range of source pairs. `first_frame`: number of its first frame in the
-        output, or None if chunks come in any order and are numbered when they are joined.
+        output, or None if chunks come in any order and are numbered when they are joined. `notes`:
+        what was decided in which pairs.
 
         Raises:
             SessionError: the pts do not follow the session's constant rate.
@@ -465,6 +471,7 @@ class ChunkWriter:
             bytes=self._bytes,
             sha256=self._sha256,
             is_last=is_last,
+            notes=notes or {},
         )
         self._session._append(record, self._on_step)
         return record

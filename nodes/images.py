@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..tlbvfi.errors import FrameError
 from ..tlbvfi.method import Method
-from ..tlbvfi.pipeline import OutputFrame, SourceFrame, interpolate
+from ..tlbvfi.pipeline import OutputFrame, Rules, interpolate
+from ..tlbvfi.spans import SourceFrame
 from ..tlbvfi.timeline import Bisection
 
 OnFrame = Callable[[OutputFrame[int]], None]
@@ -47,7 +48,11 @@ def interpolate_images(
     keep_sources = sources and times > 0
     timeline = Bisection(times=max(times, 1))
     outputs = interpolate(
-        source_frames(images), method, timeline, seed=seed, ends_here=ends_here and keep_sources
+        source_frames(images),
+        method,
+        timeline,
+        Rules(seed=seed),
+        ends_here=ends_here and keep_sources,
     )
     kept = (frame for frame in outputs if keep_sources or not frame.is_source)
     for row, frame in zip(out, kept, strict=True):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import get_args
 
 from ..encoding.profiles import EncoderSettings
 from .errors import SettingsError
+from .spans import CutRule
 from .timeline import MAX_TIMES
 
 DEFAULT_CHUNK_SECONDS = Fraction(2)
@@ -56,6 +58,10 @@ class JobConfig:
     """How many times longer the output lasts; sound is left out unless this is 1."""
     depth: int = 3
     """Methods that only bisect show, at a target rate, the nearest of 2**depth - 1 mid frames."""
+    cuts: CutRule = "hold"
+    """What is shown between the last frame of a scene and the first of the next."""
+    retime: bool = False
+    """Whether frames that repeat the one before (animation on twos) make room for motion."""
     seed: int = 0
     """Seed of the methods that draw noise."""
     start: Fraction | None = None
@@ -84,6 +90,8 @@ class JobConfig:
             raise SettingsError(f"fps must be above 0 and at most 1000, got {self.fps}.")
         if not 1 <= self.slowmo <= 256:
             raise SettingsError(f"slowmo must be between 1 and 256, got {self.slowmo}.")
+        if self.cuts not in get_args(CutRule):
+            raise SettingsError(f"cuts must be hold, nearest or ignore, got {self.cuts!r}.")
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"seed must be between 0 and 2**63 - 1, got {self.seed}.")
         if self.start is not None and self.end is not None and self.start >= self.end:

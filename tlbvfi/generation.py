@@ -87,6 +87,11 @@ def generation_folder(root: Path, server: Server, prompt: Json, node: str) -> Pa
     return root / "tlbvfi_frames" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
+def keeps_frames(prompt: Json) -> bool:
+    """Whether a node of the prompt, in API format, saves images."""
+    return any(as_dict(content).get("class_type") in FRAME_SAVERS for content in prompt.values())
+
+
 def frames_node(prompt: Json, wanted: str | None = None) -> str:
     """The node of a prompt, in API format, whose images are the frames.
 

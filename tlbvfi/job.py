@@ -16,16 +16,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from av import VideoFrame
 
-from ..encoding.color import convert, from_rgb, to_rgb
+from ..encoding.color import convert, from_rgb, skim, to_rgb
 from ..encoding.concat import JoinResult, join
 from ..encoding.durable import StepHook, no_step
 from ..encoding.errors import OutputError
+from ..encoding.frame import Frame
 from ..encoding.manifest import manifest_to_json
 from ..encoding.progress import ChunkRecord
 from ..encoding.session import ChunkWriter, Session
@@ -35,9 +37,11 @@ from ..encoding.verify import expected_output, verify_file
 from .config import JobConfig
 from .memory import free_memory
 from .method import Method
-from .pipeline import OutputFrame, SourceFrame, interpolate
+from .pipeline import OutputFrame, interpolate
 from .plan import ChunkRange, Plan, chunks_to_make, make_plan
 from .progress import Joining, Meter, Notice, OnEvent, Started, ignore_event
+from .scenes import FRAMES_AFTER, FRAMES_BEFORE, sampling_step, watch
+from .spans import LONGEST_RUN, SourceFrame
 from .threads import background, prefetch
 
 log = logging.getLogger("tlbvfi.job")
@@ -81,6 +85,10 @@ class JobResult:
     """Frames this run made; the others were there from runs before."""
     was_done: bool
     """Whether the output was already there, and verified, before this run."""
+    cuts: int
+    """Scene cuts that were not interpolated across."""
+    retimed: int
+    """Pairs of source frames that repeated frames were taken out of."""
 
 
 def run_job(
@@ -105,14 +113,11 @@ def run_job(
     plan = make_plan(source, method, config, suffix=destination.output.suffix)
     session = start_session(source, plan, destination)
     if is_joined(session, destination.output):
-        frames = sum(record.frames for record in session.records().values())
-        return _result(session, destination, frames=frames, frames_made=0, was_done=True)
+        return _result(session, destination, frames_made=0, was_done=True)
     _refuse_to_overwrite(destination)
     with session.locked():
-        made = make_chunks(
-            session, source, method, plan, seed=config.seed, on_event=on_event, on_step=on_step
-        )
-    joined = join_session(
+        made = make_chunks(session, source, method, plan, on_event=on_event, on_step=on_step)
+    join_session(
         session,
         destination.output,
         sound=destination.sound if config.audio and config.slowmo == 1 else None,
@@ -121,7 +126,7 @@ def run_job(
         keep_chunks=destination.keep_chunks,
         on_event=on_event,
     )
-    return _result(session, destination, frames=joined.frames, frames_made=made, was_done=False)
+    return _result(session, destination, frames_made=made, was_done=False)
 
 
 def start_session(source: Source, plan: Plan, destination: Destination) -> Session:
@@ -216,7 +221,6 @@ def make_chunks(
     method: Method,
     plan: Plan,
     *,
-    seed: int = 0,
     on_event: OnEvent = ignore_event,
     on_step: StepHook = no_step,
 ) -> int:
@@ -248,8 +252,10 @@ def make_chunks(
                 loaded,
                 method,
                 plan.timeline,
-                seed=seed,
+                plan.rules,
                 first=plan.first,
+                start=todo.start,
+                stop=todo.stop,
                 ends_here=todo.is_last,
             )
             _encode(frames, write, meter, on_event)
@@ -284,16 +290,47 @@ def _warn_before_it_fails(session: Session, method: Method, plan: Plan, on_event
 
 
 def _load(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[SourceFrame[VideoFrame]]:
-    """The source frames of a range, as RGB on the output's clock; the last one ends its last pair."""
-    stop = plan.stop if todo.stop is None else todo.stop + 1
-    with closing(source.frames(todo.start, stop)) as frames:
-        for frame in frames:
+    """The source frames of a range, as RGB on the output's clock, and a few around it.
+
+    What is a cut or a repetition is decided on thumbnails of more frames than that, up to the ends
+    of the job, so that it does not depend on where the range begins.
+    """
+    reach = LONGEST_RUN if plan.rules.retime else 0
+    start = max(plan.first, todo.start - reach)
+    stop = plan.stop if todo.stop is None else plan.last_stop(todo.stop + 1 + reach)
+    seen = source.frames(
+        max(plan.first, start - FRAMES_BEFORE + 1),
+        plan.stop if stop is None else plan.last_stop(stop + FRAMES_AFTER),
+    )
+    with closing(seen) as frames:
+        for frame, begins_scene, repeats in _watched(frames, plan):
+            if frame.index < start:
+                continue
+            if stop is not None and frame.index >= stop:
+                break
             yield SourceFrame(
                 index=frame.index,
                 time=plan.output_time(frame.time),
                 image=torch.from_numpy(to_rgb(frame.picture, plan.tags)[: plan.channels]),
                 picture=frame.picture,
+                begins_scene=begins_scene,
+                repeats=repeats,
             )
+
+
+def _watched(frames: Iterator[Frame], plan: Plan) -> Iterator[tuple[Frame, bool, bool]]:
+    """(frame, begins a scene, repeats the one before) of every frame; not looked at if not asked."""
+    if plan.rules.cuts == "ignore" and not plan.rules.retime:
+        yield from ((frame, False, False) for frame in frames)
+        return
+    size = plan.manifest.stream
+    step = sampling_step(size.height, size.width)
+    pairs = watch(frames, lambda frame: torch.from_numpy(skim(frame.picture, plan.tags, step)))
+    first = next(pairs, None)
+    if first is not None:
+        yield first.frame0, False, False
+        for pair in chain([first], pairs):
+            yield pair.frame1, pair.is_cut, pair.is_duplicate
 
 
 def _encode(
@@ -345,15 +382,25 @@ def write_chunks(
     while frame is not None:
         with session.new_chunk(index, on_step=on_step) as chunk:
             first_frame, pair = frame.slot.number, frame.pair
+            notes: dict[str, list[int]] = {}
             while frame is not None and not is_full(chunk, start, pair, frame.pair):
                 chunk.write(_picture(frame, plan), plan.ticks(frame.slot.time))
+                _note(notes, frame)
                 pair, frame = frame.pair, next(remaining, None)
             yield chunk.commit(
                 pairs=(start, todo.stop or (frame.pair if frame else pair + 1)),
                 first_frame=first_frame,
                 is_last=frame is None and todo.is_last,
+                notes=notes,
             )
         index, start = index + 1, frame.pair if frame else pair + 1
+
+
+def _note(notes: dict[str, list[int]], frame: OutputFrame[VideoFrame]) -> None:
+    """Add a frame's pair to what was decided in a chunk, once."""
+    for word, is_so in (("cuts", frame.is_held), ("retimed", frame.is_retimed)):
+        if is_so and frame.pair not in notes.get(word, [])[-1:]:
+            notes.setdefault(word, []).append(frame.pair)
 
 
 def _picture(frame: OutputFrame[VideoFrame], plan: Plan) -> VideoFrame:
@@ -380,13 +427,16 @@ def _refuse_to_overwrite(destination: Destination) -> None:
 
 
 def _result(
-    session: Session, destination: Destination, *, frames: int, frames_made: int, was_done: bool
+    session: Session, destination: Destination, *, frames_made: int, was_done: bool
 ) -> JobResult:
+    records = session.records().values()
     return JobResult(
         output=destination.output,
         session_id=session.id,
         session_folder=session.folder,
-        frames=frames,
+        frames=sum(record.frames for record in records),
         frames_made=frames_made,
         was_done=was_done,
+        cuts=sum(len(record.notes.get("cuts", ())) for record in records),
+        retimed=sum(len(record.notes.get("retimed", ())) for record in records),
     )

@@ -20,6 +20,7 @@ from ..encoding.writer import StreamSpec
 from .config import JobConfig
 from .errors import SettingsError
 from .method import Method
+from .pipeline import Rules
 from .timeline import Bisection, TargetRate, Timeline, common_tick
 
 
@@ -29,6 +30,7 @@ class Plan:
 
     manifest: Manifest
     timeline: Timeline
+    rules: Rules
     first: int
     """Source index of the first frame."""
     stop: int | None
@@ -53,6 +55,10 @@ class Plan:
     def ticks(self, output_time: Fraction) -> int:
         """The same in ticks of the output's time base: exact by the choice of that time base."""
         return int(output_time / self.manifest.stream.time_base)
+
+    def last_stop(self, stop: int) -> int:
+        """`stop`, or the end of the job where that comes first."""
+        return stop if self.stop is None else min(stop, self.stop)
 
     def ends_chunk(self, pairs: int, size: int) -> bool:
         """Whether a chunk of so many pairs and bytes is long enough."""
@@ -84,7 +90,7 @@ def make_plan(source: Source, method: Method, config: JobConfig, *, suffix: str)
     first, stop = _window(times, config)
     origin = times.time(first)
     tags = resolve(info)
-    timeline = _timeline(config, info.rate, method)
+    timeline = _timeline(config, info.rate)
     rate = timeline.rate(info.rate)
     encoder = resolve_encoder(
         config.encoder, info, container=suffix, software_twin=config.software_twin
@@ -113,6 +119,7 @@ def make_plan(source: Source, method: Method, config: JobConfig, *, suffix: str)
     return Plan(
         manifest=manifest,
         timeline=timeline,
+        rules=Rules(seed=config.seed, cuts=config.cuts, retime=config.retime, depth=config.depth),
         first=first,
         stop=stop,
         origin=origin,
@@ -180,18 +187,15 @@ def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:
     return first, stop
 
 
-def _timeline(config: JobConfig, source_rate: Fraction, method: Method) -> Timeline:
+def _timeline(config: JobConfig, source_rate: Fraction) -> Timeline:
     if config.fps is None and config.slowmo == 1:
         return Bisection(times=1 if config.times is None else config.times)
-    return TargetRate(
-        fps=config.fps or source_rate,
-        depth=None if method.any_time else config.depth,
-    )
+    return TargetRate(fps=config.fps or source_rate)
 
 
 def _settings(config: JobConfig, times: Timestamps, method: Method) -> dict[str, Any]:
     """What decides the frames, in JSON types; encoder and chunks stand beside it in the manifest."""
-    names = ("times", "fps", "slowmo", "seed", "depth", "start", "end", "audio")
+    names = ("times", "fps", "slowmo", "cuts", "retime", "depth", "seed", "start", "end", "audio")
     values = {name: getattr(config, name) for name in names}
     values["end_time"] = None if config.end is None else times.start + config.end
     plain = {name: str(v) if isinstance(v, Fraction) else v for name, v in values.items()}

@@ -194,6 +194,12 @@ def rewrite(workflow: Workflow, *, to: Target, model_name: str = "flow") -> Rewr
     return Rewrite(workflow=result, changes=tuple(changes), frames=tuple(frames))
 
 
+def saves_video(workflow: Workflow) -> bool:
+    """Whether there is anything for `rewrite` to do."""
+    graphs = list(_graphs(workflow))
+    return any(graph.kind(node) in _SAVERS for graph in graphs for node in graph.active())
+
+
 def is_api_format(workflow: Workflow) -> bool:
     """Whether the server can run this workflow as it is; False: it is what the page saves.
 

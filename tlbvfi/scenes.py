@@ -117,6 +117,11 @@ def watch(frames: Iterable[F], image_of: Callable[[F], Tensor]) -> Iterator[Watc
         yield next_pair()
 
 
+def sampling_step(height: int, width: int) -> int:
+    """Of a frame of this size, every so many-th row and column is looked at."""
+    return max(1, min(height, width) // _SAMPLES)
+
+
 def signature(image: Tensor) -> Signature:
     """Signature of a frame, [3 or 4, H, W] float32 on the CPU, RGB(A), nominally in [0, 1].
 
@@ -129,7 +134,7 @@ def signature(image: Tensor) -> Signature:
         raise FrameError(
             f"scene detection takes frames [3 or 4, height, width], not {list(image.shape)}."
         )
-    step = max(1, min(image.shape[1:]) // _SAMPLES)
+    step = sampling_step(*image.shape[1:])
     planes = [np.ascontiguousarray(plane.numpy()) for plane in image[:3, ::step, ::step]]
     red, green, blue = (np.clip(_shrink(plane, _DETAIL_SIDE), 0, 1) for plane in planes)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue

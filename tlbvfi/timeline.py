@@ -100,13 +100,9 @@ class TargetRate:
     """Output frames at `i / fps`, whatever the rate (constant or not) of the source.
 
     Times count from the first source frame, which is shown at 0.
-
-    With `depth`, t is moved to the nearest j / 2**depth, for methods that only bisect: the frame is
-    shown at its exact time with the picture of at most 1 / 2**(depth + 1) of a pair away.
     """
 
     fps: Fraction
-    depth: int | None = None
 
     def __post_init__(self) -> None:
         if self.fps <= 0:
@@ -115,7 +111,7 @@ class TargetRate:
     def slots(self, pair: int, time0: Fraction, time1: Fraction) -> list[Slot]:
         shown = range(math.ceil(time0 * self.fps), math.ceil(time1 * self.fps))
         length = time1 - time0
-        return [Slot(i, i / self.fps, self._snap((i / self.fps - time0) / length)) for i in shown]
+        return [Slot(i, i / self.fps, (i / self.fps - time0) / length) for i in shown]
 
     def last(self, pair: int, time: Fraction) -> list[Slot]:
         number = time * self.fps
@@ -130,10 +126,16 @@ class TargetRate:
     def total(self, frames: int, length: Fraction) -> int:
         return math.floor(length * self.fps) + 1
 
-    def _snap(self, t: Fraction) -> Fraction:
-        if self.depth is None:
-            return t
-        return Fraction(math.floor(t * 2**self.depth + Fraction(1, 2)), 2**self.depth)
+
+def nearest_node(t: Fraction, depth: int) -> Fraction:
+    """The t of the mid frame shown at `t` by a method that only bisects.
+
+    `t` itself where some bisection reaches it, else the nearest j / 2**depth, at most
+    1 / 2**(depth + 1) of the pair away.
+    """
+    if t.denominator & (t.denominator - 1) == 0 and t.denominator <= 2**MAX_TIMES:
+        return t
+    return Fraction(math.floor(t * 2**depth + Fraction(1, 2)), 2**depth)
 
 
 def common_tick(intervals: Iterable[Fraction]) -> Fraction:

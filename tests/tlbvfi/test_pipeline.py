@@ -4,8 +4,11 @@ from fractions import Fraction
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.pipeline import SourceFrame, interpolate
+from comfyui_tlbvfi.tlbvfi.pipeline import Rules, interpolate
+from comfyui_tlbvfi.tlbvfi.spans import LONGEST_RUN, SourceFrame
 from comfyui_tlbvfi.tlbvfi.timeline import Bisection, TargetRate
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 class Counting:
@@ -27,9 +30,18 @@ class Counting:
         return (a + (b - a) * float(t) for t in times)
 
 
-def clip(count, rate=Fraction(25)):
+def clip(count, rate=Fraction(25), *, cuts=(), shown=None):
+    """Frames of value i, or of `shown[i]`: equal neighbors are marked as repeats."""
+    values = shown or list(range(count))
     for i in range(count):
-        yield SourceFrame(index=i, time=i / rate, image=torch.full((3, 4, 4), float(i)), picture=i)
+        yield SourceFrame(
+            index=i,
+            time=i / rate,
+            image=torch.full((3, 4, 4), float(values[i])),
+            picture=values[i],
+            begins_scene=i in cuts,
+            repeats=i > 0 and values[i] == values[i - 1],
+        )
 
 
 def values(frames):
@@ -56,11 +68,11 @@ def test_a_target_rate_asks_only_for_what_is_shown():
 def test_a_job_cut_into_chunks_gives_the_frames_and_keys_of_one_run():
     whole, cut = Counting(), Counting()
     timeline = Bisection(times=1)
-    expected = list(interpolate(clip(9), whole, timeline, seed=7))
+    expected = list(interpolate(clip(9), whole, timeline, Rules(seed=7)))
     frames = list(clip(9))
     parts = [
-        *interpolate(frames[:4], cut, timeline, seed=7, ends_here=False),
-        *interpolate(frames[3:9], cut, timeline, seed=7),
+        *interpolate(frames[:4], cut, timeline, Rules(seed=7), ends_here=False),
+        *interpolate(frames[3:9], cut, timeline, Rules(seed=7)),
     ]
     assert [f.slot for f in parts] == [f.slot for f in expected]
     assert values(parts) == values(expected)
@@ -81,3 +93,61 @@ def test_mid_frames_are_computed_one_at_a_time_so_that_a_job_can_stop_between_th
     for _ in range(3):
         next(frames)
     assert computed == [Fraction(1, 8), Fraction(1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("hold", [0, 0.5, 1, 1, 2, 2.5, 3]),
+        ("ignore", [0, 0.5, 1, 1.5, 2, 2.5, 3]),
+    ],
+)
+def test_across_a_cut_the_first_frame_is_held(rule, expected):
+    frames = list(interpolate(clip(4, cuts={2}), Counting(), Bisection(times=1), Rules(cuts=rule)))
+    assert values(frames) == expected
+    assert [f.is_held for f in frames] == [rule == "hold" and i == 3 for i in range(7)]
+
+
+def test_across_a_cut_the_nearer_frame_is_shown_by_choice():
+    frames = interpolate(clip(2, cuts={1}), Counting(), Bisection(times=2), Rules(cuts="nearest"))
+    assert values(frames) == [0, 0, 0, 1, 1]
+
+
+def test_animation_on_twos_and_threes_is_retimed_by_choice():
+    shown = [0, 0, 6, 6, 6, 12]
+    out = list(
+        interpolate(clip(6, shown=shown), Counting(), Bisection(times=1), Rules(retime=True))
+    )
+    assert values(out) == [0, 1.5, 3, 4.5, 6, 7, 8, 9, 10, 11, 12]
+    assert [f.slot.number for f in out] == list(range(11))
+    as_it_is = interpolate(clip(6, shown=shown), Counting(), Bisection(times=1))
+    assert values(as_it_is) == [0, 0, 0, 3, 6, 6, 6, 6, 6, 9, 12]
+
+
+def test_a_still_picture_is_not_taken_for_animation():
+    shown = [0, *[6] * (LONGEST_RUN + 1), 12]
+    out = values(
+        interpolate(
+            clip(len(shown), shown=shown), Counting(), Bisection(times=1), Rules(retime=True)
+        )
+    )
+    assert out == [0, 3, *[6] * (2 * LONGEST_RUN + 1), 9, 12]
+
+
+@given(
+    runs=st.lists(st.integers(1, LONGEST_RUN + 3), min_size=2, max_size=8),
+    cuts=st.sets(st.integers(1, 20)),
+    data=st.data(),
+)
+def test_retimed_and_held_frames_do_not_depend_on_where_a_job_is_cut(runs, cuts, data):
+    shown = [6 * i for i, run in enumerate(runs) for _ in range(run)]
+    rules, timeline = Rules(retime=True, cuts="hold"), Bisection(times=1)
+    frames = list(clip(len(shown), shown=shown, cuts=cuts))
+    whole = list(interpolate(frames, Counting(), timeline, rules))
+    cut = data.draw(st.integers(1, len(shown) - 1))
+    around = frames[: cut + LONGEST_RUN + 1], frames[max(0, cut - LONGEST_RUN) :]
+    before = interpolate(around[0], Counting(), timeline, rules, stop=cut, ends_here=False)
+    after = interpolate(around[1], Counting(), timeline, rules, start=cut)
+    parts = [*before, *after]
+    assert [f.slot for f in parts] == [f.slot for f in whole]
+    assert values(parts) == pytest.approx(values(whole))

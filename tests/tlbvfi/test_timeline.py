@@ -10,6 +10,7 @@ from comfyui_tlbvfi.tlbvfi.timeline import (
     Bisection,
     TargetRate,
     common_tick,
+    nearest_node,
     parse_rate,
     parse_seconds,
 )
@@ -84,15 +85,16 @@ def test_24000_1001_to_60_is_exact_over_an_hour():
     assert total == -(-hour * 60 * 1001 // 24000)
 
 
-@given(rate=rates, target=rates, depth=st.integers(1, 4))
-def test_snapped_times_are_tree_nodes_at_most_half_a_node_away(rate, target, depth):
-    source = [i / rate for i in range(40)]
-    exact = walk(TargetRate(fps=target), source)
-    snapped = walk(TargetRate(fps=target, depth=depth), source)
-    for a, b in zip(exact, snapped, strict=True):
-        assert (a.number, a.time) == (b.number, b.time)
-        assert (b.t * 2**depth).denominator == 1
-        assert abs(a.t - b.t) <= Fraction(1, 2 ** (depth + 1))
+@given(t=st.fractions(0, 1), depth=st.integers(1, 6))
+def test_a_method_that_bisects_shows_the_nearest_node_of_the_tree(t, depth):
+    node = nearest_node(t, depth)
+    assert (node * 2**8).denominator == 1
+    assert abs(node - t) <= Fraction(1, 2 ** (depth + 1))
+
+
+@pytest.mark.parametrize("t", [Fraction(0), Fraction(1), Fraction(3, 4), Fraction(5, 256)])
+def test_what_bisection_reaches_is_left_as_it_is(t):
+    assert nearest_node(t, 1) == t
 
 
 @given(st.lists(st.fractions(0, 100, max_denominator=99), min_size=1, max_size=3))

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from ... import __version__
 from ...encoding.errors import VideoError
 from ..errors import InterpolationError
-from . import inspect, interpolate, models, sessions
+from . import comfy, inspect, interpolate, models, sessions
 
-COMMANDS = (interpolate, sessions, inspect, models)
+COMMANDS = (interpolate, sessions, inspect, models, comfy)
 """Each has `add_parsers(subparsers, shared)`, which sets `run` to a function of the parsed arguments."""
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,11 +41,16 @@ def _add_interpolate(subparsers: Any, shared: argparse.ArgumentParser) -> None: 
     )
     parser.add_argument("input", metavar="INPUT", help="video file, or folder of images")
     parser.add_argument("output", metavar="OUTPUT", type=Path, help="video file to write")
+    add_job_options(parser)
+    parser.set_defaults(run=run_interpolate)
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """Everything that decides a job, apart from its source and its output."""
     _add_frames(parser)
     _add_method(parser)
     _add_encoder(parser)
     _add_session(parser)
-    parser.set_defaults(run=run_interpolate)
 
 
 def _add_frames(parser: argparse.ArgumentParser) -> None:
@@ -69,6 +74,15 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--start", metavar="TIME", help="seconds or hh:mm:ss.mmm, included")
     group.add_argument("--end", metavar="TIME", help="seconds or hh:mm:ss.mmm, excluded")
+    group.add_argument(
+        "--cuts",
+        choices=("hold", "nearest", "ignore"),
+        default="hold",
+        help="shown between two scenes: the last frame, the nearer one, or a mid frame all the same",
+    )
+    group.add_argument(
+        "--retime", action="store_true", help="turn repeated frames (animation on twos) into motion"
+    )
     group.add_argument("--no-audio", action="store_true", help="leave the sound out")
 
 
@@ -119,8 +133,17 @@ def _add_session(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overwrite", action="store_true", help="start anew and replace the output")
 
 
-def run_interpolate(arguments: argparse.Namespace) -> int:
-    """Run one job, or go on with it; Ctrl-C prints the command that resumes."""
+def run_interpolate(
+    arguments: argparse.Namespace,
+    *,
+    sound: Path | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> int:
+    """Run one job, or go on with it; Ctrl-C prints the command that resumes.
+
+    `sound` is the file whose sound goes with the frames, where it is not the input itself;
+    `metadata` are tags for the final file.
+    """
     from ...encoding.source import open_source
     from ..job import Destination, run_job
     from ..methods import create_method
@@ -134,7 +157,8 @@ def run_interpolate(arguments: argparse.Namespace) -> int:
         session_id=arguments.session,
         overwrite=arguments.overwrite,
         keep_chunks=arguments.keep_chunks,
-        sound=Path(arguments.input) if Path(arguments.input).is_file() else None,
+        sound=sound or (Path(arguments.input) if Path(arguments.input).is_file() else None),
+        metadata=metadata,
         command=tuple(arguments.argv),
     )
     show = ProgressBar(quiet=arguments.json)
@@ -162,7 +186,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
         )
     parsed = arguments.parser.parse_args(command, argparse.Namespace(argv=command))
     parsed.json = arguments.json
-    return run_interpolate(parsed)
+    return parsed.run(parsed)
 
 
 def job_config(arguments: argparse.Namespace) -> JobConfig:
@@ -183,6 +207,8 @@ def job_config(arguments: argparse.Namespace) -> JobConfig:
         fps=given(arguments.fps, parse_rate),
         slowmo=parse_factor(arguments.slowmo),
         depth=arguments.depth,
+        cuts=arguments.cuts,
+        retime=arguments.retime,
         seed=arguments.seed,
         start=given(arguments.start, parse_seconds),
         end=given(arguments.end, parse_seconds),

@@ -23,7 +23,7 @@ from ..film import (
 )
 from ..method import PairKey
 from ..model.precision import matmul_precision
-from . import MethodConfig
+from .config import MethodConfig
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16}
 """Type of the network's numbers by precision."""

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
+VERSION = 1
+"""Raised when the frames change, so that a session of an older release is not gone on with."""
+
 SMALLEST_SIDE = 64
 """Smaller pictures are padded: DIS takes patches of 8 pixels from a picture a quarter the size."""
 
@@ -97,12 +100,21 @@ class Motion:
     """[h, w] float32, on the grid of `flow`."""
 
 
-@dataclass(frozen=True, slots=True)
 class FlowMethod:
     """Optical flow in both directions, and a blend of what it warps. Deterministic to the bit."""
 
-    name: str = "flow"
-    any_time: bool = True
+    name = "flow"
+    any_time = True
+    device = torch.device("cpu")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its frames."""
+        return {"version": VERSION}
+
+    def memory_needed(self, height: int, width: int) -> int:
+        """Nothing worth a word."""
+        return 0
 
     def prepare(self, frame: Tensor) -> FlowFeatures:
         """The picture to warp and what the flow is found on. `frame`: [C, H, W], C = 3 or 4."""

@@ -1,6 +1,7 @@
 """The TLB-VFI networks: tensors in, tensors out; no files, no devices, no video."""
 
 from .geometry import MINIMUM_SIDE, Geometry, Padding, plan_geometry
+from .memory import predict_peak_memory
 from .precision import COMPUTE_DTYPES
 from .sampling import SamplingOptions, sample
 from .tlbvfi import TLBVFI, FrameFeatures
@@ -14,5 +15,6 @@ __all__ = [
     "Padding",
     "SamplingOptions",
     "plan_geometry",
+    "predict_peak_memory",
     "sample",
 ]
