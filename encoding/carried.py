@@ -1,0 +1,125 @@
+"""What an output takes over from its source beside the picture: tracks, chapters, metadata.
+
+with open_carried(Path("clip.mp4")) as carried, av.open("out.mp4", "w") as out:
+    ...  # add the video stream
+    tracks, notes = carried.add_to(out, ".mp4")
+    for _, packet in carried.packets(tracks): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from .container import VideoInput, open_container
+from .tracks import Track, Window, add_tracks, track_packets
+
+if TYPE_CHECKING:
+    from av.container import InputContainer, OutputContainer
+    from av.container.core import Chapter
+    from av.packet import Packet
+
+EXACT = (".mp4", ".mov")
+"""Containers that hold any time exactly."""
+FINEST_TIMESCALE = 10_000
+# Written by muxers about the file they make: untrue of another file.
+MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
+# What mp4 and mov have an atom for; other keys need the free form of QuickTime.
+MP4_METADATA = {
+    *("title", "artist", "album_artist", "composer", "album", "date", "comment", "genre"),
+    *("copyright", "lyrics", "description", "synopsis", "show", "creation_time", "location"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """The source's share of an output, while its container is open."""
+
+    origin: VideoInput | None
+    source: InputContainer | None
+    window: Window | None
+    metadata: dict[str, str]
+
+    def add_to(self, out: OutputContainer, suffix: str) -> tuple[list[Track], list[str]]:
+        """Add streams, chapters and metadata to `out`, whose header is not yet written.
+
+        The tracks, for `packets`, and a note on each that could not be carried as it is.
+
+        Raises:
+            OutputError: the container holds the sound neither copied nor converted.
+        """
+        tracks: list[Track] = []
+        notes: list[str] = []
+        if self.source is not None and self.origin is not None:
+            tracks, notes = add_tracks(out, self.source, self.origin, suffix)
+            out.set_chapters(_chapters(self.source, self.window))
+        out.metadata.update(self.metadata)
+        return tracks, notes
+
+    def packets(self, tracks: list[Track]) -> Iterator[tuple[float, Packet]]:
+        """(decode time in seconds, packet) of the tracks, on the clock of the output."""
+        if self.source is None:
+            return iter(())
+        return track_packets(self.source, tracks, self.window)
+
+
+@contextmanager
+def open_carried(
+    origin: VideoInput | None,
+    *,
+    window: Window | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[Carried]:
+    """What `origin`, if any, hands on, and `metadata` beside its own; open for the block.
+
+    `window`: the stretch of the source that is used; the output's clock begins with it.
+
+    Raises:
+        SourceError: `origin` cannot be read.
+    """
+    with ExitStack() as stack:
+        source = stack.enter_context(open_container(origin)) if origin is not None else None
+        yield Carried(
+            origin=origin,
+            source=source,
+            window=window,
+            metadata={**_kept_metadata(source), **(metadata or {})},
+        )
+
+
+def container_options(
+    suffix: str, time_base: Fraction, metadata: Mapping[str, str]
+) -> dict[str, str]:
+    """The muxer's options for a file that keeps times and metadata and can be played while it loads."""
+    if suffix not in EXACT:
+        return {}
+    timescale = time_base.denominator
+    while timescale < FINEST_TIMESCALE:  # as the muxer does for the track
+        timescale *= 2
+    flags = "+use_metadata_tags" if metadata.keys() - MP4_METADATA else ""
+    # A file that starts late says so in units of the movie, by default milliseconds.
+    return {"movflags": f"faststart{flags}", "movie_timescale": str(timescale)}
+
+
+def _kept_metadata(source: InputContainer | None) -> dict[str, str]:
+    found = source.metadata if source is not None else {}
+    return {key: value for key, value in found.items() if key.lower() not in MUXER_METADATA}
+
+
+def _chapters(source: InputContainer, window: Window | None) -> list[Chapter]:
+    """The source's chapters, those of a window cut to it and moved to its clock."""
+    chapters = source.chapters()
+    if window is None:
+        return chapters
+    kept = []
+    for chapter in chapters:
+        base = Fraction(chapter["time_base"] or 1)
+        low = round(window.start / base)
+        high = chapter["end"] if window.end is None else round(window.end / base)
+        start, end = max(chapter["start"], low), min(chapter["end"], high)
+        if start < end:
+            kept.append({**chapter, "start": start - low, "end": end - low})
+    return kept
