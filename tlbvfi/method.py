@@ -13,7 +13,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,10 @@ class Method(Protocol):
         """What decides its frames, in JSON types: options, hash of the weights, for manifests."""
         ...
 
-    device: device
-    """Where it computes."""
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
 
     def memory_needed(self, height: int, width: int) -> int:
         """Bytes at the peak for frames of this size, weights included; 0 if not worth a word."""
