@@ -52,6 +52,8 @@ class Profile:
     """Suffixes of final files the codec fits."""
     pix_fmts: Mapping[str, Options]
     """Accepted formats, preferred first, with the options each needs."""
+    from_rgb: tuple[str, ...] = ()
+    """Formats chosen for RGB pictures, 8 bit first, where not any will do: see `profiles`."""
     options: Options = field(default_factory=dict)
     quality: Quality | None = None
     presets: Presets | None = None
@@ -87,6 +89,7 @@ _X264 = Profile(
         "yuv420p yuvj420p nv12 yuv422p yuvj422p yuv444p yuvj444p"
         " yuv420p10le yuv422p10le yuv444p10le gray gray10le"
     ),
+    from_rgb=("yuv420p",),  # browsers and most hardware decode no 10-bit H.264
     options={"flags": "+cgop"},
     quality=Quality(option="crf", lowest=0, highest=51, default=18),
     presets=Presets(option="preset", words=_same(X26X_PRESETS), default="medium"),
@@ -103,6 +106,7 @@ _X265 = Profile(
         "yuv420p yuvj420p yuv422p yuvj422p yuv444p yuvj444p yuv420p10le yuv422p10le yuv444p10le"
         " yuv420p12le yuv422p12le yuv444p12le gray gray10le gray12le"
     ),
+    from_rgb=("yuv420p", "yuv420p10le"),
     # open-gop: leading frames of a GOP could not be sought; info: its SEI names the thread pools.
     options={"x265-params": "open-gop=0:info=0:log-level=error"},
     quality=Quality(option="crf", lowest=0, highest=51, default=20),
@@ -119,6 +123,7 @@ _SVT_AV1 = Profile(
     chunk_suffix=".mp4",
     containers=(".mp4", ".mkv", ".webm"),
     pix_fmts=_plain("yuv420p yuv420p10le"),
+    from_rgb=("yuv420p", "yuv420p10le"),
     options={"svtav1-params": "irefresh-type=2"},
     quality=Quality(option="crf", lowest=1, highest=63, default=26),
     presets=Presets(option="preset", words=_same(map(str, range(14))), default="8"),
@@ -130,6 +135,7 @@ _VP9 = Profile(
     chunk_suffix=".mp4",
     containers=(".webm", ".mp4", ".mkv"),
     pix_fmts=_plain("yuv420p yuv422p yuv440p yuv444p"),
+    from_rgb=("yuv420p",),
     options={"deadline": "good", "row-mt": "1"},
     quality=Quality(option="crf", lowest=0, highest=63, default=26),
     presets=Presets(option="cpu-used", words=_same(map(str, range(9))), default="4"),
@@ -147,6 +153,7 @@ def _nvenc(twin: Profile, default: int, pix_fmts: str) -> Profile:
         encoder=f"{twin.name}_nvenc",
         aliases=(),
         pix_fmts=_plain(pix_fmts),
+        from_rgb=tuple(name for name in pix_fmts.split() if name in ("yuv420p", "p010le")),
         options={"forced-idr": "1", "bf": "2", "b_ref_mode": "disabled"},
         quality=Quality(
             option="cq", lowest=0, highest=51, default=default, with_it={"rc": "vbr", "b": "0"}
@@ -219,6 +226,7 @@ PROFILES: tuple[Profile, ...] = (
         aliases=("h264_lossless",),
         # crf=0 is lossless in 8 bit only, qp=0 in 10 bit as well.
         options={**_X264.options, "qp": "0"},
+        from_rgb=(),
         quality=None,
         is_lossless=True,
     ),

@@ -48,16 +48,18 @@ def resolve(info: VideoInfo) -> ColorTags:
       up and BT.601 (smpte170m) below.
     - Range: as tagged. Unspecified: full for gray and `yuvj` formats, limited for other YUV.
     - Primaries and transfer: as tagged, and they stay unspecified where they are.
-    - RGB sources: what YUV made from them uses, BT.709 limited, with BT.709 primaries and transfer
-      where the source has none. RGB samples themselves are always full range.
+    - RGB sources: what YUV made from them uses, BT.709 limited (BT.2020 where the primaries say
+      so), with BT.709 primaries and transfer where the source has none. RGB samples themselves are
+      always full range.
     """
     tags = info.color
     if pixel_layout(info.pix_fmt).family == "rgb":
-        return ColorTags(
-            primaries=BT709 if tags.primaries == UNSPECIFIED else tags.primaries,
-            transfer=BT709 if tags.transfer == UNSPECIFIED else tags.transfer,
-            matrix=BT709,
-            range=LIMITED,
+        return yuv_of_rgb(
+            replace(
+                tags,
+                primaries=BT709 if tags.primaries == UNSPECIFIED else tags.primaries,
+                transfer=BT709 if tags.transfer == UNSPECIFIED else tags.transfer,
+            )
         )
     return replace(tags, matrix=_matrix(info), range=_range(info))
 
@@ -67,6 +69,12 @@ def stream_tags(tags: ColorTags, pix_fmt: str) -> ColorTags:
     if pixel_layout(pix_fmt).family == "rgb":
         return replace(tags, matrix=0, range=FULL)
     return tags
+
+
+def yuv_of_rgb(tags: ColorTags) -> ColorTags:
+    """The tags of YUV made from RGB: limited range, BT.2020 where the primaries say so, else BT.709."""
+    matrix = BT2020 if tags.primaries == BT2020 else BT709
+    return replace(tags, matrix=matrix, range=LIMITED)
 
 
 def _matrix(info: VideoInfo) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from .color import convert
+from .color import convert, yuv_of_rgb
 from .errors import VerificationError
 from .frame import ColorTags
 from .layout import pixel_layout
@@ -37,7 +37,6 @@ log = logging.getLogger("tlbvfi.mezzanine")
 FRAMES_PER_CHUNK = 240
 """Ten seconds of film: what is encoded anew after a crash, at 0.3 % more bytes than one piece."""
 SUFFIX = ".final"
-LIMITED_709 = {"matrix": 1, "range": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +138,9 @@ def _final_manifest(session: Session, encoder: Encoder, records: list[ChunkRecor
 
 
 def _final_color(color: ColorTags, source: str, target: str) -> ColorTags:
-    """RGB becomes BT.709 limited, as everywhere; YUV keeps its tags."""
+    """RGB becomes what it becomes everywhere; YUV keeps its tags."""
     was_rgb, is_rgb = (pixel_layout(name).family == "rgb" for name in (source, target))
-    return replace(color, **LIMITED_709) if was_rgb and not is_rgb else color
+    return yuv_of_rgb(color) if was_rgb and not is_rgb else color
 
 
 def _chunk_frames(session: Session, record: ChunkRecord) -> Generator[VideoFrame, None, None]:

@@ -114,6 +114,11 @@ def resolve_encoder(
 ) -> Encoder:
     """The encoder for these frames, proven by opening it at their size.
 
+    Where `settings` names no pix_fmt, YUV keeps its own or the nearest the codec takes (ffmpeg's
+    rule). RGB (images, frames from memory) becomes 4:2:0 with the delivery codecs h264, hevc, av1
+    and vp9, because browsers play nothing else: 8 bit, or 10 bit in hevc and av1 where the
+    pictures have more than 8 bits of integers. All other codecs keep what they can of RGB.
+
     `container`: suffix of the final file (`.mp4`), or None for the profile's first.
     `software_twin`: run a hardware profile that cannot be opened as its twin, with a warning.
 
@@ -268,11 +273,22 @@ def _pix_fmt(profile: Profile, wanted: str | None, picture: Picture) -> str:
                 f"choose one of {', '.join(profile.pix_fmts)}."
             )
         return wanted
-    return choose_pix_fmt(picture.pix_fmt, profile.pix_fmts, has_alpha=picture.has_alpha)
+    accepted = _from_rgb(profile, picture) or profile.pix_fmts
+    return choose_pix_fmt(picture.pix_fmt, accepted, has_alpha=picture.has_alpha)
+
+
+def _from_rgb(profile: Profile, picture: Picture) -> tuple[str, ...]:
+    """Formats to choose from for an RGB picture; empty where all that the profile takes will do."""
+    layout = pixel_layout(picture.pix_fmt)
+    if layout.family != "rgb":
+        return ()
+    return profile.from_rgb[:1] if layout.is_float else profile.from_rgb
 
 
 def _tell_losses(encoder: Encoder, picture: Picture) -> None:
     lost = loss_words(picture.pix_fmt, encoder.pix_fmt, has_alpha=picture.has_alpha)
+    if _from_rgb(find_profile(encoder.profile), picture):
+        lost = [word for word in lost if word != "chroma resolution"]  # meant to be
     if lost:
         log.warning(
             "%s stores %s as %s and drops %s.",

@@ -281,7 +281,7 @@ def info(**facts):
         ({"pix_fmt": "rgb24", "height": 48}, ColorTags(primaries=1, transfer=1, matrix=1, range=1)),
         (
             {"pix_fmt": "gbrpf32le", "color": ColorTags(primaries=9, transfer=8)},
-            ColorTags(primaries=9, transfer=8, matrix=1, range=1),
+            ColorTags(primaries=9, transfer=8, matrix=9, range=1),
         ),
     ],
 )

@@ -74,6 +74,36 @@ def test_pix_fmt_loses_least(codec, source, has_alpha, expected):
     assert choose_pix_fmt(source, accepted, has_alpha=has_alpha) == expected
 
 
+@pytest.mark.parametrize(
+    ("codec", "source", "expected"),
+    [
+        ("h264", "rgb24", "yuv420p"),
+        ("h264", "rgb48be", "yuv420p"),
+        ("h264", "gbrpf32le", "yuv420p"),
+        ("hevc", "rgba", "yuv420p"),
+        ("hevc", "rgb48be", "yuv420p10le"),
+        ("hevc", "gbrpf32le", "yuv420p"),
+        ("av1", "gbrp10le", "yuv420p10le"),
+        ("vp9", "rgb48be", "yuv420p"),
+        ("hevc", "yuv444p10le", "yuv444p10le"),
+        ("h264-lossless", "rgb24", "yuv444p"),
+        ("ffv1", "rgb48be", "gbrp16le"),
+        ("prores", "rgb48be", "yuv444p10le"),
+    ],
+)
+def test_rgb_plays_everywhere_after_delivery_and_stays_whole_elsewhere(
+    encoder, shape, codec, source, expected
+):
+    picture = shape(width=256, height=144, pix_fmt=source)
+    assert encoder(codec, picture).pix_fmt == expected
+
+
+def test_subsampling_meant_for_players_is_no_loss_to_be_told(encoder, shape, caplog):
+    with caplog.at_level(logging.WARNING, "tlbvfi.profiles"):
+        encoder("h264", shape(pix_fmt="rgb24"))
+    assert not caplog.messages
+
+
 def test_prores_profile_follows_the_pixels(encoder, shape):
     assert encoder("prores").options["profile"] == "hq"
     deep = encoder("prores", shape(pix_fmt="yuva444p10le", has_alpha=True))
