@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -30,6 +30,7 @@ from .profiles import Encoder, configure_context, quiet_encoders
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
+    from av.container import OutputContainer
     from av.video.codeccontext import VideoCodecContext
 
 log = logging.getLogger("tlbvfi.writer")
@@ -43,6 +44,16 @@ MUXERS = {
     ".avi": "avi",
 }
 """FFmpeg's muxer of each suffix we write."""
+
+
+Beside = Callable[["OutputContainer"], Iterator[tuple[float, "Packet"]]]
+"""Adds streams and metadata to a container whose header is not yet written, and gives the packets
+of these streams as (decode time in seconds, packet), in that order."""
+
+
+def nothing_beside(out: OutputContainer) -> Iterator[tuple[float, Packet]]:
+    """Leave the picture the only stream."""
+    return iter(())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +100,13 @@ class VideoWriter:
         *,
         suffix: str | None = None,
         options: dict[str, str] | None = None,
+        beside: Beside = nothing_beside,
         if_full: str = "free some space",
         on_step: StepHook = no_step,
     ) -> None:
         """`suffix` picks the muxer where `target` has none; `options` are the muxer's.
 
+        `beside`: streams beside the picture, written as its own packets come to their times.
         `if_full` is the advice given when the disk is full.
         """
         self.packets = 0
@@ -117,7 +130,8 @@ class VideoWriter:
                 where, "w", format=MUXERS[ending], container_options=options or {}
             )
         try:
-            self._stream = self._open_stream(ending)
+            self._stream, self._beside = self._open_streams(ending, beside)
+            self._next_beside = next(self._beside, None)
         except BaseException:
             self._abandon()
             raise
@@ -166,6 +180,7 @@ class VideoWriter:
             self._encode(None)
             self._on_step("before close")
             with self._disk_errors():
+                self._mux_beside()
                 self._container.close()
             self._on_step("after close")
             if self._file is not None:
@@ -179,7 +194,9 @@ class VideoWriter:
         """Give up: nothing readable stays behind."""
         self._abandon()
 
-    def _open_stream(self, suffix: str) -> VideoStream:
+    def _open_streams(
+        self, suffix: str, beside: Beside
+    ) -> tuple[VideoStream, Iterator[tuple[float, Packet]]]:
         spec, encoder = self._spec, with_mastering(self._encoder, self._spec.mastering)
         try:
             stream = self._container.add_stream(encoder.name, rate=spec.rate)
@@ -187,6 +204,7 @@ class VideoWriter:
             self._describe(stream, encoder, suffix)
             with quiet_encoders():
                 stream.codec_context.open()
+            others = beside(self._container)
             with self._disk_errors():
                 self._container.start_encoding()
         except (FFmpegError, ValueError) as error:
@@ -194,7 +212,7 @@ class VideoWriter:
                 f"{encoder.name} cannot be opened for {spec.width}x{spec.height} "
                 f"{encoder.pix_fmt} in {suffix} ({error}): choose another codec."
             ) from error
-        return stream
+        return stream, others
 
     def _describe(self, stream: VideoStream, encoder: Encoder, suffix: str) -> None:
         spec, context = self._spec, stream.codec_context
@@ -259,9 +277,19 @@ class VideoWriter:
                 f"{self._encoder.name} reorders by more than {self._encoder.reorder} frames: "
                 "choose another codec."
             )
+        self._mux_beside(float(packet.dts * self._spec.time_base))
         self.packets += 1
         self.bytes += packet.size
         self._container.mux(packet)
+
+    def _mux_beside(self, until: float | None = None) -> None:
+        """Write the packets of other streams decoded up to `until` seconds; None: all of them."""
+        while self._next_beside is not None:
+            seconds, packet = self._next_beside
+            if until is not None and seconds > until:
+                return
+            self._container.mux(packet)
+            self._next_beside = next(self._beside, None)
 
     def _disk_errors(self) -> AbstractContextManager[None]:
         return disk_errors(self._name, if_full=self._if_full)

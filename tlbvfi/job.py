@@ -16,7 +16,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,7 +39,7 @@ from .method import Method
 from .pipeline import OutputFrame, interpolate
 from .plan import ChunkRange, Plan, chunks_to_make, make_plan
 from .progress import Joining, Meter, Notice, OnEvent, Started, ignore_event
-from .scenes import FRAMES_AFTER, FRAMES_BEFORE, sampling_step, watch
+from .scenes import FRAMES_AFTER, FRAMES_BEFORE, marked, sampling_step
 from .spans import LONGEST_RUN, SourceFrame
 from .threads import background, prefetch
 
@@ -247,7 +246,7 @@ def make_chunks(
     _warn_before_it_fails(session, method, plan, on_event)
     for todo in chunks_to_make(session.records().values(), intact, plan):
         write = partial(write_chunks, session=session, plan=plan, todo=todo, on_step=on_step)
-        with closing(prefetch(_load(source, plan, todo), QUEUE_FRAMES)) as loaded:
+        with closing(prefetch(load_frames(source, plan, todo), QUEUE_FRAMES)) as loaded:
             frames = interpolate(
                 loaded,
                 method,
@@ -258,7 +257,7 @@ def make_chunks(
                 stop=todo.stop,
                 ends_here=todo.is_last,
             )
-            _encode(frames, write, meter, on_event)
+            encode_frames(frames, write, meter, on_event)
     loss = source.shortfall()
     if loss:
         on_event(Notice(text=loss))
@@ -289,7 +288,7 @@ def _warn_before_it_fails(session: Session, method: Method, plan: Plan, on_event
         )
 
 
-def _load(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[SourceFrame[VideoFrame]]:
+def load_frames(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[SourceFrame[VideoFrame]]:
     """The source frames of a range, as RGB on the output's clock, and a few around it.
 
     What is a cut or a repetition is decided on thumbnails of more frames than that, up to the ends
@@ -320,22 +319,16 @@ def _load(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[SourceFrame[
 
 def _watched(frames: Iterator[Frame], plan: Plan) -> Iterator[tuple[Frame, bool, bool]]:
     """(frame, begins a scene, repeats the one before) of every frame; not looked at if not asked."""
-    if plan.rules.cuts == "ignore" and not plan.rules.retime:
-        yield from ((frame, False, False) for frame in frames)
-        return
+    if not plan.rules.look:
+        return ((frame, False, False) for frame in frames)
     size = plan.manifest.stream
     step = sampling_step(size.height, size.width)
-    pairs = watch(frames, lambda frame: torch.from_numpy(skim(frame.picture, plan.tags, step)))
-    first = next(pairs, None)
-    if first is not None:
-        yield first.frame0, False, False
-        for pair in chain([first], pairs):
-            yield pair.frame1, pair.is_cut, pair.is_duplicate
+    return marked(frames, lambda frame: torch.from_numpy(skim(frame.picture, plan.tags, step)))
 
 
-def _encode(
+def encode_frames(
     frames: Iterable[OutputFrame[VideoFrame]],
-    write: Callable[[Iterator[OutputFrame[VideoFrame]]], Iterator[ChunkRecord]],
+    write: Callable[[Iterator[OutputFrame[VideoFrame]]], Iterable[ChunkRecord]],
     meter: Meter,
     on_event: OnEvent,
 ) -> None:
@@ -384,7 +377,7 @@ def write_chunks(
             first_frame, pair = frame.slot.number, frame.pair
             notes: dict[str, list[int]] = {}
             while frame is not None and not is_full(chunk, start, pair, frame.pair):
-                chunk.write(_picture(frame, plan), plan.ticks(frame.slot.time))
+                chunk.write(output_picture(frame, plan), plan.ticks(frame.slot.time))
                 _note(notes, frame)
                 pair, frame = frame.pair, next(remaining, None)
             yield chunk.commit(
@@ -403,7 +396,7 @@ def _note(notes: dict[str, list[int]], frame: OutputFrame[VideoFrame]) -> None:
             notes.setdefault(word, []).append(frame.pair)
 
 
-def _picture(frame: OutputFrame[VideoFrame], plan: Plan) -> VideoFrame:
+def output_picture(frame: OutputFrame[VideoFrame], plan: Plan) -> VideoFrame:
     """What goes to the encoder: a source frame as it was decoded, a mid frame rounded once."""
     pix_fmt = plan.manifest.encoder.pix_fmt
     if frame.source is not None:

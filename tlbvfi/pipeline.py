@@ -52,6 +52,11 @@ class Rules:
     depth: int = 3
     """Methods that only bisect show the nearest of 2**depth - 1 mid frames where t is no such."""
 
+    @property
+    def look(self) -> bool:
+        """Whether frames must be looked at for cuts and repetitions."""
+        return self.cuts != "ignore" or self.retime
+
 
 def interpolate(
     frames: Iterable[SourceFrame[P]],

@@ -90,7 +90,7 @@ def make_plan(source: Source, method: Method, config: JobConfig, *, suffix: str)
     first, stop = _window(times, config)
     origin = times.time(first)
     tags = resolve(info)
-    timeline = _timeline(config, info.rate)
+    timeline = make_timeline(config, info.rate)
     rate = timeline.rate(info.rate)
     encoder = resolve_encoder(
         config.encoder, info, container=suffix, software_twin=config.software_twin
@@ -187,7 +187,8 @@ def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:
     return first, stop
 
 
-def _timeline(config: JobConfig, source_rate: Fraction) -> Timeline:
+def make_timeline(config: JobConfig, source_rate: Fraction) -> Timeline:
+    """Where the output frames of a job lie, from frames at `source_rate` a second."""
     if config.fps is None and config.slowmo == 1:
         return Bisection(times=1 if config.times is None else config.times)
     return TargetRate(fps=config.fps or source_rate)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import chain, pairwise, product
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import cv2
@@ -115,6 +115,16 @@ def watch(frames: Iterable[F], image_of: Callable[[F], Tensor]) -> Iterator[Watc
             yield next_pair()
     while len(ahead) > 1:
         yield next_pair()
+
+
+def marked(frames: Iterable[F], image_of: Callable[[F], Tensor]) -> Iterator[tuple[F, bool, bool]]:
+    """(frame, begins a scene, repeats the one before) of every frame, in order; reads as `watch`."""
+    pairs = watch(frames, image_of)
+    first = next(pairs, None)
+    if first is not None:
+        yield first.frame0, False, False
+        for pair in chain([first], pairs):
+            yield pair.frame1, pair.is_cut, pair.is_duplicate
 
 
 def sampling_step(height: int, width: int) -> int:
