@@ -1,0 +1,283 @@
+"""`tlbvfi comfy run` and `tlbvfi comfy rewrite`: from a ComfyUI prompt to a smooth video."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from ..methods import METHODS, WITHOUT_WEIGHTS
+from .interpolate import add_job_options, job_config, method_config, run_interpolate
+
+if TYPE_CHECKING:
+    from ..client import ServerEvent
+    from ..generation import Generation
+
+DEFAULT_SERVER = "http://127.0.0.1:8188"
+STDOUT = Path("-")
+
+
+def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+    comfy = subparsers.add_parser("comfy", help="work with a running ComfyUI, and its workflows")
+    commands = comfy.add_subparsers(dest="comfy_command", required=True, metavar="COMMAND")
+    _add_run(commands, shared)
+    _add_rewrite(commands, shared)
+
+
+def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401
+    parser = commands.add_parser(
+        "run",
+        parents=[shared],
+        help="generate frames on a server, interpolate them and encode once",
+        description="Queue PROMPT on a running ComfyUI, fetch its frames, interpolate them into "
+        "OUTPUT. The same command again goes on where it stopped, there and here.",
+    )
+    parser.add_argument(
+        "prompt",
+        metavar="PROMPT.json",
+        type=Path,
+        help="workflow exported with File > Export (API)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUTPUT",
+        help="video file to write; - writes an mp4 to standard output",
+    )
+    group = parser.add_argument_group("server")
+    group.add_argument(
+        "--server", default=DEFAULT_SERVER, metavar="URL", help=f"default {DEFAULT_SERVER}"
+    )
+    group.add_argument("--node", metavar="ID", help="node whose images are the frames")
+    group.add_argument(
+        "--timeout", type=float, metavar="S", help="longest generation (default: no limit)"
+    )
+    group.add_argument(
+        "--patience",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="how long a lost server is tried again (default 120)",
+    )
+    group.add_argument(
+        "--comfy-output",
+        type=Path,
+        metavar="DIR",
+        help="ComfyUI's output folder on this machine: frames are linked, not downloaded",
+    )
+    group.add_argument("--again", action="store_true", help="generate anew, whatever is there")
+    group.add_argument(
+        "--discard-frames", action="store_true", help="remove the fetched frames once encoded"
+    )
+    add_job_options(parser)
+    parser.add_argument(
+        "--interpolate",
+        dest="method",
+        choices=METHODS,
+        default=argparse.SUPPRESS,
+        help="another word for --method",
+    )
+    parser.set_defaults(run=run_comfy)
+
+
+def _add_rewrite(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401
+    parser = commands.add_parser(
+        "rewrite",
+        parents=[shared],
+        help="make a workflow keep its frames, or end in our nodes",
+        description="Replace the nodes of WORKFLOW that save a video, and tell what was changed.",
+    )
+    parser.add_argument("workflow", metavar="WORKFLOW.json", type=Path, help="UI or API format")
+    parser.add_argument(
+        "--to",
+        choices=("saveimage", "tlbvfi"),
+        default="saveimage",
+        help="saveimage keeps the frames, tlbvfi interpolates in ComfyUI (default saveimage)",
+    )
+    parser.add_argument(
+        "--model-name", default="flow", help="model_name of our node (default flow, needs no model)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OUT.json", help="default: standard output"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT.json")
+    parser.set_defaults(run=run_rewrite)
+
+
+def run_rewrite(arguments: argparse.Namespace) -> int:
+    """Write a rewritten workflow; the list of changes goes to stderr, or with --json to stdout."""
+    from ..errors import SettingsError
+    from ..rewrite import read_workflow, rewrite
+
+    output = arguments.output
+    if output is not None and output.exists() and not arguments.overwrite:
+        raise SettingsError(f"{output} is already there: --overwrite replaces it.")
+    result = rewrite(
+        read_workflow(arguments.workflow), to=arguments.to, model_name=arguments.model_name
+    )
+    text = json.dumps(result.workflow, indent=2, ensure_ascii=False)
+    if output is not None:
+        _write(output, text)
+    if arguments.json:
+        told = {"changes": result.changes, "output": str(output) if output else None}
+        print(json.dumps(told if output else {**told, "workflow": result.workflow}))
+        return 0
+    for change in result.changes:
+        print(change, file=sys.stderr)
+    if output is None:
+        print(text)
+    return 0
+
+
+def _write(output: Path, text: str) -> None:
+    from ...encoding.durable import atomic_file, disk_errors
+
+    with disk_errors(output), atomic_file(output) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def run_comfy(arguments: argparse.Namespace) -> int:
+    """Generate, fetch, interpolate, encode; whatever is done already is not done again."""
+    from ..comfy_http import Server, server_url
+    from ..generation import collect, discard, generation_folder
+
+    prompt, node = _prepare(arguments)
+    _check_settings(arguments)
+    to_stdout = arguments.output == STDOUT
+    root = arguments.root or (Path() if to_stdout else arguments.output.parent) / "output"
+    server = Server(
+        url=server_url(arguments.server),
+        lost_seconds=arguments.patience,
+        total_seconds=arguments.timeout,
+    )
+    folder = generation_folder(root, server, prompt, node)
+    try:
+        with _ServerBar(quiet=arguments.json) as show:
+            generation = collect(
+                server,
+                prompt,
+                folder,
+                node=node,
+                again=arguments.again,
+                output_folder=arguments.comfy_output,
+                on_event=show,
+            )
+    except KeyboardInterrupt:
+        print(
+            "tlbvfi: interrupted; what is queued goes on at the server, and the same command "
+            "fetches it.",
+            file=sys.stderr,
+        )
+        return 130
+    _say(arguments, _summary(generation))
+    if to_stdout:
+        arguments.output, arguments.json = folder / "result.mp4", False
+    arguments.root = root
+    arguments.input = str(generation.folder)
+    code = run_interpolate(
+        arguments, sound=generation.sound, metadata={"prompt": json.dumps(prompt)}
+    )
+    if code == 0 and to_stdout:
+        _pour(arguments.output)
+    if code == 0 and arguments.discard_frames:
+        discard(folder)
+    return code
+
+
+def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The prompt to queue, and the node that keeps its frames; sets --input-fps where it is known."""
+    from ..errors import SettingsError, WorkflowError
+    from ..generation import frames_node, keeps_frames
+    from ..rewrite import api_nodes, is_api_format, read_workflow, rewrite, saves_video
+
+    workflow = read_workflow(arguments.prompt)
+    if not is_api_format(workflow):
+        raise WorkflowError(
+            f"{arguments.prompt} is what the page saves, which a server cannot run: use File > "
+            "Export (API)."
+        )
+    prompt, rates = api_nodes(workflow), {}
+    if not keeps_frames(prompt) and arguments.node not in prompt and saves_video(workflow):
+        rewritten = rewrite(workflow, to="saveimage")
+        prompt = api_nodes(rewritten.workflow)
+        rates = {str(kept.node): kept.rate for kept in rewritten.frames}
+        for change in rewritten.changes:
+            _say(arguments, change)
+    node = frames_node(prompt, arguments.node)
+    rate: Fraction | None = rates.get(node)
+    if arguments.input_fps is None and rate is None:
+        raise SettingsError(
+            f"Nothing in {arguments.prompt} tells at which rate the frames play: add --input-fps, "
+            "such as --input-fps 16."
+        )
+    arguments.input_fps = arguments.input_fps or str(rate)
+    return prompt, node
+
+
+def _check_settings(arguments: argparse.Namespace) -> None:
+    """A mistake should not come to light after hours of generating."""
+    from ..models import find_model
+    from ..timeline import parse_rate
+
+    parse_rate(arguments.input_fps)
+    job_config(arguments)
+    method = method_config(arguments)
+    if method.name not in WITHOUT_WEIGHTS:
+        find_model(method.name, path=method.model)
+
+
+def _summary(generation: Generation) -> str:
+    where = "found again in" if generation.was_there else "in"
+    sound = " and their sound" if generation.sound else ""
+    return f"{generation.frames} frames{sound} {where} {generation.folder}"
+
+
+def _say(arguments: argparse.Namespace, text: str) -> None:
+    if not arguments.json:
+        print(f"tlbvfi: {text}", file=sys.stderr)
+
+
+def _pour(path: Path) -> None:
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+
+
+class _ServerBar:
+    """Shows what the server does on stderr; a context manager, called with each event."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._bar = tqdm(
+            bar_format="{desc} [{elapsed}]", file=sys.stderr, leave=False, disable=quiet
+        )
+
+    def __enter__(self) -> _ServerBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def __call__(self, event: ServerEvent) -> None:
+        from ..client import NodeProgress, Queued
+
+        if isinstance(event, NodeProgress):
+            steps = f" {event.value}/{event.maximum}" if event.maximum else ""
+            self._bar.set_description_str(event.title + steps)
+        elif isinstance(event, Queued):
+            self._bar.set_description_str(f"number {event.position} in the queue")
+        elif not self._bar.disable:
+            tqdm.write(f"tlbvfi: {event.reason} Trying again.", file=sys.stderr)
