@@ -1,13 +1,23 @@
 """Loads this checkout as the package `comfyui_tlbvfi`, whatever its folder is called."""
 
+import os
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Workers share the cores already; set before numpy, OpenCV and torch make their thread pools.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def load_checkout(name: str) -> ModuleType:
