@@ -86,27 +86,32 @@ def open_carried(
             origin=origin,
             source=source,
             window=window,
-            metadata={**_kept_metadata(source), **(metadata or {})},
+            metadata=_kept({**(source.metadata if source else {}), **(metadata or {})}),
         )
 
 
 def container_options(
-    suffix: str, time_base: Fraction, metadata: Mapping[str, str]
+    suffix: str, time_base: Fraction, metadata: Mapping[str, str], *, has_name: bool = True
 ) -> dict[str, str]:
-    """The muxer's options for a file that keeps times and metadata and can be played while it loads."""
+    """The muxer's options for a file that keeps times and metadata and can be played while it loads.
+
+    `has_name` False: a file object, which FFmpeg cannot open a second time to move the index from
+    the end to the front.
+    """
     if suffix not in EXACT:
         return {}
     timescale = time_base.denominator
     while timescale < FINEST_TIMESCALE:  # as the muxer does for the track
         timescale *= 2
-    flags = "+use_metadata_tags" if metadata.keys() - MP4_METADATA else ""
+    flags = "+faststart" if has_name else ""
+    if metadata.keys() - MP4_METADATA:
+        flags += "+use_metadata_tags"
     # A file that starts late says so in units of the movie, by default milliseconds.
-    return {"movflags": f"faststart{flags}", "movie_timescale": str(timescale)}
+    return {"movie_timescale": str(timescale), **({"movflags": flags} if flags else {})}
 
 
-def _kept_metadata(source: InputContainer | None) -> dict[str, str]:
-    found = source.metadata if source is not None else {}
-    return {key: value for key, value in found.items() if key.lower() not in MUXER_METADATA}
+def _kept(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in metadata.items() if key.lower() not in MUXER_METADATA}
 
 
 def _chapters(source: InputContainer, window: Window | None) -> list[Chapter]:

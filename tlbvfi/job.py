@@ -27,7 +27,7 @@ from ..encoding.concat import JoinResult, join
 from ..encoding.durable import StepHook, no_step
 from ..encoding.errors import OutputError
 from ..encoding.frame import Frame
-from ..encoding.manifest import manifest_to_json
+from ..encoding.manifest import Manifest, manifest_to_json
 from ..encoding.progress import ChunkRecord
 from ..encoding.session import ChunkWriter, Session
 from ..encoding.source import Source
@@ -186,7 +186,7 @@ def join_session(
         VerificationError: a chunk or the joined file is damaged.
         OutputError: `output` exists or cannot be written.
     """
-    window = session_window(session)
+    window = used_window(session.manifest)
     joined = join(
         session,
         output,
@@ -205,13 +205,13 @@ def join_session(
     return joined
 
 
-def session_window(session: Session) -> Window | None:
-    """The stretch of the source's clock a session covers; None where that is the whole source."""
-    settings = session.manifest.settings
+def used_window(manifest: Manifest) -> Window | None:
+    """The stretch of the source's clock a job covers; None where that is the whole source."""
+    settings = manifest.settings
     if settings.get("start") is None and settings.get("end") is None:
         return None
     end = settings.get("end_time")
-    return Window(start=session.manifest.start, end=None if end is None else Fraction(end))
+    return Window(start=manifest.start, end=None if end is None else Fraction(end))
 
 
 def make_chunks(

@@ -78,8 +78,12 @@ class ChunkRange:
     is_last: bool
 
 
-def make_plan(source: Source, method: Method, config: JobConfig, *, suffix: str) -> Plan:
+def make_plan(
+    source: Source, method: Method, config: JobConfig, *, suffix: str, identify: bool = True
+) -> Plan:
     """Work out a job; nothing is written and no frame is decoded.
+
+    `identify`: whether the source must be known again, which reads all frames of one in memory.
 
     Raises:
         SourceError: the source cannot be read.
@@ -107,7 +111,7 @@ def make_plan(source: Source, method: Method, config: JobConfig, *, suffix: str)
         mastering=info.mastering,
     )
     manifest = Manifest(
-        source=source.identity,
+        source=source.identity if identify else {},
         settings=_settings(config, times, method),
         encoder=encoder,
         stream=stream,
@@ -119,7 +123,7 @@ def make_plan(source: Source, method: Method, config: JobConfig, *, suffix: str)
     return Plan(
         manifest=manifest,
         timeline=timeline,
-        rules=Rules(seed=config.seed, cuts=config.cuts, retime=config.retime, depth=config.depth),
+        rules=make_rules(config),
         first=first,
         stop=stop,
         origin=origin,
@@ -185,6 +189,11 @@ def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:
             f"{max(stop - first, 0)} frames and interpolation needs two frames: widen it."
         )
     return first, stop
+
+
+def make_rules(config: JobConfig) -> Rules:
+    """How a job fills the time between source frames."""
+    return Rules(seed=config.seed, cuts=config.cuts, retime=config.retime, depth=config.depth)
 
 
 def make_timeline(config: JobConfig, source_rate: Fraction) -> Timeline:

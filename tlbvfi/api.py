@@ -1,0 +1,315 @@
+"""Interpolation for other Python programs: frames in and out, or a whole video, in one call.
+
+from comfyui_tlbvfi import interpolate_frames, interpolate_video
+
+smooth = list(interpolate_frames(frames, method="flow", times=2))
+interpolate_video("clip.mp4", "smooth.mp4", method="flow", fps=60, crf=18)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from torch import Tensor
+
+from ..encoding.durable import disk_errors
+from ..encoding.errors import OutputError
+from ..encoding.profiles import EncoderSettings
+from ..encoding.source import open_source
+from .arrays import A, FrameFormat
+from .config import JobConfig
+from .errors import FrameError, SettingsError
+from .job import Destination, run_job
+from .method import Method
+from .methods import MethodConfig, create_method
+from .one_go import run_in_one_go
+from .pipeline import interpolate
+from .plan import make_rules, make_timeline
+from .progress import OnEvent, ignore_event
+from .scenes import marked, sampling_step
+from .spans import CutRule, SourceFrame
+from .timeline import parse_factor, parse_rate, parse_seconds
+
+F = TypeVar("F")
+
+Number = int | float | str | Fraction
+"""A rate, factor or time. Decimals of NTSC rates (23.976, 29.97, ...) stand for the exact ones."""
+
+MethodLike = str | MethodConfig | Method
+"""A method by its name, by name and options, or made before by `create_method`, to be used again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VideoResult:
+    """What `interpolate_video` has made."""
+
+    frames: int
+    """Frames of the video."""
+    was_done: bool = False
+    """Whether the file was there already, made by the same call before, and verified."""
+
+
+def interpolate_frames(
+    frames: Iterable[A],
+    *,
+    method: MethodLike = "tlbvfi",
+    times: int | None = None,
+    fps: Number | None = None,
+    slowmo: Number = 1,
+    input_fps: Number | None = None,
+    cuts: CutRule = "hold",
+    retime: bool = False,
+    depth: int = 3,
+    seed: int = 0,
+) -> Generator[A, None, None]:
+    """All output frames, made one by one as they are asked for.
+
+    `frames`: arrays or tensors [H, W, C], C = 1, 3 or 4 (gray, RGB, RGBA) of uint8, uint16 or float
+    (nominally in [0, 1]), all alike; a list, an array [N, H, W, C], or an iterator, which is read a
+    few frames ahead and closed at the end if it is a generator. A frame must not be written to
+    before its pair is done. Source frames come out as the very objects that went in, mid frames of
+    the same type, dtype, device and range.
+
+    `times`: 2**times the frames, (N - 1) * 2**times + 1 in all; the default is 1. Or `fps`, any
+    rate, from frames at `input_fps`. Or `slowmo`, how many times longer the result lasts. `cuts`:
+    what is shown between two scenes. `retime`: whether repeated frames make room for motion.
+    `depth`, `seed`: see `JobConfig`.
+
+    Memory holds a few frames, however many there are. Closing the generator ends the work.
+
+    Raises:
+        SettingsError: a setting is out of its range, or two contradict each other.
+        FrameError: fewer than two frames, or frames of another kind; while iterating.
+        ModelMissingError, CheckpointError: the method's weights were not found or are unusable.
+    """
+    if fps is not None and input_fps is None:
+        raise SettingsError(f"fps {fps} needs input_fps, the rate of the frames handed in.")
+    config = JobConfig(
+        times=times,
+        fps=_given(fps, parse_rate),
+        slowmo=parse_factor(str(slowmo)),
+        cuts=cuts,
+        retime=retime,
+        depth=depth,
+        seed=seed,
+    )
+    return _output_frames(
+        frames, as_method(method), config, _given(input_fps, parse_rate) or Fraction(1)
+    )
+
+
+def interpolate_video(
+    source: str | Path | BytesIO | Iterable[Any],
+    target: str | Path | BinaryIO,
+    *,
+    method: MethodLike = "tlbvfi",
+    times: int | None = None,
+    fps: Number | None = None,
+    slowmo: Number = 1,
+    input_fps: Number | None = None,
+    start: Number | None = None,
+    end: Number | None = None,
+    cuts: CutRule = "hold",
+    retime: bool = False,
+    depth: int = 3,
+    seed: int = 0,
+    codec: str = "auto",
+    crf: int | None = None,
+    bitrate: str | None = None,
+    preset: str | None = None,
+    pix_fmt: str | None = None,
+    sound: str | Path | BytesIO | None = None,
+    audio: bool = True,
+    metadata: Mapping[str, str] | None = None,
+    container: str = "mp4",
+    overwrite: bool = False,
+    root: str | Path | None = None,
+    on_event: OnEvent = ignore_event,
+) -> VideoResult:
+    """Make a video smoother, compressing it once.
+
+    `source`: video file, folder of images, bytes of a video file, or frames as `interpolate_frames`
+    takes them. Frames and folders have no rate of their own: `input_fps` states it.
+    `target`: path, or a binary file object that can seek, such as BytesIO, which gets a file of the
+    kind `container` and is left open.
+
+    From disk to disk this is a job as on the command line: it leaves a session in `root` (default:
+    `output/` beside the target), and the same call goes on after a crash. With memory at either end
+    it happens in one go and writes nothing but the target.
+
+    `times`, `fps`, `slowmo`, `cuts`, `retime`, `depth`, `seed` as for `interpolate_frames`; `codec`,
+    `crf`, `bitrate`, `preset`, `pix_fmt` in ffmpeg's words. `start`, `end`: seconds or hh:mm:ss,
+    half-open. `sound`: file to take the sound from, if not from the source; `audio=False` leaves it
+    out, and so does slow motion. `metadata`: tags for the file. `on_event` is told the progress and
+    may raise to stop.
+
+    Raises:
+        VideoError: source, encoder or target are not as they have to be.
+        InterpolationError: settings, frames or weights are not.
+    """
+    config = JobConfig(
+        times=times,
+        fps=_given(fps, parse_rate),
+        slowmo=parse_factor(str(slowmo)),
+        cuts=cuts,
+        retime=retime,
+        depth=depth,
+        seed=seed,
+        start=_given(start, parse_seconds),
+        end=_given(end, parse_seconds),
+        encoder=EncoderSettings(
+            codec=codec, crf=crf, bitrate=bitrate, preset=preset, pix_fmt=pix_fmt
+        ),
+        audio=audio,
+    )
+    engine = as_method(method)
+    heard = _sound(source if sound is None else sound)
+    with open_source(_streamable(source), input_rate=_given(input_fps, parse_rate)) as opened:
+        if isinstance(source, str | Path) and isinstance(target, str | Path):
+            destination = Destination(
+                output=Path(target),
+                root=None if root is None else Path(root),
+                overwrite=overwrite,
+                sound=heard,
+                metadata=metadata,
+            )
+            job = run_job(opened, engine, config, destination, on_event=on_event)
+            return VideoResult(frames=job.frames, was_done=job.was_done)
+        frames = run_in_one_go(
+            opened,
+            engine,
+            config,
+            _new_file(Path(target), overwrite) if isinstance(target, str | Path) else target,
+            suffix=_suffix(target, container),
+            sound=heard,
+            metadata=metadata,
+            on_event=on_event,
+        )
+        return VideoResult(frames=frames)
+
+
+def as_method(method: MethodLike) -> Method:
+    """The method meant, its weights loaded.
+
+    Raises:
+        SettingsError: there is no method of this name.
+        ModelMissingError, CheckpointError: its weights were not found or are unusable.
+    """
+    if isinstance(method, str):
+        return create_method(MethodConfig(name=method))
+    return create_method(method) if isinstance(method, MethodConfig) else method
+
+
+def _given(value: Number | None, parse: Callable[[str], Fraction]) -> Fraction | None:
+    return None if value is None else parse(str(value))
+
+
+def _output_frames(
+    frames: Iterable[A], method: Method, config: JobConfig, rate: Fraction
+) -> Generator[A, None, None]:
+    with closing(_at_least_two(frames)) as given:
+        first = next(given)
+        alike = FrameFormat.of(first)
+        outputs = interpolate(
+            _source_frames(chain([first], given), alike, config, rate),
+            method,
+            make_timeline(config, rate),
+            make_rules(config),
+        )
+        for output in outputs:
+            if output.source is not None:
+                yield output.source.picture
+            else:
+                assert output.image is not None  # an output frame is one or the other
+                yield alike.frame(output.image)
+
+
+def _source_frames(
+    frames: Iterable[A], alike: FrameFormat[A], config: JobConfig, rate: Fraction
+) -> Iterator[SourceFrame[A]]:
+    """The frames as the pipeline takes them, on the clock of the output."""
+    step = sampling_step(*alike.shape[:2])
+
+    def numbered() -> Iterator[tuple[int, A]]:
+        for index, frame in enumerate(frames):
+            alike.require(frame, index)
+            yield index, frame
+
+    def thumbnail(item: tuple[int, A]) -> Tensor:
+        return alike.image(item[1][::step, ::step])
+
+    looked_at = (
+        marked(numbered(), thumbnail)
+        if make_rules(config).look
+        else ((item, False, False) for item in numbered())
+    )
+    for (index, frame), begins_scene, repeats in looked_at:
+        yield SourceFrame(
+            index=index,
+            time=index / rate * config.slowmo,
+            image=alike.image(frame),
+            picture=frame,
+            begins_scene=begins_scene,
+            repeats=repeats,
+        )
+
+
+def _at_least_two(frames: Iterable[F]) -> Generator[F, None, None]:
+    """The frames; closing this closes a generator they come from.
+
+    Raises:
+        FrameError: after the last frame, if there were not two; at once if there was none.
+    """
+    count = 0
+    iterator = iter(frames)
+    try:
+        for frame in iterator:
+            count += 1
+            yield frame
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()
+    if count < 2:
+        raise FrameError(f"interpolation needs at least 2 frames, and there are {count}.")
+
+
+def _streamable(
+    source: str | Path | BytesIO | Iterable[Any],
+) -> str | Path | BytesIO | Iterable[Any]:
+    """The source as it can be opened."""
+    if isinstance(source, str | Path | BytesIO) or hasattr(source, "__len__"):
+        return source
+    if hasattr(source, "read"):  # the picture and the sound are read at the same time
+        raise SettingsError(
+            f"a {type(source).__name__} cannot be read in two places: hand in the file's path, or "
+            "its bytes in a BytesIO."
+        )
+    return _at_least_two(source)
+
+
+def _sound(file: str | Path | BytesIO | Iterable[Any]) -> Path | BytesIO | None:
+    """The file, if it is one that may hold sound."""
+    if isinstance(file, str | Path):
+        return Path(file) if Path(file).is_file() else None
+    return file if isinstance(file, BytesIO) else None
+
+
+def _new_file(target: Path, overwrite: bool) -> Path:
+    if target.exists() and not overwrite:
+        raise OutputError(f"{target} exists: choose another name, or overwrite=True to replace it.")
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+def _suffix(target: str | Path | BinaryIO, container: str) -> str:
+    if isinstance(target, str | Path):
+        return Path(target).suffix.lower()
+    return f".{container.lower().removeprefix('.')}"

@@ -1,0 +1,120 @@
+"""One video in one go: nothing but its target is written, and nothing of it can be resumed.
+
+For what lives in memory at one end or both. From file to file, a job (`job.py`) is the better way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from ..encoding.carried import Carried, container_options, open_carried
+from ..encoding.progress import ChunkRecord
+from ..encoding.source import Source
+from ..encoding.tracks import Window
+from ..encoding.writer import VideoWriter
+from .config import JobConfig
+from .job import QUEUE_FRAMES, encode_frames, load_frames, output_picture, used_window
+from .method import Method
+from .pipeline import OutputFrame, interpolate
+from .plan import ChunkRange, Plan, make_plan
+from .progress import Meter, Notice, OnEvent, ignore_event
+from .threads import prefetch
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import OutputContainer
+    from av.packet import Packet
+
+
+def run_in_one_go(
+    source: Source,
+    method: Method,
+    config: JobConfig,
+    target: Path | BinaryIO,
+    *,
+    suffix: str,
+    sound: Path | BytesIO | None = None,
+    metadata: Mapping[str, str] | None = None,
+    on_event: OnEvent = ignore_event,
+) -> int:
+    """Interpolate `source` into `target`, a video file of the kind `suffix`; the number of frames.
+
+    A path appears when it is whole; what was written into a file object stays there on failure.
+    `sound`: file whose sound, subtitles, chapters and metadata are carried over. `on_event` is
+    called in this thread, once per output frame, and may raise to stop.
+
+    Raises:
+        VideoError: source, encoder or target are not as they have to be.
+        InterpolationError: settings or frames that do not fit together.
+    """
+    plan = make_plan(source, method, config, suffix=suffix, identify=False)
+    window = used_window(plan.manifest)
+    if suffix == ".avi" and window is None:
+        window = Window(start=plan.origin)  # an AVI file always begins at 0
+    todo = ChunkRange(index=0, start=plan.first, stop=None, is_last=True)
+    meter = Meter(frames_total=plan.frames_total)
+    with (
+        open_carried(
+            sound if config.audio and config.slowmo == 1 else None, window=window, metadata=metadata
+        ) as carried,
+        _open_writer(plan, target, suffix, window, carried, on_event) as writer,
+        closing(prefetch(load_frames(source, plan, todo), QUEUE_FRAMES)) as loaded,
+    ):
+
+        def write(frames: Iterator[OutputFrame[VideoFrame]]) -> Iterable[ChunkRecord]:
+            first, unit = _clock(plan, window)
+            for frame in frames:
+                writer.write(
+                    output_picture(frame, plan), first + unit * plan.ticks(frame.slot.time)
+                )
+            return ()
+
+        frames = interpolate(loaded, method, plan.timeline, plan.rules, first=plan.first)
+        encode_frames(frames, write, meter, on_event)
+    loss = source.shortfall()
+    if loss:
+        on_event(Notice(text=loss))
+    return meter.frames_made
+
+
+def _open_writer(
+    plan: Plan,
+    target: Path | BinaryIO,
+    suffix: str,
+    window: Window | None,
+    carried: Carried,
+    on_event: OnEvent,
+) -> VideoWriter:
+    def beside(out: OutputContainer) -> Iterator[tuple[float, Packet]]:
+        tracks, notes = carried.add_to(out, suffix)
+        for note in notes:
+            on_event(Notice(text=note))
+        return carried.packets(tracks)
+
+    stream = plan.manifest.stream
+    base = stream.time_base / _clock(plan, window)[1]
+    return VideoWriter(
+        target,
+        plan.manifest.encoder,
+        replace(stream, time_base=base),
+        suffix=suffix,
+        options=container_options(
+            suffix, base, carried.metadata, has_name=isinstance(target, Path)
+        ),
+        beside=beside,
+    )
+
+
+def _clock(plan: Plan, window: Window | None) -> tuple[int, int]:
+    """(first frame's tick, ticks per tick of the plan) on the output's clock.
+
+    That is the source's, on which its sound is, or begins with the window.
+    """
+    origin = plan.origin - (window.start if window else 0)
+    ticks = origin / plan.manifest.stream.time_base
+    return ticks.numerator, ticks.denominator
