@@ -8,15 +8,15 @@ their chroma is whole, through 4:2:0 and back: what subsampling costs with these
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
+from comfyui_tlbvfi.encoding.color import from_rgb, to_rgb
+from comfyui_tlbvfi.encoding.frame import ColorTags
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT / "examples" / "big_buck_bunny.mp4"
@@ -28,26 +28,12 @@ ACCURATE = int(
 )
 
 
-def load_checkout() -> None:
-    """Load this checkout as `comfyui_tlbvfi`, installed or not."""
-    spec = spec_from_file_location(
-        "comfyui_tlbvfi", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["comfyui_tlbvfi"] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-
 class Ours:
     """The project's own conversion of limited-range BT.709."""
 
     name = "comfyui_tlbvfi"
 
     def __init__(self) -> None:
-        from comfyui_tlbvfi.encoding.color import from_rgb, to_rgb
-        from comfyui_tlbvfi.encoding.frame import ColorTags
-
         self.tags = ColorTags(matrix=1, range=1)
         self._to, self._from = to_rgb, from_rgb
 
@@ -159,7 +145,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clip", nargs="?", type=Path, default=CLIP)
     pictures = frames(parser.parse_args().clip)
-    load_checkout()
     for converter in (Ours(), Swscale()):
         report(converter, pictures)
 

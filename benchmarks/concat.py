@@ -14,33 +14,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import av
 import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def load_checkout() -> None:
-    """Load this checkout as `comfyui_tlbvfi`, installed or not."""
-    spec = spec_from_file_location(
-        "comfyui_tlbvfi", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["comfyui_tlbvfi"] = module_from_spec(spec)
-    spec.loader.exec_module(module)
+from comfyui_tlbvfi.encoding.concat import join
+from comfyui_tlbvfi.encoding.manifest import Manifest
+from comfyui_tlbvfi.encoding.profiles import EncoderSettings, resolve_encoder
+from comfyui_tlbvfi.encoding.session import Session
+from comfyui_tlbvfi.encoding.writer import StreamSpec
 
 
 def make_session(root: Path, chunks: int, frames: int, width: int, height: int) -> object:
     """A finished session of noise that moves."""
-    from comfyui_tlbvfi.encoding.manifest import Manifest
-    from comfyui_tlbvfi.encoding.profiles import EncoderSettings, resolve_encoder
-    from comfyui_tlbvfi.encoding.session import Session
-    from comfyui_tlbvfi.encoding.writer import StreamSpec
-
     picture = av.VideoFrame(width, height, "yuv420p")
     rate = Fraction(48000, 1001)
     stream = StreamSpec(width=width, height=height, rate=rate, time_base=1 / rate)
@@ -92,9 +78,6 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     width, height = map(int, options.size.split("x"))
-    load_checkout()
-    from comfyui_tlbvfi.encoding.concat import join
-
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         session = make_session(root, options.chunks, options.frames, width, height)

@@ -14,10 +14,8 @@ import resource
 import subprocess
 import sys
 import time
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from comfyui_tlbvfi.tlbvfi.film import FilmNet, predict_peak_memory
 
 
 def main() -> None:
@@ -38,9 +36,7 @@ def main() -> None:
 
 def measure(height: int, width: int, threads: int) -> None:
     """Print one row of the table."""
-    load_checkout()
     import torch
-    from comfyui_tlbvfi.tlbvfi.film import FilmNet, predict_peak_memory
 
     torch.set_num_threads(threads)
     torch.nn.functional.conv2d(torch.zeros(1, 8, 64, 64), torch.zeros(8, 8, 3, 3))
@@ -67,17 +63,6 @@ def peak_bytes() -> int:
     """Largest size the process ever had in memory."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def load_checkout() -> None:
-    """This checkout under the name it has when installed."""
-    spec = spec_from_file_location(
-        "comfyui_tlbvfi", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"no package in {ROOT}")
-    module = sys.modules["comfyui_tlbvfi"] = module_from_spec(spec)
-    spec.loader.exec_module(module)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,10 @@ import argparse
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +26,10 @@ import cv2
 import numpy as np
 import torch
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from comfyui_tlbvfi.tlbvfi.method import PairKey
+from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
+from comfyui_tlbvfi.tlbvfi.methods.flow import FlowMethod
 
-ROOT = Path(__file__).resolve().parent.parent
 ACCURATE = int(
     Interpolation.BICUBIC
     | Interpolation.ACCURATE_RND
@@ -56,10 +56,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-minterpolate", action="store_true")
     arguments = parser.parse_args()
-    load_checkout()
-    from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
-    from comfyui_tlbvfi.tlbvfi.methods.flow import FlowMethod
-
     clip = decoded(arguments.clip, arguments.frames)
     print(f"{arguments.clip.name}: {len(clip)} frames, {arguments.threads} threads")
     print("method           PSNR dB   wall ms   CPU ms")
@@ -67,17 +63,6 @@ def main() -> None:
         row(method.name, clip, *rebuilt_by(method, clip, arguments.threads))
     if shutil.which("ffmpeg") and not arguments.no_minterpolate:
         row("minterpolate", clip, *rebuilt_by_minterpolate(arguments.clip, clip, arguments.threads))
-
-
-def load_checkout() -> None:
-    """Load this checkout as `comfyui_tlbvfi`, installed or not."""
-    spec = spec_from_file_location(
-        "comfyui_tlbvfi", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["comfyui_tlbvfi"] = module_from_spec(spec)
-    spec.loader.exec_module(module)
 
 
 def decoded(path: Path, count: int) -> Frames:
@@ -101,8 +86,6 @@ def rgb(picture: av.VideoFrame) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def rebuilt_by(method: Any, clip: Frames, threads: int) -> tuple[Frames, Cost]:  # noqa: ANN401 - a Method
     """Frames between every second one, and what they cost."""
-    from comfyui_tlbvfi.tlbvfi.method import PairKey
-
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     sources = [torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in clip[::2]]

@@ -13,24 +13,15 @@ import sys
 import tempfile
 import time
 from fractions import Fraction
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import av
+from comfyui_tlbvfi.encoding.manifest import Manifest
+from comfyui_tlbvfi.encoding.profiles import EncoderSettings, resolve_encoder
+from comfyui_tlbvfi.encoding.session import Session
+from comfyui_tlbvfi.encoding.writer import StreamSpec
 
-ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32
-
-
-def load_checkout() -> None:
-    """Load this checkout as `comfyui_tlbvfi`, installed or not."""
-    spec = spec_from_file_location(
-        "comfyui_tlbvfi", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["comfyui_tlbvfi"] = module_from_spec(spec)
-    spec.loader.exec_module(module)
 
 
 class Sample:
@@ -61,11 +52,6 @@ def milliseconds(values: list[float]) -> str:
 
 def measure(root: Path, chunks: int) -> None:
     """Commit, time, reopen, print."""
-    from comfyui_tlbvfi.encoding.manifest import Manifest
-    from comfyui_tlbvfi.encoding.profiles import EncoderSettings, resolve_encoder
-    from comfyui_tlbvfi.encoding.session import Session
-    from comfyui_tlbvfi.encoding.writer import StreamSpec
-
     stream = StreamSpec(width=SIZE, height=SIZE, rate=Fraction(25), time_base=Fraction(1, 25))
     encoder = resolve_encoder(EncoderSettings(codec="ffv1"), Sample())
     manifest = Manifest(source={}, settings={}, encoder=encoder, stream=stream)
@@ -102,7 +88,6 @@ def main() -> int:
     parser.add_argument("--chunks", type=int, default=36_000)
     parser.add_argument("--folder", type=Path, help="where to work; default: the system's")
     options = parser.parse_args()
-    load_checkout()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         measure(Path(folder), options.chunks)
     return 0
