@@ -86,7 +86,7 @@ def open_carried(
             origin=origin,
             source=source,
             window=window,
-            metadata=_kept({**(source.metadata if source else {}), **(metadata or {})}),
+            metadata=kept_metadata({**(source.metadata if source else {}), **(metadata or {})}),
         )
 
 
@@ -110,7 +110,8 @@ def container_options(
     return {"movie_timescale": str(timescale), **({"movflags": flags} if flags else {})}
 
 
-def _kept(metadata: Mapping[str, str]) -> dict[str, str]:
+def kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The entries that hold for a file made from another."""
     return {key: value for key, value in metadata.items() if key.lower() not in MUXER_METADATA}
 
 

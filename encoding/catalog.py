@@ -178,6 +178,16 @@ _PRORES = Profile(
     pix_fmts={"yuv422p10le": {"profile": "hq"}, **_INTRA_444},
     is_intra=True,
 )
+_EXR = Profile(
+    name="exr",
+    encoder="exr",
+    aliases=("exr-half",),
+    chunk_suffix=".mov",  # the only container FFmpeg puts it into
+    containers=(".mov",),
+    pix_fmts=_plain("gbrpf32le gbrapf32le"),
+    options={"format": "half", "compression": "zip1"},
+    is_intra=True,
+)
 _LOSSLESS_FORMATS = (
     "yuv420p yuv422p yuv444p yuv440p yuv411p yuv410p yuva420p yuva422p yuva444p"
     " yuv420p9le yuv422p9le yuv444p9le yuv420p10le yuv422p10le yuv444p10le"
@@ -218,6 +228,14 @@ PROFILES: tuple[Profile, ...] = (
         pix_fmts=_plain(_LOSSLESS_FORMATS),
         options={"level": "3", "g": "1", "slices": "16", "slicecrc": "1"},
         is_intra=True,
+        is_lossless=True,
+    ),
+    _EXR,
+    replace(
+        _EXR,
+        name="exr-float",
+        aliases=(),
+        options={**_EXR.options, "format": "float"},
         is_lossless=True,
     ),
     replace(

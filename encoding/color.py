@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .chroma import downsample, upsample
 from .errors import SourceError
 from .frame import ColorTags
-from .layout import PixelLayout, Samples, channel_views, pixel_layout, unpacked
+from .layout import PixelLayout, Samples, channel_views, copied, pixel_layout, unpacked
 from .probe import VideoInfo
 
 FloatPlane = NDArray[np.float32]
@@ -184,6 +184,18 @@ def convert(picture: av.VideoFrame, pix_fmt: str, tags: ColorTags) -> av.VideoFr
     if picture.time_base is not None:
         converted.time_base = picture.time_base
     return converted
+
+
+def rounded_to_half(picture: av.VideoFrame) -> av.VideoFrame:
+    """A copy of a float picture with samples that a half can hold; beyond 65504 lies infinity.
+
+    FFmpeg's EXR encoder cuts off what a half cannot hold, which darkens.
+    """
+    rounded = copied(picture)
+    with np.errstate(over="ignore"):
+        for plane in channel_views(rounded):
+            plane[...] = plane.astype(np.float16)
+    return rounded
 
 
 def _blank(width: int, height: int, pix_fmt: str, tags: ColorTags) -> av.VideoFrame:

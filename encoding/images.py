@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import av
 import cv2
@@ -23,7 +23,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from .closable import Closable
-from .color import BT601, FULL, convert, from_rgb, to_rgb
+from .color import BT601, FULL, convert, from_rgb, rounded_to_half, to_rgb
 from .durable import atomic_file, disk_errors
 from .errors import OutputError, SourceError
 from .frame import ColorTags, Frame
@@ -264,8 +264,17 @@ class ImageFormat:
     options: dict[str, str] = field(default_factory=dict)
 
 
-def image_format(suffix: str, info: VideoInfo, *, depth: Depth | None = None) -> ImageFormat:
-    """How to write frames of the source `info` as images with `suffix`, losing as little as it can.
+class PixelFacts(Protocol):
+    """What must be known of pictures to choose how images hold them; a VideoInfo is one."""
+
+    @property
+    def pix_fmt(self) -> str: ...
+    @property
+    def has_alpha(self) -> bool: ...
+
+
+def image_format(suffix: str, info: PixelFacts, *, depth: Depth | None = None) -> ImageFormat:
+    """How to write pictures like `info` as images with `suffix`, losing as little as it can.
 
     `depth` None: the source's, as far as the format has it. PNG: 8 or 16. TIFF: 8, 16 or float.
     EXR: half where it holds every value (8 to 10 bits and half-float sources), else float. JPEG
@@ -290,7 +299,7 @@ def image_format(suffix: str, info: VideoInfo, *, depth: Depth | None = None) ->
     return ImageFormat(suffix=suffix, encoder=encoder, pix_fmt=pix_fmt, options=options)
 
 
-def _default_depth(suffix: str, info: VideoInfo) -> Depth:
+def _default_depth(suffix: str, info: PixelFacts) -> Depth:
     layout = pixel_layout(info.pix_fmt)
     kind = DECODERS.get(suffix)
     if kind == "exr":
@@ -329,17 +338,19 @@ def write_image(
     Raises:
         OutputError: the disk is full or the folder must not be written to.
     """
-    data = _encoded(_converted(picture, image_format, tags), image_format)
+    data = encoded_image(picture, image_format, tags)
     with disk_errors(path), atomic_file(path) as temporary:
         temporary.write_bytes(data)
 
 
+def encoded_image(picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags) -> bytes:
+    """The content of the file that `write_image` writes."""
+    return _encoded(_converted(picture, image_format, tags), image_format)
+
+
 def _converted(picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags) -> av.VideoFrame:
     if image_format.options.get("format") == "half":
-        # FFmpeg's EXR encoder cuts off what a half cannot hold; round it first.
-        with np.errstate(over="ignore"):  # beyond 65504 lies infinity
-            halves = to_rgb(picture, tags).astype(np.float16)
-        return from_rgb(halves.astype(np.float32), image_format.pix_fmt, tags)
+        return rounded_to_half(convert(picture, image_format.pix_fmt, tags))
     if image_format.encoder == "mjpeg" and not picture.format.name.startswith("yuvj"):
         # JPEG files have no tags: their readers expect full-range BT.601 (JFIF 1.02).
         return from_rgb(to_rgb(picture, tags), image_format.pix_fmt, JFIF)

@@ -21,7 +21,7 @@ from .color import convert, yuv_of_rgb
 from .errors import VerificationError
 from .frame import ColorTags
 from .layout import pixel_layout
-from .manifest import Manifest
+from .manifest import Manifest, differences
 from .packets import CHUNK, open_video
 from .profiles import Encoder
 from .progress import ChunkRecord
@@ -51,12 +51,20 @@ class DecodedPicture:
 
 def decoded_picture(session: Session) -> DecodedPicture:
     """The frames a session's chunks hold."""
-    manifest = session.manifest
+    stream = session.manifest.stream
+    return picture_after(session.manifest.encoder, stream.width, stream.height)
+
+
+def picture_after(encoder: Encoder, width: int, height: int) -> DecodedPicture:
+    """What frames of that size are once they have been encoded and decoded."""
+    pix_fmt = encoder.pix_fmt
     return DecodedPicture(
-        width=manifest.stream.width,
-        height=manifest.stream.height,
-        pix_fmt=manifest.encoder.pix_fmt,
-        has_alpha=pixel_layout(manifest.encoder.pix_fmt).has_alpha,
+        width=width,
+        height=height,
+        pix_fmt=pix_fmt.replace("f32", "f16")
+        if encoder.options.get("format") == "half"
+        else pix_fmt,
+        has_alpha=pixel_layout(pix_fmt).has_alpha,
     )
 
 
@@ -83,7 +91,8 @@ def encode_session(
 ) -> Session:
     """The session `<id>.final`: the same frames and times, encoded with `encoder`; resumable.
 
-    `on_progress` is called with frames done and frames in all, and may raise to stop.
+    What an earlier run left there of another encoder is removed. `on_progress` is called with frames
+    done and frames in all, and may raise to stop.
 
     Raises:
         SessionError: chunks are missing, or somebody works on the final session.
@@ -94,32 +103,48 @@ def encode_session(
     verify_session(session, look_inside=False).require()
     records = [record for _, record in sorted(session.records().items())]
     times = timetable(session.manifest, records, shift=session.manifest.start).pts.tolist()
-    root = session.folder.parent.parent
-    final = Session.start(
-        root, session.id[: 64 - len(SUFFIX)] + SUFFIX, _final_manifest(session, encoder, records)
-    )
+    final = _final_session(session, _final_manifest(session, encoder, records))
+    tell = on_progress or _tell_nobody
     with final.locked():
         intact = {record.index for record in final.done(thorough=True)}
         for index, begin in enumerate(range(0, len(times), FRAMES_PER_CHUNK)):
             end = min(begin + FRAMES_PER_CHUNK, len(times))
-            if index not in intact:
-                _encode_chunk(session, final, index, times[begin:end], begin)
-            if on_progress is not None:
-                on_progress(end, len(times))
+            if index in intact:
+                tell(end, len(times))
+            else:
+                _encode_chunk(session, final, index, range(begin, end), times, tell)
     return final
 
 
+def _final_session(session: Session, manifest: Manifest) -> Session:
+    root = session.folder.parent.parent
+    name = session.id[: 64 - len(SUFFIX)] + SUFFIX
+    found = Session.find(root, name)
+    is_stale = found is not None and bool(differences(found.manifest, manifest))
+    return Session.start(root, name, manifest, overwrite=is_stale)
+
+
 def _encode_chunk(
-    session: Session, final: Session, index: int, times: list[int], begin: int
+    session: Session,
+    final: Session,
+    index: int,
+    numbers: range,
+    times: list[int],
+    tell: Callable[[int, int], None],
 ) -> None:
     manifest = final.manifest
-    end = begin + len(times)
-    total = sum(record.frames for record in session.records().values())
-    frames = decoded_frames(session, begin)
+    frames = decoded_frames(session, numbers.start)
     with closing(frames), final.new_chunk(index) as chunk:
-        for picture, pts in zip(frames, times, strict=False):
-            chunk.write(convert(picture, manifest.encoder.pix_fmt, manifest.stream.color), pts)
-        chunk.commit(pairs=(begin, end), first_frame=begin, is_last=end == total)
+        for number, picture in zip(numbers, frames, strict=False):
+            converted = convert(picture, manifest.encoder.pix_fmt, manifest.stream.color)
+            chunk.write(converted, times[number])
+            tell(number + 1, len(times))
+        pairs = numbers.start, numbers.stop
+        chunk.commit(pairs=pairs, first_frame=numbers.start, is_last=numbers.stop == len(times))
+
+
+def _tell_nobody(done: int, total: int) -> None:
+    pass
 
 
 def _final_manifest(session: Session, encoder: Encoder, records: list[ChunkRecord]) -> Manifest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,6 +39,28 @@ def png_texts(path: Path) -> dict[str, str]:
                 text = _inflated(text) if rest[0] else text
                 texts[keyword.decode("latin-1")] = text.decode("utf-8", "replace")
     return texts
+
+
+def with_texts(data: bytes, texts: Mapping[str, str]) -> bytes:
+    """PNG data with texts behind its header, where ComfyUI looks for them; other data as it is.
+
+    Latin-1 goes into tEXt, the rest into iTXt, as Pillow writes them.
+    """
+    if not data.startswith(SIGNATURE):
+        return data
+    header = 8 + 25  # signature; length, type, 13 bytes and CRC of IHDR
+    added = b"".join(_text_chunk(keyword, text) for keyword, text in texts.items())
+    return data[:header] + added + data[header:]
+
+
+def _text_chunk(keyword: str, text: str) -> bytes:
+    word = keyword.encode("latin-1", "replace")[:79]  # the specification's longest keyword
+    try:
+        kind, content = b"tEXt", word + b"\0" + text.encode("latin-1")
+    except UnicodeEncodeError:
+        kind, content = b"iTXt", word + b"\0\0\0\0\0" + text.encode()
+    crc = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
 
 
 def _inflated(data: bytes) -> bytes:

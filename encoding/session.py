@@ -59,8 +59,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("tlbvfi.session")
 
 FOLDER = "tlbvfi_chunks"
-OUR_FILES = ("manifest.json", "progress.jsonl", "origin.json", "result.json", "owner.json", "lock")
-MANIFEST, PROGRESS, ORIGIN, RESULT, OWNER, LOCK = OUR_FILES
+OUR_FILES = (
+    *("manifest.json", "progress.jsonl", "origin.json", "images.json", "result.json"),
+    *("owner.json", "lock"),
+)
+MANIFEST, PROGRESS, ORIGIN, IMAGES, RESULT, OWNER, LOCK = OUR_FILES
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
     f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)
 }
@@ -300,6 +303,14 @@ class Session:
         """What `note_result` remembered, or None."""
         return self._noted(RESULT)
 
+    def note_images(self, claim: Json) -> None:
+        """Remember which images are being written from these chunks, before the first is."""
+        self._note(IMAGES, claim)
+
+    def images(self) -> Json | None:
+        """What `note_images` remembered last, or None."""
+        return self._noted(IMAGES)
+
     def note_origin(self, origin: Json) -> None:
         """Remember where the job came from: facts that decide no frame, such as its command."""
         self._note(ORIGIN, origin)
@@ -328,7 +339,7 @@ class Session:
             self._remove_temporaries()
             for path in self._chunk_files():
                 path.unlink()
-            for name in (PROGRESS, ORIGIN, RESULT, MANIFEST, OWNER):
+            for name in (PROGRESS, ORIGIN, IMAGES, RESULT, MANIFEST, OWNER):
                 (self.folder / name).unlink(missing_ok=True)
         (self.folder / LOCK).unlink(missing_ok=True)
         left = sorted(path.name for path in self.folder.iterdir())
@@ -386,7 +397,7 @@ class Session:
         suffix = re.escape(self.manifest.encoder.chunk_suffix)
         for path in list(self.folder.iterdir()):
             if re.fullmatch(
-                rf"\.chunk_\d{{6,}}\.part{suffix}|\.(result|origin)\.part\.json", path.name
+                rf"\.chunk_\d{{6,}}\.part{suffix}|\.(result|origin|images)\.part\.json", path.name
             ):
                 path.unlink()
 

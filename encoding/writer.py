@@ -23,6 +23,7 @@ import av
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from .color import rounded_to_half
 from .durable import AtomicFile, StepHook, disk_errors, no_step
 from .errors import EncoderError
 from .frame import ColorTags
@@ -158,6 +159,8 @@ class VideoWriter:
         """
         self._refuse_other(picture)
         self._note_pts(pts)
+        if self._encoder.options.get("format") == "half":
+            picture = rounded_to_half(picture)
         picture.pts, picture.time_base = pts, self._spec.time_base
         picture.pict_type = 0  # else the source's I/P/B pattern is imposed on the encoder
         self._tag(picture)

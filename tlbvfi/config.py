@@ -68,6 +68,9 @@ class JobConfig:
     """Seconds after the first frame where the window [start, end) opens."""
     end: Fraction | None = None
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    """Of the output; of the chunks as well, unless these are a mezzanine or the output is images."""
+    mezzanine: EncoderSettings | None = None
+    """Of the chunks, where these are encoded once more, into the output, at the end."""
     software_twin: bool = False
     """Whether a hardware encoder that cannot run here is replaced by its software twin."""
     chunk: ChunkLength = field(default_factory=ChunkLength)

@@ -23,12 +23,21 @@ import torch
 from av import VideoFrame
 
 from ..encoding.color import convert, from_rgb, skim, to_rgb
-from ..encoding.concat import JoinResult, join
+from ..encoding.concat import JoinResult
+from ..encoding.delivery import Final, deliver, final_to_json
 from ..encoding.durable import StepHook, no_step
 from ..encoding.errors import OutputError
 from ..encoding.frame import Frame
+from ..encoding.images import ImageFormat
 from ..encoding.manifest import Manifest, manifest_to_json
 from ..encoding.progress import ChunkRecord
+from ..encoding.sequence import (
+    image_pattern,
+    is_image,
+    problem_with_images,
+    refuse_other_images,
+    total_bytes,
+)
 from ..encoding.session import ChunkWriter, Session
 from ..encoding.source import Source
 from ..encoding.tracks import Window
@@ -38,7 +47,7 @@ from .memory import free_memory
 from .method import Method
 from .pipeline import OutputFrame, interpolate
 from .plan import ChunkRange, Plan, chunks_to_make, make_plan
-from .progress import Joining, Meter, Notice, OnEvent, Started, ignore_event
+from .progress import Encoding, Joining, Meter, Notice, OnEvent, Started, ignore_event
 from .scenes import FRAMES_AFTER, FRAMES_BEFORE, marked, sampling_step
 from .spans import LONGEST_RUN, SourceFrame
 from .threads import background, prefetch
@@ -54,6 +63,7 @@ class Destination:
     """Where a job's session and its final file go, and how it treats what is there."""
 
     output: Path
+    """A video file, or numbered images such as `frames/f_%06d.png`."""
     root: Path | None = None
     """Folder of `tlbvfi_chunks/`; default: `output/` beside the final file."""
     session_id: str | None = None
@@ -69,7 +79,11 @@ class Destination:
 
     @property
     def sessions_root(self) -> Path:
-        return self.root if self.root is not None else self.output.parent / "output"
+        """Beside the final file, or beside the folder of images."""
+        if self.root is not None:
+            return self.root
+        place = self.output.parent
+        return (place.parent if is_image(self.output.suffix) else place) / "output"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,18 +123,21 @@ def run_job(
         InterpolationError: settings or frames that do not fit together.
     """
     _refuse_the_source(destination)
+    if is_image(destination.output.suffix):
+        image_pattern(destination.output)  # before anything is made
     plan = make_plan(source, method, config, suffix=destination.output.suffix)
     session = start_session(source, plan, destination)
-    if is_joined(session, destination.output):
+    if is_joined(session, destination.output) and _is_of(session, plan.final):
         return _result(session, destination, frames_made=0, was_done=True)
-    _refuse_to_overwrite(destination)
+    _refuse_to_overwrite(session, plan.final, destination)
     with session.locked():
         made = make_chunks(session, source, method, plan, on_event=on_event, on_step=on_step)
     join_session(
         session,
         destination.output,
+        final=plan.final,
         sound=destination.sound if config.audio and config.slowmo == 1 else None,
-        metadata=destination.metadata,
+        metadata=(session.origin() or {}).get("metadata"),
         overwrite=destination.overwrite,
         keep_chunks=destination.keep_chunks,
         on_event=on_event,
@@ -140,6 +157,7 @@ def start_session(source: Source, plan: Plan, destination: Destination) -> Sessi
     session.note_origin(
         {
             "command": list(destination.command),
+            "metadata": {**source.info.metadata, **(destination.metadata or {})},
             "sound": str(Path(destination.sound).absolute())
             if isinstance(destination.sound, str | Path)
             else None,
@@ -161,6 +179,10 @@ def is_joined(session: Session, output: Path | None = None) -> bool:
     if result is None or (output is not None and result["output"] != str(output.absolute())):
         return False
     path = Path(result["output"])
+    if is_image(path.suffix):
+        pattern, frames = image_pattern(path), len(expected_output(session).times.pts)
+        is_whole = not problem_with_images(pattern, frames)
+        return is_whole and total_bytes(pattern) == result["bytes"]
     if not path.is_file() or path.stat().st_size != result["bytes"]:
         return False
     return verify_file(path, expected_output(session, shift=Fraction(result["shift"]))).ok
@@ -170,6 +192,7 @@ def join_session(
     session: Session,
     output: Path,
     *,
+    final: Final = None,
     sound: Path | BinaryIO | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
@@ -178,7 +201,7 @@ def join_session(
 ) -> JoinResult:
     """Join the chunks and verify the result; only then are they removed, unless they are kept.
 
-    `sound`: file whose sound, subtitles, chapters and metadata are carried over, in the job's
+    `final`: what they become instead of being joined as they are. `sound`: file whose sound, subtitles, chapters and metadata are carried over, in the job's
     window.
 
     Raises:
@@ -187,22 +210,35 @@ def join_session(
         OutputError: `output` exists or cannot be written.
     """
     window = used_window(session.manifest)
-    joined = join(
+    joined = deliver(
         session,
         output,
+        final,
         source=sound,
         window=window,
         metadata=metadata,
         overwrite=overwrite,
-        on_progress=lambda done, total: on_event(Joining(done=done, total=total)),
+        on_encode=lambda done, total: on_event(Encoding(done=done, total=total)),
+        on_join=lambda done, total: on_event(Joining(done=done, total=total)),
     )
     for note in joined.notes:
         on_event(Notice(text=note))
-    result = {"output": str(output.absolute()), "bytes": joined.bytes}
-    session.note_result({**result, "shift": str(window.start if window else 0)})
+    session.note_result(
+        {
+            "output": str(output.absolute()),
+            "bytes": joined.bytes,
+            "shift": str(window.start if window else 0),
+            "final": final_to_json(final),
+        }
+    )
     if not keep_chunks:
         session.drop_chunks()
     return joined
+
+
+def _is_of(session: Session, final: Final) -> bool:
+    """Whether the file this session was joined into was encoded like that."""
+    return (session.result() or {}).get("final") == final_to_json(final)
 
 
 def used_window(manifest: Manifest) -> Window | None:
@@ -411,8 +447,12 @@ def _refuse_the_source(destination: Destination) -> None:
         raise OutputError(f"{output} is the source itself: choose another name for the output.")
 
 
-def _refuse_to_overwrite(destination: Destination) -> None:
-    if destination.output.exists() and not destination.overwrite:
+def _refuse_to_overwrite(session: Session, final: Final, destination: Destination) -> None:
+    if destination.overwrite:
+        return
+    if isinstance(final, ImageFormat):
+        refuse_other_images(session, image_pattern(destination.output), final)
+    elif destination.output.exists():
         raise OutputError(
             f"{destination.output} exists and was not made by this job: choose another name, or "
             "--overwrite to replace it."

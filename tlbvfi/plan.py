@@ -8,11 +8,11 @@ from fractions import Fraction
 from typing import Any
 
 from ..encoding.color import resolve, stream_tags
+from ..encoding.delivery import Final, plan_route
 from ..encoding.errors import SourceError
 from ..encoding.frame import ColorTags
 from ..encoding.layout import pixel_layout
 from ..encoding.manifest import Manifest
-from ..encoding.profiles import resolve_encoder
 from ..encoding.session import ChunkRecord
 from ..encoding.source import Source
 from ..encoding.timestamps import Timestamps
@@ -29,6 +29,8 @@ class Plan:
     """A job worked out."""
 
     manifest: Manifest
+    final: Final
+    """What the chunks become; None where they are joined as they are."""
     timeline: Timeline
     rules: Rules
     first: int
@@ -96,9 +98,14 @@ def make_plan(
     tags = resolve(info)
     timeline = make_timeline(config, info.rate)
     rate = timeline.rate(info.rate)
-    encoder = resolve_encoder(
-        config.encoder, info, container=suffix, software_twin=config.software_twin
+    route = plan_route(
+        suffix,
+        config.encoder,
+        info,
+        mezzanine=config.mezzanine,
+        software_twin=config.software_twin,
     )
+    encoder = route.chunks
     tick = info.time_base if times.is_vfr else 1 / info.rate
     stream = StreamSpec(
         width=info.width,
@@ -122,6 +129,7 @@ def make_plan(
     last = times.time(stop - 1) if stop is not None else None
     return Plan(
         manifest=manifest,
+        final=route.final,
         timeline=timeline,
         rules=make_rules(config),
         first=first,

@@ -49,6 +49,14 @@ class ChunkDone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """Lossless chunks are being encoded once, into the final file or into images; in frames."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Joining:
     """The chunks are being joined and verified."""
 
@@ -63,7 +71,7 @@ class Notice:
     text: str
 
 
-Event = Started | FrameDone | ChunkDone | Joining | Notice
+Event = Started | FrameDone | ChunkDone | Encoding | Joining | Notice
 OnEvent = Callable[[Event], None]
 
 

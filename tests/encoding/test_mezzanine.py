@@ -61,18 +61,27 @@ def test_an_interrupted_encode_goes_on_and_makes_the_same_file(
 
     def stop(done, total):
         assert total == 10
-        if done == 8:
+        if done == 9:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         encode_session(session, encoder, on_progress=stop)
     told = []
     final = encode_session(session, encoder, on_progress=lambda done, total: told.append(done))
-    assert told == [4, 8, 10]
+    assert told == [4, 8, 9, 10]
     lines = (final.folder / "progress.jsonl").read_text().splitlines()
     assert len(lines) == 3
     join(final, tmp_path / "out.mp4")
     assert len(decoded(tmp_path / "out.mp4")) == 10
+
+
+def test_another_final_encoder_replaces_what_an_earlier_one_left(tmp_path, filled):
+    session = filled("ffv1")
+    former = encode_session(session, final_encoder(session, crf=40))
+    again = encode_session(session, final_encoder(session, crf=10))
+    assert again.folder == former.folder
+    assert again.manifest.encoder.options["crf"] == "10"
+    assert len(again.records()) == 1
 
 
 def test_rgb_mezzanine_becomes_tagged_yuv(tmp_path, filled, encoder, shape, stream, ffprobe):

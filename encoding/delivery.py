@@ -1,0 +1,230 @@
+"""From the chunks of a session to what was asked for: joined as they are, encoded once, or images.
+
+    route = plan_route(".mp4", EncoderSettings(crf=18), info, mezzanine=FFV1)
+    ...                                     # chunks are made with route.chunks
+    deliver(session, Path("smooth.mp4"), route.final)
+
+Chunks in the final codec are joined by packet copy. Lossless chunks (a mezzanine) are encoded once
+at the end, into a video or into images, so that they can be so again without being made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .carried import kept_metadata
+from .concat import JoinResult, OnProgress, join
+from .container import VideoInput
+from .errors import EncoderError, OutputError
+from .images import Depth, ImageFormat, image_format
+from .layout import pixel_layout
+from .manifest import Json
+from .mezzanine import decoded_picture, encode_session, picture_after
+from .profiles import Encoder, EncoderSettings, Picture, find_profile, resolve_encoder
+from .sequence import DEFAULT_STEM, is_image, write_images
+from .session import Session
+from .tracks import Window
+
+Final = Encoder | ImageFormat | None
+"""What chunks become: a video of this encoder, images, or, None, a video by packet copy."""
+
+IMAGE_CODECS: dict[str, tuple[str, Depth | None]] = {
+    "png": (".png", None),
+    "png8": (".png", "8"),
+    "png16": (".png", "16"),
+    "exr": (".exr", None),
+    "exr-half": (".exr", "half"),
+    "exr-float": (".exr", "float"),
+    "tiff": (".tif", None),
+    "jpeg": (".jpg", None),
+    "webp": (".webp", None),
+}
+"""Suffix and depth of each word for images; None: the source's as far as the format has it."""
+SUFFIXES = {".jpeg": ".jpg", ".tiff": ".tif"}
+"""Another spelling of a suffix."""
+MEZZANINE_CRF = 10
+"""The worst quality that can be encoded once more without showing."""
+RGB_CHUNKS = {
+    (8, False): "bgr0",
+    (8, True): "bgra",
+    (16, False): "gbrp16le",
+    (16, True): "gbrap16le",
+}
+"""FFV1's formats by depth and alpha."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How frames get to the output: the encoder of the chunks, and what these become."""
+
+    chunks: Encoder
+    final: Final
+
+
+def plan_route(
+    suffix: str,
+    wanted: EncoderSettings,
+    picture: Picture,
+    *,
+    mezzanine: EncoderSettings | None = None,
+    software_twin: bool = False,
+) -> Route:
+    """The route of pictures like `picture` to an output with this suffix, each encoder proven here.
+
+    Images come from lossless chunks, because a folder of images cannot be committed at once; so
+    do videos with a `mezzanine`.
+
+    Raises:
+        EncoderError: a setting is unknown or does not fit, or an encoder cannot be opened.
+        OutputError: images of this suffix cannot have the depth asked for.
+    """
+    if is_image(suffix):
+        form = _image_format(suffix, wanted, picture)
+        chunks = mezzanine or _lossless(form, has_alpha=picture.has_alpha)
+        return Route(chunks=_mezzanine(chunks, picture, software_twin), final=form)
+    _refuse_images(suffix, wanted)
+    if mezzanine is None:
+        encoder = resolve_encoder(wanted, picture, container=suffix, software_twin=software_twin)
+        return Route(chunks=encoder, final=None)
+    chunks = _mezzanine(mezzanine, picture, software_twin)
+    decoded = picture_after(chunks, picture.width, picture.height)
+    final = resolve_encoder(wanted, decoded, container=suffix, software_twin=software_twin)
+    return Route(chunks=chunks, final=final)
+
+
+def final_of(session: Session, output: Path, wanted: EncoderSettings | None = None) -> Final:
+    """What the chunks of a session become at `output`; `wanted` None: a video by packet copy.
+
+    Raises:
+        OutputError, EncoderError: as `plan_route`.
+    """
+    settings = wanted or EncoderSettings()
+    if is_image(output.suffix):
+        return _image_format(output.suffix, settings, decoded_picture(session))
+    if wanted is None:
+        return None
+    _refuse_images(output.suffix, wanted)
+    return resolve_encoder(wanted, decoded_picture(session), container=output.suffix)
+
+
+def final_to_json(final: Final) -> Json | None:
+    """What tells one form of a final file from another, to be kept and compared."""
+    return None if final is None else asdict(final)
+
+
+def deliver(
+    session: Session,
+    output: Path,
+    final: Final,
+    *,
+    source: VideoInput | None = None,
+    window: Window | None = None,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    on_encode: OnProgress | None = None,
+    on_join: OnProgress | None = None,
+) -> JoinResult:
+    """Make `output` of the chunks, whole and verified; they are left as they are.
+
+    `source`, `window`, `metadata`, `overwrite`: as in `concat.join`. `on_encode` and `on_join` are
+    called with frames done and frames in all, and may raise to stop.
+
+    Raises:
+        SessionError: chunks are missing.
+        VerificationError: a chunk or the result is damaged.
+        EncoderError: the final encoder fails.
+        OutputError: `output` exists or cannot be written.
+    """
+    if isinstance(final, ImageFormat):
+        texts = kept_metadata(metadata or {})
+        return write_images(
+            session, output, final, metadata=texts, overwrite=overwrite, on_progress=on_encode
+        )
+    if output.exists() and not overwrite:
+        raise OutputError(f"{output} exists: choose another name or add --overwrite.")
+    chunks = session if final is None else encode_session(session, final, on_progress=on_encode)
+    joined = join(
+        chunks,
+        output,
+        source=source,
+        window=window,
+        metadata=metadata,
+        overwrite=overwrite,
+        on_progress=on_join,
+    )
+    if chunks is not session:
+        chunks.remove()
+    return joined
+
+
+def output_path(text: str, codec: str) -> Path:
+    """The output that a user's words mean: a folder stands for numbered images in it.
+
+    A folder is what ends in a slash, what is one already, and any name without a suffix where the
+    codec is one of images; `codec` auto makes PNG images.
+
+    Raises:
+        OutputError: a video codec, or none, with a name that could be both.
+    """
+    path, word = Path(text), codec.lower()
+    is_folder = text.endswith(("/", "\\")) or path.is_dir()
+    if not is_folder and (path.suffix or word not in IMAGE_CODECS):
+        if not path.suffix:
+            raise OutputError(
+                f"{text} has no suffix: write {text}.mp4 for a video or {text}/ for a folder of "
+                "images."
+            )
+        return path
+    suffix, _ = IMAGE_CODECS.get("png" if word == "auto" else word, ("", None))
+    if not suffix:
+        raise OutputError(f"{text} is a folder and {codec} makes a video: write {path}/out.mp4.")
+    return path / f"{DEFAULT_STEM}{suffix}"
+
+
+def _refuse_images(suffix: str, wanted: EncoderSettings) -> None:
+    ending, _ = IMAGE_CODECS.get(wanted.codec.lower(), ("", None))
+    if ending not in ("", ".exr"):  # EXR goes into .mov as well
+        raise EncoderError(
+            f"{wanted.codec} makes images and {suffix} is a video: name a folder, or numbered images "
+            f"like {DEFAULT_STEM}{ending}."
+        )
+
+
+def _image_format(suffix: str, wanted: EncoderSettings, picture: Picture) -> ImageFormat:
+    suffix, word = suffix.lower(), wanted.codec.lower()
+    for option in ("crf", "bitrate", "preset", "pix_fmt"):
+        value = getattr(wanted, option)
+        if value is not None:
+            raise EncoderError(f"{suffix} images take no {option} ({value}): leave it out.")
+    if word == "auto":
+        return image_format(suffix, picture)
+    fitting = [
+        name for name, (ending, _) in IMAGE_CODECS.items() if ending == SUFFIXES.get(suffix, suffix)
+    ]
+    if word not in fitting:
+        raise EncoderError(
+            f"{wanted.codec} does not make {suffix} images: choose {' or '.join(fitting)}."
+        )
+    return image_format(suffix, picture, depth=IMAGE_CODECS[word][1])
+
+
+def _lossless(form: ImageFormat, *, has_alpha: bool) -> EncoderSettings:
+    """Chunks that hold everything images of this format can."""
+    layout = pixel_layout(form.pix_fmt)
+    if layout.is_float:
+        is_half = form.options.get("format") == "half"
+        return EncoderSettings(codec="exr-half" if is_half else "exr-float", pix_fmt=form.pix_fmt)
+    return EncoderSettings(codec="ffv1", pix_fmt=RGB_CHUNKS[layout.bits, has_alpha])
+
+
+def _mezzanine(settings: EncoderSettings, picture: Picture, software_twin: bool) -> Encoder:
+    profile = find_profile(settings.codec)
+    is_fine = settings.crf is not None and settings.crf <= MEZZANINE_CRF
+    if not (profile.is_intra or profile.is_lossless or is_fine):
+        raise EncoderError(
+            f"{settings.codec} at its usual quality is no mezzanine, because it would be compressed "
+            f"twice: choose ffv1, h264-lossless, prores or dnxhr, or a crf of 0 to {MEZZANINE_CRF}."
+        )
+    return resolve_encoder(settings, picture, software_twin=software_twin)

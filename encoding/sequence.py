@@ -1,0 +1,250 @@
+"""Numbered images as the form a session ends in: `frames/f_%06d.png`, from number 1 on.
+
+    write_images(session, Path("frames/f_%06d.png"), image_format(".png", decoded_picture(session)))
+
+Each image is whole or not there. A note in the session claims the pattern before the first image is
+written, so that whoever finds images of that pattern later knows whether they are ours: an
+interrupted run goes on with the missing ones, and images of anybody else are never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+from .concat import JoinResult, OnProgress
+from .durable import atomic_file, disk_errors
+from .errors import OutputError, VerificationError
+from .images import DECODERS, ImageFormat, encoded_image, read_image
+from .manifest import Json
+from .mezzanine import decoded_frames
+from .packets import CHUNK_PACKETS, open_video
+from .png import with_texts
+from .session import IF_FULL, Session
+from .timetable import timetable
+from .verify import verify_session
+
+WORKERS = min(4, os.cpu_count() or 1)
+DEFAULT_STEM = "frame_%06d"
+
+Encode = Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePattern:
+    """The names of numbered images in a folder."""
+
+    folder: Path
+    before: str
+    digits: int
+    """Numbers are filled up with zeros to so many digits."""
+    after: str
+    """The rest of the name, suffix included."""
+
+    def path(self, number: int) -> Path:
+        """File of the image of that number."""
+        return self.folder / f"{self.before}{number:0{self.digits}d}{self.after}"
+
+    def found(self) -> dict[int, Path]:
+        """Images there are by number, however many zeros are in front of it."""
+        name = re.compile(re.escape(self.before) + r"(\d+)" + re.escape(self.after))
+        there = self.folder.iterdir() if self.folder.is_dir() else ()
+        matches = [(name.fullmatch(path.name), path) for path in there]
+        return {int(match[1]): path for match, path in sorted(matches, key=_by_path) if match}
+
+
+def _by_path(item: tuple[object, Path]) -> Path:
+    return item[1]
+
+
+def is_image(suffix: str) -> bool:
+    """Whether files with this suffix are images."""
+    return suffix.lower() in DECODERS
+
+
+def image_pattern(output: Path) -> ImagePattern:
+    """The pattern in a name such as `frames/f_%06d.png` (ffmpeg's notation).
+
+    Raises:
+        OutputError: there is no number in it, or more than one.
+    """
+    match = re.fullmatch(r"([^%]*)%(?:0(\d{1,2}))?d([^%]*)", output.name)
+    if not match or not is_image(output.suffix):
+        raise OutputError(
+            f"{output.name} names one image and the output has many: write "
+            f"{output.stem.split('%')[0]}_%06d{output.suffix} to number them."
+        )
+    before, digits, after = match.groups()
+    return ImagePattern(
+        folder=output.parent, before=before, digits=int(digits or 1), after=after or ""
+    )
+
+
+def write_images(
+    session: Session,
+    output: Path,
+    form: ImageFormat,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+) -> JoinResult:
+    """Write all frames of a session as images named by the pattern `output`, and check them.
+
+    Where the chunks hold images of this very format they are copied, otherwise encoded. `metadata`
+    goes into PNG images as texts, as ComfyUI writes its `workflow` and `prompt`. `overwrite`
+    removes other images of the pattern first.
+
+    Raises:
+        SessionError: chunks are missing.
+        VerificationError: a chunk is damaged, or images are missing at the end.
+        OutputError: other images of that pattern are there, the disk is full or not writable.
+    """
+    pattern = image_pattern(output)
+    verify_session(session, look_inside=False).require()
+    records = [record for _, record in sorted(session.records().items())]
+    times = timetable(session.manifest, records)
+    total = len(times.pts)
+    with disk_errors(pattern.folder, if_full=IF_FULL):
+        pattern.folder.mkdir(parents=True, exist_ok=True)
+        done = _claim(session, pattern, form, overwrite=overwrite)
+        _write_missing(session, pattern, form, done, total, metadata or {}, on_progress)
+    size = session.manifest.stream.width, session.manifest.stream.height
+    _require_readable(pattern, total, size)
+    return JoinResult(
+        output=output,
+        frames=total,
+        duration=(times.end - int(times.pts[0])) * times.time_base,
+        bytes=total_bytes(pattern),
+        notes=_notes(form, metadata or {}),
+    )
+
+
+def refuse_other_images(session: Session, pattern: ImagePattern, form: ImageFormat) -> None:
+    """Refuse to write among images of the pattern that this session has not begun to write.
+
+    Raises:
+        OutputError: there are some.
+    """
+    found = pattern.found()
+    if found and session.images() != _claim_of(pattern, form):
+        raise OutputError(
+            f"{next(iter(found.values()))} exists and was not made by this job: choose another "
+            "folder or name, or --overwrite to replace all images of this pattern."
+        )
+
+
+def problem_with_images(pattern: ImagePattern, frames: int) -> str:
+    """Why the images are not those of an output of so many frames; empty if they are, by name."""
+    found = pattern.found()
+    missing = next((n for n in range(1, frames + 1) if found.get(n) != pattern.path(n)), None)
+    if missing is not None:
+        return f"{pattern.path(missing).name} is missing"
+    other = next((path.name for number, path in found.items() if not 0 < number <= frames), None)
+    return f"{other} is no frame of it" if other else ""
+
+
+def total_bytes(pattern: ImagePattern) -> int:
+    """Size of all images of the pattern."""
+    return sum(path.stat().st_size for path in pattern.found().values())
+
+
+def _claim(
+    session: Session, pattern: ImagePattern, form: ImageFormat, *, overwrite: bool
+) -> set[int]:
+    """Make the pattern ours; the numbers of images that an earlier run of ours has written."""
+    claim, found = _claim_of(pattern, form), pattern.found()
+    if session.images() == claim and not overwrite:
+        return {number for number, path in found.items() if path == pattern.path(number)}
+    if not overwrite:
+        refuse_other_images(session, pattern, form)
+    for path in found.values():
+        path.unlink()
+    session.note_images(claim)
+    return set()
+
+
+def _claim_of(pattern: ImagePattern, form: ImageFormat) -> Json:
+    return {"output": str(pattern.path(0).absolute()), "format": asdict(form)}
+
+
+def _write_missing(
+    session: Session,
+    pattern: ImagePattern,
+    form: ImageFormat,
+    done: set[int],
+    total: int,
+    texts: Mapping[str, str],
+    on_progress: OnProgress | None,
+) -> None:
+    first = next((number for number in range(1, total + 1) if number not in done), total + 1)
+    pending: deque[Future[None]] = deque()
+    with (
+        closing(_images(session, form, first - 1)) as images,
+        ThreadPoolExecutor(WORKERS, "tlbvfi-images") as pool,
+    ):
+        for number, encode in enumerate(images, first):
+            if number not in done:
+                pending.append(pool.submit(_write, pattern.path(number), encode, texts))
+            if len(pending) > WORKERS:
+                pending.popleft().result()
+            if on_progress is not None:
+                on_progress(number, total)
+        while pending:
+            pending.popleft().result()
+
+
+def _write(path: Path, encode: Encode, texts: Mapping[str, str]) -> None:
+    data = encode()
+    with disk_errors(path, if_full=IF_FULL), atomic_file(path) as temporary:
+        temporary.write_bytes(with_texts(data, texts))
+
+
+def _images(session: Session, form: ImageFormat, start: int) -> Generator[Encode, None, None]:
+    """Makers of the images from frame `start` on, to be called in any thread."""
+    encoder, tags = session.manifest.encoder, session.manifest.stream.color
+    kind = form.options.get("format")
+    if form.encoder == encoder.name == "exr" and kind == encoder.options.get("format"):
+        with closing(_packets(session)) as packets:
+            for data in islice(packets, start, None):
+                yield partial(bytes, data)
+        return
+    with closing(decoded_frames(session, start)) as pictures:
+        for picture in pictures:
+            yield partial(encoded_image, picture, form, tags)
+
+
+def _packets(session: Session) -> Generator[bytes, None, None]:
+    for index in sorted(session.records()):
+        with open_video(session.chunk_path(index), CHUNK_PACKETS) as chunk:
+            for packet in chunk.demux(video=0):
+                if packet.size:
+                    yield bytes(packet)
+
+
+def _require_readable(pattern: ImagePattern, frames: int, size: tuple[int, int]) -> None:
+    """The names are complete, and the first and the last image can be decoded."""
+    problem = problem_with_images(pattern, frames)
+    for number in (1, frames):
+        picture = None if problem else read_image(pattern.path(number))
+        if picture is not None and (picture.width, picture.height) != size:
+            problem = f"{pattern.path(number).name} is {picture.width}x{picture.height}"
+    if problem:
+        raise VerificationError(
+            f"The images in {pattern.folder} are not as planned ({problem}): run it again."
+        )
+
+
+def _notes(form: ImageFormat, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    lost = sorted({"prompt", "workflow"} & metadata.keys())
+    if not lost or form.suffix == ".png":
+        return ()
+    return (f"{form.suffix} images do not keep the {' and '.join(lost)}: .png images do.",)
