@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from ..encoding.carried import Carried, container_options, open_carried
+from ..encoding.errors import OutputError
 from ..encoding.progress import ChunkRecord
 from ..encoding.source import Source
 from ..encoding.tracks import Window
-from ..encoding.writer import VideoWriter
+from ..encoding.writer import MUXERS, VideoWriter
 from .config import JobConfig
 from .job import QUEUE_FRAMES, encode_frames, load_frames, output_picture, used_window
 from .method import Method
@@ -52,6 +53,11 @@ def run_in_one_go(
         VideoError: source, encoder or target are not as they have to be.
         InterpolationError: settings or frames that do not fit together.
     """
+    if suffix not in MUXERS:
+        raise OutputError(
+            f"{suffix or 'a name without suffix'} is no kind of video file: choose one of "
+            f"{', '.join(MUXERS)}."
+        )
     plan = make_plan(source, method, config, suffix=suffix, identify=False)
     window = used_window(plan.manifest)
     if suffix == ".avi" and window is None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from fractions import Fraction
 from io import BytesIO
+from pathlib import Path
 
 import av
 import comfyui_tlbvfi
@@ -335,6 +336,12 @@ def test_one_frame_from_an_iterator_is_refused(tmp_path):
         interpolate_video(iter(moving(1)), BytesIO(), method="blend", input_fps=8)
 
 
+@pytest.mark.parametrize("container", ["xyz", "png", ""])
+def test_a_container_that_is_none_is_refused(container):
+    with pytest.raises(OutputError, match=r"no kind of video file: choose one of \.mp4"):
+        interpolate_video(moving(3), BytesIO(), method="blend", input_fps=8, container=container)
+
+
 def test_an_open_file_is_refused_with_what_to_hand_in(clip, tmp_path):
     with (
         clip(tmp_path / "in.mp4", 5).open("rb") as file,
@@ -368,3 +375,15 @@ def test_the_public_names_are_exactly_these():
     with pytest.raises(AttributeError, match="no attribute 'interpolate'"):
         _ = comfyui_tlbvfi.interpolate
     assert isinstance(interpolate_frames(moving(2), method="blend"), Iterable)
+
+
+def examples():
+    text = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(examples())))
+def test_the_examples_of_the_documentation_run(number, clip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip(tmp_path / "clip.mp4", 12, rate=Fraction(25), sound=True)
+    exec(compile(examples()[number], f"docs/python.md, example {number + 1}", "exec"), {})
