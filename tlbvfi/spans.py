@@ -76,7 +76,8 @@ class Span(Generic[P]):
 def find_spans(frames: Iterable[SourceFrame[P]], *, retime: bool) -> Iterator[Span[P]]:
     """Spans of consecutive frames, in order; together they cover every pair once.
 
-    With `retime`, up to `LONGEST_RUN` equal frames and the one after them are one span. Where the
+    With `retime`, up to `LONGEST_RUN` equal frames and the one after them are one span, unless that
+    one begins a scene: there is no motion towards it. Where the
     first frame repeats one that is not there, its run counts as too long: begin `LONGEST_RUN`
     frames early to see what a run from the very beginning sees.
     """
@@ -86,7 +87,8 @@ def find_spans(frames: Iterable[SourceFrame[P]], *, retime: bool) -> Iterator[Sp
         if not run:
             run, is_still = [frame], frame.repeats
         elif not (retime and frame.repeats):
-            yield Span(frames=(*run, frame))
+            merged = [Span(frames=(*run, frame))]
+            yield from _pairs([*run, frame]) if frame.begins_scene else merged
             run, is_still = [frame], False
         elif is_still:
             yield Span(frames=(run[0], frame))
