@@ -16,6 +16,7 @@ from ... import __version__
 from ...encoding.errors import VideoError
 from ..errors import InterpolationError
 from . import comfy, inspect, interpolate, models, sessions
+from .arguments import PathsAnywhere
 
 COMMANDS = (interpolate, sessions, inspect, models, comfy)
 """Each has `add_parsers(subparsers, shared)`, which sets `run` to a function of the parsed arguments."""
@@ -54,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Make video smoother: interpolate frames from file to file, resumable and exact.",
     )
     parser.add_argument("--version", action="version", version=f"tlbvfi {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=PathsAnywhere
+    )
     for command in COMMANDS:
         command.add_parsers(subparsers, shared)
     return parser
