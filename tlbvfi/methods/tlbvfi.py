@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..checkpoint import load_checkpoint, weights_hash
+from ..device import choose_device
 from ..errors import FrameError, SettingsError
 from ..method import PairKey
-from ..model import TLBVFI, FrameFeatures, Geometry
+from ..model import TLBVFI, FrameFeatures, Geometry, SamplingOptions, predict_peak_memory
 from ..model.precision import matmul_precision
-from ..model.sampling import SamplingOptions, check_values, draw_noise
+from ..model.sampling import check_values, draw_noise
+from .config import MethodConfig
+
+DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+"""Type the convolutions of encoder and decoder compute in, by precision."""
+
+
+def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
+    """The method with the weights at `path`, in the precision and on the device of `config`.
+
+    Raises:
+        ModelMissingError, CheckpointError: as `load_checkpoint`.
+        SettingsError: an option is out of its range, or there is no such device.
+    """
+    options = SamplingOptions(
+        steps=config.steps,
+        flow_scale=config.flow_scale,
+        padding=config.padding,
+        tf32=config.precision == "tf32",
+    )
+    device = choose_device(config.device)
+    model = load_checkpoint(path, dtype=DTYPES[config.precision], device=device)
+    return TlbvfiMethod(model, options, weights=weights_hash(path))
 
 
 class TlbvfiMethod:
@@ -25,12 +57,31 @@ class TlbvfiMethod:
     name = "tlbvfi"
     any_time = False
 
-    def __init__(self, model: TLBVFI, options: SamplingOptions | None = None) -> None:
+    def __init__(
+        self, model: TLBVFI, options: SamplingOptions | None = None, *, weights: str = ""
+    ) -> None:
+        """`weights`: identity of the weights for `settings`, as `weights_hash` gives it."""
         self.model = model
         self.options = options or SamplingOptions()
+        self.weights = weights
         self._unknown: tuple[Geometry, Tensor] | None = None
 
-    @torch.no_grad()
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.model.device
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the frames, beside the frames they are made of."""
+        dtype = str(self.model.compute_dtype).removeprefix("torch.")
+        return {**asdict(self.options), "dtype": dtype, "weights": self.weights}
+
+    def memory_needed(self, height: int, width: int) -> int:
+        """Bytes at the peak for frames of this size, weights included."""
+        geometry = self.options.geometry(height, width)
+        return predict_peak_memory(geometry, dtype=self.model.compute_dtype)
+
     def prepare(self, frame: Tensor) -> FrameFeatures:
         """Features of a frame [C, H, W], RGB or RGBA floats nominally in [0, 1].
 
@@ -43,32 +94,30 @@ class TlbvfiMethod:
             )
         check_values(frame)
         geometry = self.options.geometry(*frame.shape[-2:])
-        return self._encode(frame[None].to(self.model.device).clamp(0, 1), geometry)
+        return self._encode(frame[None].to(self.device).clamp(0, 1), geometry)
 
-    @torch.no_grad()
     def between(
         self,
         features0: FrameFeatures,
         features1: FrameFeatures,
         times: Sequence[Fraction],
         key: PairKey,
-    ) -> list[Tensor]:
-        """Frames at `times` of the pair, each j / 2**k; [C, H, W] float32 on the CPU each.
+    ) -> Iterator[Tensor]:
+        """Frames at `times` of the pair, ascending, each j / 2**k; computed as they are asked for.
+
+        [C, H, W] float32 on the CPU each.
 
         Raises:
             FrameError: the frames differ in size, or one of them alone has alpha.
             SettingsError: a time that halving cannot reach.
         """
-        if features0.frame.shape != features1.frame.shape or (
-            features0.geometry != features1.geometry
-        ):
+        alike = features0.frame.shape == features1.frame.shape
+        if not alike or features0.geometry != features1.geometry:
             raise FrameError("The frames of a pair differ in size or alpha: make them alike.")
         for t in times:
             if not 0 < t < 1 or t.denominator & (t.denominator - 1):
                 raise SettingsError(f"TLB-VFI reaches times j / 2**k in (0, 1), got {t}.")
-        with matmul_precision(tf32=self.options.tf32):
-            made = dict(self._bisect(features0, features1, Fraction(0), Fraction(1), times, key))
-        return [made[t] for t in times]
+        return self._bisect(features0, features1, Fraction(0), Fraction(1), times, key)
 
     def _bisect(
         self,
@@ -78,8 +127,8 @@ class TlbvfiMethod:
         t1: Fraction,
         times: Sequence[Fraction],
         key: PairKey,
-    ) -> Iterator[tuple[Fraction, Tensor]]:
-        """(time, frame) of all wanted times between t0 and t1, in order."""
+    ) -> Iterator[Tensor]:
+        """Frames at all wanted times between t0 and t1, in order."""
         middle = (t0 + t1) / 2
         before = [t for t in times if t0 < t < middle]
         after = [t for t in times if middle < t < t1]
@@ -90,15 +139,19 @@ class TlbvfiMethod:
         if features is not None and before:
             yield from self._bisect(features0, features, t0, middle, before, key)
         if middle in times:
-            yield middle, frame[0].cpu()
+            yield frame[0].cpu()
         if features is not None and after:
             yield from self._bisect(features, features1, middle, t1, after, key)
 
+    @torch.no_grad()
     def _halfway(self, features0: FrameFeatures, features1: FrameFeatures, seed: int) -> Tensor:
         geometry, steps = features0.geometry, self.options.steps
-        noise = draw_noise(seed, geometry, steps, self.model.device)
-        return self.model(features0, self._unknown_of(geometry), features1, steps, noise)
+        noise = draw_noise(seed, geometry, steps, self.device)
+        with matmul_precision(tf32=self.options.tf32):
+            unknown = self._unknown_of(geometry)
+            return self.model(features0, unknown, features1, steps, noise)
 
+    @torch.no_grad()
     def _encode(self, frame: Tensor, geometry: Geometry) -> FrameFeatures:
         with matmul_precision(tf32=self.options.tf32):
             return self.model.encode(frame, geometry)

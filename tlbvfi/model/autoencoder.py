@@ -257,6 +257,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, means: Tensor) -> Tensor:
         """[B, C] -> [B, C] in (0, 1)."""
+        means = means.to(self.gate.get_parameter("1.weight").dtype)
         return torch.sigmoid(self.gate["3"](F.silu(self.gate["1"](means))))
 
 
@@ -287,7 +288,7 @@ class ContextProjection(nn.Module):
         h = mapped(F.gelu, convolved(self.kernel("0", "1"), context))
         h = mapped(F.gelu, convolved(self.kernel("3", "4"), h))
         h, gathered = keep_and_gather(h, bands)
-        gate = self.get_submodule("6")(gathered.mean.float())[:, :, None, None]
+        gate = self.get_submodule("6")(gathered.mean)[:, :, None, None]
         h = mapped(lambda rows: rows * gate.to(rows), h)
         return keep(convolved(self.kernel("7", "8"), h), bands)
 
@@ -378,9 +379,8 @@ class Decoder(nn.Module):
         gathered = gather(h, bands)
         flows = flow_pyramid(flow, len(WARPED_LEVELS))
         for level in (4, 3, 2, 1, 0):
-            features = [
-                stored(phi) for phi in (phi0[level + 1], phi1[level + 1]) if phi is not None
-            ]
+            pair = (phi0[level + 1], phi1[level + 1])
+            features = [stored(phi.to(deep.dtype)) for phi in pair if phi is not None]
             if level in WARPED_LEVELS:
                 pairs = zip(features, flows[level].split(2, dim=1), strict=True)
                 features += [warped_features(feature, f) for feature, f in pairs]

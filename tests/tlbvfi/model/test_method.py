@@ -1,5 +1,6 @@
 """TLB-VFI behind the Method protocol: bisection, reuse of features, noise by node."""
 
+import json
 from fractions import Fraction
 
 import pytest
@@ -37,7 +38,7 @@ def test_the_frame_halfway_is_that_of_sample(method, model):
 def test_a_node_is_the_same_whatever_else_is_asked_for(method):
     features = [method.prepare(picture(n)) for n in (1, 2)]
     times = [QUARTER, HALF, 3 * QUARTER]
-    every = method.between(*features, times, KEY)
+    every = list(method.between(*features, times, KEY))
     (alone,) = method.between(*features, times[2:], KEY)
     assert torch.equal(every[2], alone)
     assert not torch.equal(every[0], every[2])
@@ -57,13 +58,13 @@ def test_only_wanted_nodes_and_their_ancestors_are_computed(method, model, monke
     monkeypatch.setattr(model, "forward", count("halves", forward))
     monkeypatch.setattr(model, "encode", count("encodings", encode))
     features = [method.prepare(picture(n)) for n in (1, 2)]
-    method.between(*features, [Fraction(3, 8)], KEY)
+    list(method.between(*features, [Fraction(3, 8)], KEY))
     assert calls == {"halves": 3, "encodings": 4}
 
 
 def test_the_pair_decides_the_noise(method):
     features = [method.prepare(picture(n)) for n in (1, 2)]
-    frames = [method.between(*features, [HALF], key)[0] for key in (KEY, PairKey(3, 12))]
+    frames = [next(method.between(*features, [HALF], key)) for key in (KEY, PairKey(3, 12))]
     assert not torch.equal(*frames)
 
 
@@ -73,14 +74,16 @@ def test_alpha_travels_with_the_picture(method):
     features = [method.prepare(frame) for frame in (frame0, frame1)]
     (frame,) = method.between(*features, [HALF], KEY)
     opaque = [method.prepare(frame[:3]) for frame in (frame0, frame1)]
-    assert torch.equal(frame[:3], method.between(*opaque, [HALF], KEY)[0])
+    assert torch.equal(frame[:3], *method.between(*opaque, [HALF], KEY))
     assert (frame[3] - 0.25).abs().max() < 1e-6
 
 
 def test_values_beyond_the_range_are_clamped(method):
     bright, clamped = picture(1) * 3, (picture(1) * 3).clamp(0, 1)
     other = method.prepare(picture(2))
-    frames = [method.between(method.prepare(f), other, [HALF], KEY)[0] for f in (bright, clamped)]
+    frames = [
+        next(method.between(method.prepare(f), other, [HALF], KEY)) for f in (bright, clamped)
+    ]
     assert torch.equal(*frames)
 
 
@@ -104,3 +107,17 @@ def test_pairs_that_do_not_match_are_refused(method):
 def test_bad_frames_are_refused(method, frame):
     with pytest.raises(FrameError):
         method.prepare(frame)
+
+
+def test_settings_and_memory_tell_what_a_manifest_and_a_warning_need(method):
+    assert json.dumps(method.settings) == json.dumps(
+        {
+            "steps": 2,
+            "flow_scale": 0.5,
+            "padding": "reference",
+            "tf32": False,
+            "dtype": "float32",
+            "weights": "",
+        }
+    )
+    assert 0.4e9 < method.memory_needed(256, 256) < method.memory_needed(1080, 1920) < 10e9
