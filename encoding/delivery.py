@@ -10,6 +10,7 @@ at the end, into a video or into images, so that they can be so again without be
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from .profiles import Encoder, EncoderSettings, Picture, find_profile, resolve_e
 from .sequence import DEFAULT_STEM, is_image, write_images
 from .session import Session
 from .tracks import Window
+
+log = logging.getLogger("tlbvfi.delivery")
 
 Final = Encoder | ImageFormat | None
 """What chunks become: a video of this encoder, images, or, None, a video by packet copy."""
@@ -105,6 +108,12 @@ def final_of(session: Session, output: Path, wanted: EncoderSettings | None = No
         return _image_format(output.suffix, settings, decoded_picture(session))
     if wanted is None:
         return None
+    if not (session.manifest.encoder.is_intra or session.manifest.encoder.is_lossless):
+        log.warning(
+            "Session %s holds %s: its pictures are compressed a second time.",
+            session.id,
+            session.manifest.encoder.profile,
+        )
     _refuse_images(output.suffix, wanted)
     return resolve_encoder(wanted, decoded_picture(session), container=output.suffix)
 
@@ -179,7 +188,7 @@ def output_path(text: str, codec: str) -> Path:
         return path
     suffix, _ = IMAGE_CODECS.get("png" if word == "auto" else word, ("", None))
     if not suffix:
-        raise OutputError(f"{text} is a folder and {codec} makes a video: write {path}/out.mp4.")
+        raise OutputError(f"{path} is a folder and {codec} makes a video: write {path}/out.mp4.")
     return path / f"{DEFAULT_STEM}{suffix}"
 
 

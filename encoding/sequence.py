@@ -101,7 +101,7 @@ def write_images(
 
     Where the chunks hold images of this very format they are copied, otherwise encoded. `metadata`
     goes into PNG images as texts, as ComfyUI writes its `workflow` and `prompt`. `overwrite`
-    removes other images of the pattern first.
+    removes images of the pattern first, unless an earlier run has begun to write just these.
 
     Raises:
         SessionError: chunks are missing.
@@ -115,7 +115,7 @@ def write_images(
     total = len(times.pts)
     with disk_errors(pattern.folder, if_full=IF_FULL):
         pattern.folder.mkdir(parents=True, exist_ok=True)
-        done = _claim(session, pattern, form, overwrite=overwrite)
+        done = _claim(session, pattern, form, total, overwrite=overwrite)
         _write_missing(session, pattern, form, done, total, metadata or {}, on_progress)
     size = session.manifest.stream.width, session.manifest.stream.height
     _require_readable(pattern, total, size)
@@ -158,11 +158,11 @@ def total_bytes(pattern: ImagePattern) -> int:
 
 
 def _claim(
-    session: Session, pattern: ImagePattern, form: ImageFormat, *, overwrite: bool
+    session: Session, pattern: ImagePattern, form: ImageFormat, total: int, *, overwrite: bool
 ) -> set[int]:
-    """Make the pattern ours; the numbers of images that an earlier run of ours has written."""
+    """Make the pattern ours; the numbers of images that an interrupted run of ours has written."""
     claim, found = _claim_of(pattern, form), pattern.found()
-    if session.images() == claim and not overwrite:
+    if session.images() == claim and not (overwrite and len(found) >= total):
         return {number for number, path in found.items() if path == pattern.path(number)}
     if not overwrite:
         refuse_other_images(session, pattern, form)

@@ -69,6 +69,9 @@ class Destination:
     session_id: str | None = None
     """Default: from the source's name and a hash of source identity and settings."""
     overwrite: bool = False
+    """Whether the session is begun anew, and what is at `output` replaced."""
+    resume: bool = False
+    """Whether the session is gone on with although `overwrite` replaces what is at `output`."""
     keep_chunks: bool = False
     sound: Path | BinaryIO | None = None
     """File whose sound, subtitles, chapters and metadata go into the final file, if any."""
@@ -149,7 +152,8 @@ def start_session(source: Source, plan: Plan, destination: Destination) -> Sessi
     """The session of this plan: a new one, or the one an earlier run of the same job left."""
     root = destination.sessions_root
     session_id = destination.session_id or default_session_id(source, plan)
-    session = Session.start(root, session_id, plan.manifest, overwrite=destination.overwrite)
+    anew = destination.overwrite and not destination.resume
+    session = Session.start(root, session_id, plan.manifest, overwrite=anew)
     if session.result() is not None and not session.has_chunks() and not is_joined(session):
         log.info("the file made from session %s is gone: it is made anew.", session_id)
         session.remove()
@@ -234,6 +238,13 @@ def join_session(
     if not keep_chunks:
         session.drop_chunks()
     return joined
+
+
+def sound_of(session: Session) -> str | None:
+    """File whose sound goes with a session's frames, if any, as the job said."""
+    settings = session.manifest.settings
+    is_silent = settings.get("audio") is False or settings.get("slowmo", "1") != "1"
+    return None if is_silent else (session.origin() or {}).get("sound")
 
 
 def _is_of(session: Session, final: Final) -> bool:

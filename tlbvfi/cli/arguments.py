@@ -5,7 +5,41 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ...encoding.profiles import EncoderSettings
+
+ENCODER_OPTIONS = ("codec", "crf", "bitrate", "preset", "pix_fmt")
+
+
+def add_encoder(parser: argparse.ArgumentParser, *, codec: str | None) -> None:
+    """`--codec` and what goes with it; `codec` is the default."""
+    group = parser.add_argument_group("encoder (ffmpeg's words)")
+    group.add_argument(
+        "--codec",
+        default=codec,
+        help="auto, h264, hevc, av1, vp9, their _nvenc twins, prores, prores_4444, dnxhr, ffv1, "
+        "h264-lossless, utvideo, or an ffmpeg encoder name; for images png, png8, png16, exr, "
+        f"exr-half, exr-float, tiff, jpeg, webp (default {codec or 'the chunks as they are'})",
+    )
+    group.add_argument("--crf", type=int, help="constant quality, lower is better")
+    group.add_argument("--bitrate", help="average bits per second, such as 20M")
+    group.add_argument("--preset", help="speed of the encoder, such as fast, slow, p5")
+    group.add_argument(
+        "--pix-fmt",
+        help="default: the source's where the codec takes it, for RGB what every player knows",
+    )
+
+
+def encoder_settings(arguments: argparse.Namespace) -> EncoderSettings | None:
+    """What the options of `add_encoder` ask for; None where none of them is given."""
+    from ...encoding.profiles import EncoderSettings
+
+    wishes = {name: getattr(arguments, name) for name in ENCODER_OPTIONS}
+    if not any(value is not None for value in wishes.values()):
+        return None
+    return EncoderSettings(**{**wishes, "codec": wishes["codec"] or "auto"})
 
 
 class PathsAnywhere(argparse.ArgumentParser):

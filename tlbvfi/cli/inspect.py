@@ -18,7 +18,8 @@ PACKAGES = ("torch", "av", "numpy", "opencv-python", "safetensors", "filelock", 
 
 def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
     probe = subparsers.add_parser("probe", parents=[shared], help="tell what a video is")
-    probe.add_argument("input", metavar="INPUT")
+    probe.add_argument("input", metavar="INPUT", help="video file, or folder of images")
+    probe.add_argument("--input-fps", metavar="RATE", help="rate of a folder of images")
     probe.add_argument("--count", action="store_true", help="count frames exactly (reads the file)")
     probe.set_defaults(run=run_probe)
     doctor = subparsers.add_parser(
@@ -28,10 +29,17 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
 
 
 def run_probe(arguments: argparse.Namespace) -> int:
-    """Print the facts of a file."""
+    """Print the facts of a file, or of a folder of images."""
     from ...encoding.probe import probe
+    from ...encoding.source import open_source
+    from ..timeline import parse_rate
 
-    facts = asdict(probe(arguments.input, count=arguments.count))
+    if Path(arguments.input).is_dir():
+        rate = parse_rate(arguments.input_fps) if arguments.input_fps else None
+        with open_source(arguments.input, input_rate=rate) as source:
+            facts = asdict(source.info)
+    else:
+        facts = asdict(probe(arguments.input, count=arguments.count))
     if arguments.json:
         print(json.dumps(facts, default=str))
     else:

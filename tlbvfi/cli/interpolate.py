@@ -6,20 +6,23 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods import METHODS, MethodConfig
-from .arguments import add_root, session_place
+from .arguments import add_encoder, add_root, encoder_settings, session_place
 from .show import ProgressBar
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
+    from ...encoding.profiles import EncoderSettings
+    from ..batch import VideoOutcome
     from ..config import JobConfig
     from ..job import Destination, JobResult
+    from ..method import Method
 
 
 def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
@@ -36,20 +39,41 @@ def _add_interpolate(subparsers: Any, shared: argparse.ArgumentParser) -> None: 
     parser = subparsers.add_parser(
         "interpolate",
         parents=[shared],
-        help="make a video smoother",
-        description="Interpolate INPUT into OUTPUT. The same command again resumes by itself.",
+        help="make a video smoother, or many",
+        usage="%(prog)s INPUT OUTPUT [options]\n"
+        "       %(prog)s --frames FOLDER OUTPUT [options]\n"
+        "       %(prog)s INPUT [INPUT ...] --out-dir DIR [options]",
+        description="Interpolate INPUT into OUTPUT, or several videos, or those of a folder, into "
+        "DIR. The same command again resumes by itself.",
     )
-    parser.add_argument("input", metavar="INPUT", help="video file, or folder of images")
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help="video file to write")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="video file or folder of images, and what to write: a video file, a folder of images "
+        "(frames/) or numbered images (frames/f_%%06d.png); with --out-dir all are inputs, and a "
+        "folder stands for the videos in it",
+    )
+    parser.add_argument(
+        "--frames",
+        metavar="FOLDER",
+        nargs=1,
+        default=[],
+        help="folder of images, in place of INPUT",
+    )
+    parser.add_argument(
+        "--out-dir", type=Path, metavar="DIR", help="write one file for each input, named like it"
+    )
     add_job_options(parser)
-    parser.set_defaults(run=run_interpolate)
+    parser.set_defaults(run=run_paths)
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """Everything that decides a job, apart from its source and its output."""
     _add_frames(parser)
     _add_method(parser)
-    _add_encoder(parser)
+    add_encoder(parser, codec="auto")
+    _add_mezzanine(parser)
     _add_session(parser)
 
 
@@ -107,18 +131,18 @@ def _add_method(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=0, help="tlbvfi: seed of the noise (default 0)")
 
 
-def _add_encoder(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("encoder (ffmpeg's words)")
+def _add_mezzanine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("mezzanine")
     group.add_argument(
-        "--codec",
-        default="auto",
-        help="auto, h264, hevc, av1, vp9, their _nvenc twins, prores, prores_4444, dnxhr, ffv1, "
-        "h264-lossless, utvideo, or an ffmpeg encoder name (default auto)",
+        "--mezzanine",
+        metavar="CODEC",
+        help="make chunks with this codec (ffv1, h264-lossless, utvideo, prores, dnxhr, exr), and "
+        "encode them once with --codec at the end; with --keep-chunks, tlbvfi concat encodes them "
+        "anew without interpolating",
     )
-    group.add_argument("--crf", type=int, help="constant quality, lower is better")
-    group.add_argument("--bitrate", help="average bits per second, such as 20M")
-    group.add_argument("--preset", help="speed of the encoder, such as fast, slow, p5")
-    group.add_argument("--pix-fmt", help="default: the source's where the codec takes it")
+    group.add_argument(
+        "--mezzanine-crf", type=int, metavar="CRF", help="0 to 10, for a mezzanine of h264 or hevc"
+    )
 
 
 def _add_session(parser: argparse.ArgumentParser) -> None:
@@ -133,6 +157,20 @@ def _add_session(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--overwrite", action="store_true", help="start anew and replace the output")
 
 
+def run_paths(arguments: argparse.Namespace) -> int:
+    """Run one job, or with --out-dir one for each input."""
+    if arguments.out_dir is not None:
+        return _run_many(arguments)
+    paths = [*arguments.frames, *arguments.paths]
+    if len(paths) != 2:
+        arguments.parser.error(
+            f"interpolate takes an INPUT (or --frames FOLDER) and an OUTPUT, not {len(paths)} paths; "
+            "with --out-dir DIR it takes any number of inputs"
+        )
+    arguments.input, arguments.output = paths
+    return run_interpolate(arguments)
+
+
 def run_interpolate(
     arguments: argparse.Namespace,
     *,
@@ -141,35 +179,101 @@ def run_interpolate(
 ) -> int:
     """Run one job, or go on with it; Ctrl-C prints the command that resumes.
 
-    `sound` is the file whose sound goes with the frames, where it is not the input itself;
-    `metadata` are tags for the final file.
+    `arguments.input` and `arguments.output` are the paths. `sound` is the file whose sound goes with
+    the frames, where it is not the input itself; `metadata` are tags for the final file.
     """
-    from ...encoding.source import open_source
-    from ..job import Destination, run_job
+    from ...encoding.delivery import output_path
     from ..methods import create_method
-    from ..timeline import parse_rate
 
+    output = output_path(str(arguments.output), arguments.codec)
     config, method = job_config(arguments), create_method(method_config(arguments))
-    rate = parse_rate(arguments.input_fps) if arguments.input_fps else None
-    destination = Destination(
-        output=arguments.output,
-        root=arguments.root,
-        session_id=arguments.session,
-        overwrite=arguments.overwrite,
-        keep_chunks=arguments.keep_chunks,
-        sound=sound or (Path(arguments.input) if Path(arguments.input).is_file() else None),
-        metadata=metadata,
-        command=tuple(arguments.argv),
-    )
+    source = Path(arguments.input)
+    _refuse_the_folder(source, output)
+    destination = _destination(arguments, source, output, sound=sound, metadata=metadata)
     show = ProgressBar(quiet=arguments.json)
     try:
-        with open_source(arguments.input, input_rate=rate) as source, show:
-            result = run_job(source, method, config, destination, on_event=show)
+        result = _run_job(arguments, source, method, config, destination, show)
     except KeyboardInterrupt:
         _say_how_to_resume(show.session_id, destination)
         return 130
     _tell(result, arguments.json)
     return 0
+
+
+def _run_many(arguments: argparse.Namespace) -> int:
+    """Run a job for each input; exit code 1 if any failed."""
+    from ..batch import VideoTask, plan_videos, run_videos
+    from ..errors import SettingsError
+    from ..methods import create_method
+
+    if arguments.session is not None:
+        raise SettingsError("--session names one session: leave it out with --out-dir.")
+    paths = [Path(path) for path in (*arguments.frames, *arguments.paths)]
+    tasks = plan_videos(paths, arguments.out_dir, codec=arguments.codec)
+    config, method = job_config(arguments), create_method(method_config(arguments))
+    outcomes: list[VideoOutcome] = []
+
+    def run(task: VideoTask) -> JobResult:
+        _say(arguments, f"{len(outcomes) + 1}/{len(tasks)} {task.source} -> {task.output}")
+        destination = _destination(arguments, task.source, task.output)
+        show = ProgressBar(quiet=arguments.json)
+        return _run_job(arguments, task.source, method, config, destination, show)
+
+    try:
+        for outcome in run_videos(tasks, run):
+            outcomes.append(outcome)
+            if outcome.error:
+                _say(arguments, f"{outcome.task.source} failed: {outcome.error}")
+    except KeyboardInterrupt:
+        command = shlex.join(["tlbvfi", *arguments.argv])
+        print(
+            f"tlbvfi: interrupted after {len(outcomes)} of {len(tasks)} videos; this goes on:\n"
+            f"{command}",
+            file=sys.stderr,
+        )
+        return 130
+    _tell_all(outcomes, arguments.json)
+    return 1 if any(outcome.error for outcome in outcomes) else 0
+
+
+def _destination(
+    arguments: argparse.Namespace,
+    source: Path,
+    output: Path,
+    *,
+    sound: Path | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Destination:
+    from ..job import Destination
+
+    return Destination(
+        output=output,
+        root=arguments.root,
+        session_id=arguments.session,
+        overwrite=arguments.overwrite,
+        resume="resuming" in arguments,
+        keep_chunks=arguments.keep_chunks,
+        sound=sound or (source if source.is_file() else None),
+        metadata=metadata,
+        command=tuple(arguments.argv),
+    )
+
+
+def _run_job(
+    arguments: argparse.Namespace,
+    source: Path,
+    method: Method,
+    config: JobConfig,
+    destination: Destination,
+    show: ProgressBar,
+) -> JobResult:
+    from ...encoding.source import open_source
+    from ..job import run_job
+    from ..timeline import parse_rate
+
+    rate = parse_rate(arguments.input_fps) if arguments.input_fps else None
+    with open_source(source, input_rate=rate) as opened, show:
+        return run_job(opened, method, config, destination, on_event=show)
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
@@ -184,7 +288,8 @@ def run_resume(arguments: argparse.Namespace) -> int:
             f"Session {session_id} was not begun on the command line: queue its workflow again, or "
             "run tlbvfi concat on what it has."
         )
-    parsed = arguments.parser.parse_args(command, argparse.Namespace(argv=command))
+    known = argparse.Namespace(argv=command, parser=arguments.parser, resuming=True)
+    parsed = arguments.parser.parse_args(command, known)
     parsed.json = arguments.json
     return parsed.run(parsed)
 
@@ -212,13 +317,8 @@ def job_config(arguments: argparse.Namespace) -> JobConfig:
         seed=arguments.seed,
         start=given(arguments.start, parse_seconds),
         end=given(arguments.end, parse_seconds),
-        encoder=EncoderSettings(
-            codec=arguments.codec,
-            crf=arguments.crf,
-            bitrate=arguments.bitrate,
-            preset=arguments.preset,
-            pix_fmt=arguments.pix_fmt,
-        ),
+        encoder=encoder_settings(arguments) or EncoderSettings(),
+        mezzanine=_mezzanine(arguments),
         chunk=ChunkLength(
             seconds=given(arguments.chunk_seconds, parse_seconds),
             frames=arguments.chunk_frames,
@@ -226,6 +326,27 @@ def job_config(arguments: argparse.Namespace) -> JobConfig:
         ),
         audio=not arguments.no_audio,
     )
+
+
+def _mezzanine(arguments: argparse.Namespace) -> EncoderSettings | None:
+    from ...encoding.profiles import EncoderSettings
+    from ..errors import SettingsError
+
+    if arguments.mezzanine is not None:
+        return EncoderSettings(codec=arguments.mezzanine, crf=arguments.mezzanine_crf)
+    if arguments.mezzanine_crf is not None:
+        raise SettingsError("mezzanine-crf is of no use without --mezzanine: name its codec.")
+    return None
+
+
+def _refuse_the_folder(folder: Path, output: Path) -> None:
+    """Images written among those that are read would be read the next time."""
+    from ...encoding.errors import OutputError
+    from ...encoding.sequence import is_image
+
+    are_folders = is_image(output.suffix) and output.parent.is_dir() and folder.is_dir()
+    if are_folders and output.parent.samefile(folder):
+        raise OutputError(f"{folder} is the source itself: choose another folder.")
 
 
 def method_config(arguments: argparse.Namespace) -> MethodConfig:
@@ -256,7 +377,7 @@ def _say_how_to_resume(session_id: str | None, destination: Destination) -> None
 
 def _tell(result: JobResult, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({key: _plain(value) for key, value in asdict(result).items()}))
+        print(json.dumps(_as_json(result)))
     elif result.was_done:
         print(
             f"tlbvfi: {result.output} is already there and verified; --overwrite makes it anew.",
@@ -264,6 +385,35 @@ def _tell(result: JobResult, as_json: bool) -> None:
         )
     else:
         print(f"tlbvfi: {result.output}: {result.frames} frames.", file=sys.stderr)
+
+
+def _tell_all(outcomes: Sequence[VideoOutcome], as_json: bool) -> None:
+    """The summary of many videos."""
+    failed = [outcome for outcome in outcomes if outcome.error]
+    if as_json:
+        videos = [
+            {
+                "input": str(outcome.task.source),
+                "output": str(outcome.task.output),
+                **(_as_json(outcome.result) if outcome.result else {"error": outcome.error}),
+            }
+            for outcome in outcomes
+        ]
+        counts = {"done": len(outcomes) - len(failed), "failed": len(failed)}
+        print(json.dumps({**counts, "videos": videos}))
+        return
+    print(f"tlbvfi: {len(outcomes) - len(failed)} of {len(outcomes)} videos done.", file=sys.stderr)
+    for outcome in failed:
+        print(f"tlbvfi: failed: {outcome.task.source}: {outcome.error}", file=sys.stderr)
+
+
+def _as_json(result: JobResult) -> dict[str, object]:
+    return {key: _plain(value) for key, value in asdict(result).items()}
+
+
+def _say(arguments: argparse.Namespace, text: str) -> None:
+    if not arguments.json:
+        print(f"tlbvfi: {text}", file=sys.stderr)
 
 
 def _plain(value: object) -> object:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_root, session_place
+from .arguments import add_encoder, add_root, encoder_settings, session_place
 from .show import ProgressBar, size_in_words
 
 if TYPE_CHECKING:
@@ -18,10 +18,19 @@ if TYPE_CHECKING:
 
 def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
     concat = subparsers.add_parser(
-        "concat", parents=[shared], help="join a session's chunks without re-encoding"
+        "concat",
+        parents=[shared],
+        help="join a session's chunks",
+        description="Join the chunks of a session as they are; with --codec, encode them once more "
+        "(meant for a mezzanine that was kept), into a video or into images.",
     )
     concat.add_argument("session", metavar="SESSION", help="session id, or its folder")
-    concat.add_argument("output", metavar="OUTPUT", type=Path)
+    concat.add_argument(
+        "output",
+        metavar="OUTPUT",
+        help="video file, folder of images (frames/) or numbered images (frames/f_%%06d.png)",
+    )
+    add_encoder(concat, codec=None)
     concat.add_argument("--audio", metavar="FILE", help="sound from here, not from the source")
     concat.add_argument("--no-audio", action="store_true", help="leave the sound out")
     concat.add_argument("--remove-chunks", action="store_true", help="once OUTPUT is verified")
@@ -44,17 +53,22 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
 
 
 def run_concat(arguments: argparse.Namespace) -> int:
-    """Join what a session has."""
+    """Join what a session has, or encode it once more."""
+    from ...encoding.delivery import final_of, output_path
     from ...encoding.session import Session
-    from ..job import join_session
+    from ..job import join_session, sound_of
 
     session = Session.open(*session_place(arguments.session, arguments.root))
-    sound = arguments.audio or (session.origin() or {}).get("sound")
+    wanted = encoder_settings(arguments)
+    output = output_path(arguments.output, wanted.codec if wanted else "auto")
+    sound = None if arguments.no_audio else arguments.audio or sound_of(session)
     with ProgressBar(quiet=arguments.json) as show:
         joined = join_session(
             session,
-            arguments.output,
-            sound=Path(sound) if sound and not arguments.no_audio else None,
+            output,
+            final=final_of(session, output, wanted),
+            sound=Path(sound) if sound else None,
+            metadata=(session.origin() or {}).get("metadata"),
             overwrite=arguments.overwrite,
             keep_chunks=not arguments.remove_chunks,
             on_event=show,

@@ -9,7 +9,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from ..progress import ChunkDone, Event, FrameDone, Joining, Notice, Started
+from ..progress import ChunkDone, Encoding, Event, FrameDone, Joining, Notice, Started
 
 
 def size_in_words(count: float) -> str:
@@ -26,6 +26,7 @@ class ProgressBar:
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._bar: tqdm | None = None
+        self._stage = ""
         self.session_id: str | None = None
 
     def __enter__(self) -> ProgressBar:
@@ -45,6 +46,10 @@ class ProgressBar:
             self._start(event)
         elif isinstance(event, Notice):
             self._say(event.text)
+        elif isinstance(event, Encoding):
+            self._follow("encoding", event.done, event.total)
+        elif isinstance(event, Joining):
+            self._follow("joining", event.done, event.total)
         elif self._bar is None:
             return
         elif isinstance(event, FrameDone):
@@ -56,17 +61,27 @@ class ProgressBar:
             self._bar.set_postfix_str(
                 f"chunk {event.chunks_done}, disk {used}{expected} ({size_in_words(free)} free)"
             )
-        elif isinstance(event, Joining):
-            self._bar.set_postfix_str(f"joining {event.done}/{event.total}")
 
     def _start(self, event: Started) -> None:
         self.session_id = event.session_id
         self._folder: Path = event.session_folder
         resumed = f", {event.frames_done} frames done before" if event.frames_done else ""
         self._say(f"session {event.session_id}, encoder {event.encoder}{resumed}")
-        self._bar = tqdm(
-            total=event.frames_total,
-            initial=event.frames_done,
+        self._bar = self._new_bar(event.frames_total, event.frames_done)
+
+    def _follow(self, stage: str, done: int, total: int) -> None:
+        """Move the bar of a stage after the interpolation, which begins when it is first told."""
+        if self._bar is None or self._stage != stage:
+            if self._bar is not None:
+                self._bar.close()
+            self._bar, self._stage = self._new_bar(total, 0), stage
+            self._bar.set_description_str(stage)
+        self._bar.update(done - self._bar.n)
+
+    def _new_bar(self, total: int | None, done: int) -> tqdm:
+        return tqdm(
+            total=total,
+            initial=done,
             unit="frame",
             file=sys.stderr,
             disable=self._quiet,
