@@ -217,5 +217,5 @@ def make_session(
     session = start_session(clip.source, plan, destination)
     if session.result() is None or session.has_chunks():
         with session.locked():
-            make_chunks(session, clip.source, method, plan, seed=config.seed, on_event=progress)
+            make_chunks(session, clip.source, method, plan, on_event=progress)
     return session

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +44,6 @@ class LoadedModel:
 
     patcher: ModelPatcher
     network: TLBVFI
-    dtype: torch.dtype
     weights_hash: str
 
 
@@ -74,9 +73,7 @@ def read_model(
     patcher = ModelPatcher(
         HostedNetwork(network), load_device=device, offload_device=mm.unet_offload_device()
     )
-    return LoadedModel(
-        patcher=patcher, network=network, dtype=dtype, weights_hash=weights_hash(path)
-    )
+    return LoadedModel(patcher=patcher, network=network, weights_hash=weights_hash(path))
 
 
 def dtype_for(precision: str, device: torch.device) -> torch.dtype:
@@ -94,13 +91,9 @@ class HostedTlbvfi:
 
     def __init__(self, model: LoadedModel, options: SamplingOptions) -> None:
         self._patcher = model.patcher
-        self._method = TlbvfiMethod(model.network, options)
+        self._method = TlbvfiMethod(model.network, options, weights=model.weights_hash)
+        self.settings = self._method.settings
         self.device: torch.device = model.patcher.load_device
-        self.settings = {
-            **asdict(options),
-            "weights": model.weights_hash,
-            "dtype": str(model.dtype),
-        }
         self._loaded_for: torch.Size | None = None
 
     def prepare(self, frame: Tensor) -> FrameFeatures:
@@ -108,7 +101,8 @@ class HostedTlbvfi:
         if self._loaded_for != frame.shape:
             self._load(*frame.shape[1:])
             self._loaded_for = frame.shape
-        return self._with_room(lambda: self._method.prepare(frame), frame.shape)
+        prepare = partial(self._method.prepare, frame)
+        return self._with_room(prepare, prepare, frame.shape)
 
     def between(
         self,
@@ -116,11 +110,17 @@ class HostedTlbvfi:
         features1: FrameFeatures,
         times: Sequence[Fraction],
         key: PairKey,
-    ) -> list[Tensor]:
-        """Frames at `times`, [C, H, W] float32 on the CPU each."""
-        return self._with_room(
-            lambda: self._method.between(features0, features1, times, key), features0.frame.shape
-        )
+    ) -> Iterator[Tensor]:
+        """Frames at `times`, [C, H, W] float32 on the CPU each, computed as they are asked for."""
+        frames = self._method.between(features0, features1, times, key)
+
+        def again(n: int) -> Tensor:
+            nonlocal frames
+            frames = self._method.between(features0, features1, times[n:], key)
+            return next(frames)
+
+        for n in range(len(times)):
+            yield self._with_room(lambda: next(frames), partial(again, n), features0.frame.shape)
 
     def memory_needed(self, height: int, width: int) -> int:
         """Bytes at the peak for frames of this size, weights included."""
@@ -135,8 +135,8 @@ class HostedTlbvfi:
         # weights are small against what frames take, and layers left in RAM would slow every step
         mm.load_models_gpu([self._patcher], memory_required=needed, force_full_load=True)
 
-    def _with_room(self, compute: Callable[[], T], shape: torch.Size) -> T:
-        """`compute()`, once more with everything else out of the VRAM if it does not fit.
+    def _with_room(self, compute: Callable[[], T], again: Callable[[], T], shape: torch.Size) -> T:
+        """`compute()`, or `again()` with everything else out of the VRAM if it does not fit.
 
         Raises:
             MemoryBudgetError: it does not fit even then.
@@ -145,15 +145,14 @@ class HostedTlbvfi:
             return compute()
         except mm.OOM_EXCEPTION as error:
             log.warning("out of memory (%s): unloading other models and trying again.", error)
-        mm.free_memory(1e30, self._patcher.load_device, keep_loaded=self._own())
+        mm.free_memory(1e30, self.device, keep_loaded=self._own())
         mm.soft_empty_cache()
         try:
-            return compute()
+            return again()
         except mm.OOM_EXCEPTION as error:
             raise MemoryBudgetError(
-                f"frames of {shape[-1]}x{shape[-2]} do not fit into the memory of "
-                f"{self._patcher.load_device}: set precision to bfloat16 and padding to tight, or "
-                "scale the frames down."
+                f"frames of {shape[-1]}x{shape[-2]} do not fit into the memory of {self.device}: set "
+                "precision to bfloat16 and padding to tight, or scale the frames down."
             ) from error
 
     def _own(self) -> list[Any]:  # ComfyUI's untyped record of what is loaded

@@ -4,17 +4,25 @@
 const RENAMED_TYPES = { VideoConcatenator: "TLBVFI_VideoConcatenator" };
 const WIDGET_TYPES = new Set(["INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"]);
 
-/** Brings every node of ours, in the graph and its subgraphs, to the form the page reads. */
+/**
+ * Brings every node of ours, in the graph and its subgraphs, to the form the page reads; beside
+ * them ComfyUI's own nodes, too, whose values hand-written examples also hold by name.
+ */
 export function readSavedGraph(graph, definitions) {
   const parts = [graph, ...(graph.definitions?.subgraphs ?? [])];
-  for (const node of parts.flatMap((part) => part.nodes ?? [])) {
-    node.type = RENAMED_TYPES[node.type] ?? node.type;
+  const nodes = parts.flatMap((part) => part.nodes ?? []);
+  for (const node of nodes) node.type = RENAMED_TYPES[node.type] ?? node.type;
+  if (!nodes.some(isOurs)) return;
+  for (const node of nodes.filter((node) => node.widgets_values && definitions[node.type])) {
     const definition = definitions[node.type];
-    if (definition && node.type.startsWith("TLBVFI_") && node.widgets_values) {
+    if (isOurs(node) || (isCore(definition) && !Array.isArray(node.widgets_values))) {
       node.widgets_values = readValues(node.type, node.widgets_values, widgetInputs(definition));
     }
   }
 }
+
+const isOurs = (node) => node.type?.startsWith("TLBVFI_");
+const isCore = ({ python_module: origin }) => origin === "nodes" || origin?.startsWith("comfy_extras");
 
 /** [name, options] of the inputs that have a widget, in the order the page stores their values. */
 export function widgetInputs(definition) {

@@ -4,8 +4,11 @@ COMFYUI_PYTHON names the Python it runs with (default: this one). It gets a base
 with this checkout and, where COMFYUI_DIR has it, VideoHelperSuite as the only custom nodes.
 """
 
+import base64
 import json
 import os
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,15 +25,23 @@ import numpy as np
 import pytest
 
 START_SECONDS = 120
+PAGE_SECONDS = 60
 SERVER_FLAGS = ("--cpu", "--listen=127.0.0.1", "--database-url=sqlite:///:memory:")
 OTHER_PACKS = ("ComfyUI-VideoHelperSuite",)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 class Server:
     """One ComfyUI server with its own input, output and model folders."""
 
     def __init__(self, code: Path, base: Path, checkout: Path) -> None:
-        self.code, self.base = code, base
+        self.code, self.base, self.port = code, base, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         for name in ("input", "output", "temp", "models/interpolation", "custom_nodes"):
             (base / name).mkdir(parents=True, exist_ok=True)
         (base / "custom_nodes" / "ComfyUI-TLBVFI").symlink_to(checkout)
@@ -39,10 +51,6 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
         self.log = (self.base / "server.log").open("a")
         python = os.environ.get("COMFYUI_PYTHON", sys.executable)
         self.process = subprocess.Popen(
@@ -258,3 +266,114 @@ def pictures():
             return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
     return decode
+
+
+class Page:
+    """ComfyUI's page in headless Chromium, driven over the DevTools protocol."""
+
+    FLAGS = (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        # the page would otherwise wait half a minute for servers elsewhere
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        "--window-size=1600,1000",
+        "--remote-debugging-port=0",
+        "--remote-allow-origins=*",
+        "about:blank",
+    )
+
+    def __init__(self, chromium: str, profile: Path) -> None:
+        from websockets.sync.client import connect
+
+        self.log = (profile / "chromium.log").open("w+")
+        command = [chromium, f"--user-data-dir={profile}", *self.FLAGS]
+        self.process = subprocess.Popen(command, stderr=self.log, stdout=subprocess.DEVNULL)
+        port = self._debugging_port(profile / "chromium.log")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=20) as answer:
+            tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
+        self._open = ExitStack()
+        self.socket = self._open.enter_context(
+            connect(tabs[0]["webSocketDebuggerUrl"], max_size=None)
+        )
+        self.calls = 0
+
+    def _debugging_port(self, log: Path) -> str:
+        deadline = time.monotonic() + 20
+        while not (found := re.search(r"ws://127\.0\.0\.1:(\d+)", log.read_text())):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        return found[1]
+
+    def call(self, method: str, **params):
+        self.calls += 1
+        self.socket.send(json.dumps({"id": self.calls, "method": method, "params": params}))
+        while (answer := json.loads(self.socket.recv(timeout=120))).get("id") != self.calls:
+            pass
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def js(self, code: str):
+        """What the body of an async function returns in the page."""
+        result = self.call(
+            "Runtime.evaluate",
+            expression=f"(async () => {{ {code} }})()",
+            awaitPromise=True,
+            returnByValue=True,
+        )
+        assert "exceptionDetails" not in result, json.dumps(result["exceptionDetails"])[:2000]
+        return result["result"].get("value")
+
+    def open(self, url: str) -> None:
+        self.call("Page.navigate", url=url)
+        deadline = time.monotonic() + PAGE_SECONDS
+        ready = "window.app?.vueAppReady === true && !!app.graph"
+        node = "!!LiteGraph.registered_node_types['TLBVFI_ChunkProcessor']"
+        while not self._is(f"{ready} && {node}"):
+            assert time.monotonic() < deadline, "the page did not load"
+            time.sleep(0.2)
+
+    def _is(self, condition: str) -> bool:
+        try:
+            return bool(self.js(f"return !!({condition})"))
+        except AssertionError:  # the page is still empty
+            return False
+
+    def prompt_of(self, graph: dict) -> dict:
+        """The prompt the page makes of a saved graph."""
+        return self.js(
+            "await app.refreshComboInNodes();"  # as the R key: files have come since it was opened
+            f"await app.loadGraphData({json.dumps(graph)});"
+            "return (await app.graphToPrompt()).output"
+        )
+
+    def drop(self, path: Path, kind: str) -> None:
+        """Drop a file on the page."""
+        data = base64.b64encode(path.read_bytes()).decode()
+        self.js(
+            f"const bytes = Uint8Array.from(atob('{data}'), c => c.charCodeAt(0));"
+            f"await app.handleFile(new File([bytes], '{path.name}', {{type: '{kind}'}}))"
+        )
+
+    def close(self) -> None:
+        self._open.close()
+        self.process.terminate()
+        self.process.wait(timeout=20)
+        self.log.close()
+
+
+@pytest.fixture(scope="session")
+def page(comfyui, tmp_path_factory: pytest.TempPathFactory):
+    """ComfyUI's page; skipped where there is no Chromium."""
+    pytest.importorskip("websockets")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), "")
+    if not chromium:
+        pytest.skip("Chromium is not installed")
+    page = Page(chromium, tmp_path_factory.mktemp("chromium"))
+    try:
+        page.open(comfyui.url)
+        yield page
+    finally:
+        page.close()

@@ -61,7 +61,10 @@ def test_frames_equal_those_of_comfyui_bit_for_bit(root, network, height, width)
 
 def test_a_model_that_lacks_a_call_is_refused_by_name():
     patcher = SimpleNamespace(
-        model=SimpleNamespace(extract_features=None), load_device="cpu", model_dtype=None
+        model=SimpleNamespace(extract_features=None),
+        load_device="cpu",
+        model_dtype=None,
+        model_size=None,
     )
     with pytest.raises(SettingsError, match="has no memory_used_forward, state_dict"):
         InterpModelMethod(patcher)

@@ -36,6 +36,12 @@ DEFINITIONS = {
     "TLBVFI_VideoConcatenator": {
         "input": {"required": {"session_id": ["STRING", {"default": ""}]}}
     },
+    "SaveImage": {
+        "input": {
+            "required": {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "C"}]}
+        },
+        "python_module": "nodes",
+    },
     "Other": {"input": {"required": {"x": ["INT", {"default": 1}]}}},
 }
 
@@ -121,3 +127,10 @@ def test_nodes_in_subgraphs_are_read_too(read):
 def test_nodes_of_other_packs_are_left_alone(read):
     assert values_of(read(one("Other", {"x": 3}))) == {"x": 3}
     assert values_of(read(one("Missing", {"x": 3}))) == {"x": 3}
+
+
+def test_comfyui_s_own_nodes_beside_ours_are_read_by_name_too(read):
+    ours = {"id": 2, "type": "TLBVFI_VideoConcatenator", "widgets_values": ["abc"]}
+    saved = one("SaveImage", {"filename_prefix": "x"})
+    assert values_of(read({"nodes": [*saved["nodes"], ours]})) == ["x"]
+    assert values_of(read(saved)) == {"filename_prefix": "x"}
