@@ -1,17 +1,15 @@
 """Workflows that end in a video become ones that keep frames or end in our nodes."""
 
 import copy
+from contextlib import suppress
 from fractions import Fraction
 
 import pytest
 from comfyui_tlbvfi.tlbvfi.errors import WorkflowError
-from comfyui_tlbvfi.tlbvfi.rewrite import (
-    KeptFrames,
-    api_nodes,
-    is_api_format,
-    read_workflow,
-    rewrite,
-)
+from comfyui_tlbvfi.tlbvfi.rewrite import KeptFrames, rewrite
+from comfyui_tlbvfi.tlbvfi.workflow import api_nodes, is_api_format, read_workflow
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 def node(kind, **inputs):
@@ -49,6 +47,10 @@ def vhs():
 
 @pytest.fixture
 def page():
+    return page_graph()
+
+
+def page_graph():
     """UI format of the same chain as `create_and_save`, with a reroute before the saver."""
     return {
         "last_node_id": 12,
@@ -371,3 +373,32 @@ def test_files_that_are_no_workflow_are_refused_in_one_sentence(tmp_path):
             read_workflow(path)
     with pytest.raises(WorkflowError, match="cannot be read"):
         read_workflow(tmp_path / "missing.json")
+
+
+def test_reroutes_in_a_circle_do_not_hang(page):
+    page["links"][2] = [22, 5, 0, 5, 0, "VIDEO"]
+    assert len(rewrite(page, to="saveimage").frames) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), to=st.sampled_from(["saveimage", "tlbvfi"]))
+def test_a_damaged_graph_is_rewritten_or_refused_never_a_crash(data, to):
+    graph = page_graph()
+    place, key = data.draw(st.sampled_from(places(graph)))
+    damage = data.draw(st.sampled_from(["remove", None, 7, "x", [], {}]))
+    if damage == "remove":
+        del place[key]
+    else:
+        place[key] = damage
+    with suppress(WorkflowError):
+        rewrite(graph, to=to)
+
+
+def places(value):
+    """(container, key) of everything below a JSON value."""
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    found = [(value, key) for key in keys]
+    for key in keys:
+        if isinstance(value[key], dict | list):
+            found += places(value[key])
+    return found

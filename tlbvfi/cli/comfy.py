@@ -116,7 +116,8 @@ def _add_rewrite(commands: Any, shared: argparse.ArgumentParser) -> None:  # noq
 def run_rewrite(arguments: argparse.Namespace) -> int:
     """Write a rewritten workflow; the list of changes goes to stderr, or with --json to stdout."""
     from ..errors import SettingsError
-    from ..rewrite import read_workflow, rewrite
+    from ..rewrite import rewrite
+    from ..workflow import read_workflow
 
     output = arguments.output
     if output is not None and output.exists() and not arguments.overwrite:
@@ -197,7 +198,8 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """The prompt to queue, and the node that keeps its frames; sets --input-fps where it is known."""
     from ..errors import SettingsError, WorkflowError
     from ..generation import frames_node, keeps_frames
-    from ..rewrite import api_nodes, is_api_format, read_workflow, rewrite, saves_video
+    from ..rewrite import rewrite, saves_video
+    from ..workflow import api_nodes, is_api_format, read_workflow
 
     workflow = read_workflow(arguments.prompt)
     if not is_api_format(workflow):
