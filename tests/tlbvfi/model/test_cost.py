@@ -1,0 +1,76 @@
+"""What a mid frame costs: arithmetic counted without computing it, precision, memory."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from comfyui_tlbvfi.tlbvfi.model import TLBVFI, plan_geometry, predict_peak_memory, sample
+from comfyui_tlbvfi.tlbvfi.model.bands import CACHED_VALUES, Bands
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def gflop():
+    """GFLOP at 512x512 of a mid frame: (inside a sequence, of a lone pair)."""
+    with torch.device("meta"):
+        model = TLBVFI().eval()
+        frame = torch.empty(1, 3, 512, 512)
+        noise = [torch.empty(1, 3, 3, 16, 16)] * (STEPS - 1)
+    geometry, bands = plan_geometry(512, 512), Bands(CACHED_VALUES)
+    with torch.no_grad():
+        unknown = model.encode_unknown(geometry, bands)
+        with FlopCounterMode(display=False) as lone:
+            features0 = model.encode(frame, geometry, bands)
+            with FlopCounterMode(display=False) as inside:
+                features1 = model.encode(frame, geometry, bands)
+                model(features0, unknown, features1, STEPS, noise, bands)
+    return inside.get_total_flops() / 1e9, lone.get_total_flops() / 1e9
+
+
+def test_exact_savings_leave_two_thirds_of_the_references_work(gflop):
+    """The reference's graph costs 734 GFLOP, a plain implementation of the savings 477 and 598."""
+    inside, lone = gflop
+    assert 420 < inside < 480
+    assert 500 < lone < 600
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "decibel"), [(torch.float16, 60), (torch.bfloat16, 50)])
+def test_lower_precision_stays_near_float32(stand_in_state, model, dtype, decibel):
+    low = TLBVFI().eval()
+    low.load_state_dict({name: stand_in_state[name] for name in low.state_dict()})
+    low.to_compute_dtype(dtype)
+    generator = torch.Generator().manual_seed(1)
+    frames = [
+        F.interpolate(torch.rand(1, 3, 8, 8, generator=generator), size=(256, 256), mode="bicubic")
+        for _ in range(2)
+    ]
+    frames = [frame.clamp(0, 1) for frame in frames]
+    off = sample(low, *frames) - sample(model, *frames)
+    assert -10 * off.square().mean().log10() > decibel
+
+
+def test_more_pixels_and_a_larger_canvas_take_more_memory():
+    sizes = [(256, 256, 0.5), (512, 512, 0.5), (512, 512, 1.0), (1080, 1920, 0.5)]
+    bytes_needed = [
+        predict_peak_memory(plan_geometry(height, width, flow_scale=scale))
+        for height, width, scale in sizes
+    ]
+    assert bytes_needed == sorted(bytes_needed)
+    geometry = plan_geometry(1080, 1920)
+    assert predict_peak_memory(geometry, dtype=torch.float16) < bytes_needed[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "scale"), [("256x256", 0.5), ("512x512", 0.5), ("512x512", 1.0), ("768x1024", 0.5)]
+)
+def test_predicted_memory_is_what_is_measured(root, size, scale):
+    command = [sys.executable, root / "benchmarks/model_memory.py", size, str(scale)]
+    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    assert report["predicted"] == pytest.approx(report["measured"], rel=0.15)
