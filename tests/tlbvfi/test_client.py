@@ -28,6 +28,7 @@ from comfyui_tlbvfi.tlbvfi.errors import (
     WorkflowError,
 )
 from comfyui_tlbvfi.tlbvfi.generation import collect, discard, frames_node, generation_folder
+from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -816,9 +817,26 @@ def test_a_dash_writes_the_video_to_standard_output(run_command, capfdbinary, tm
     assert facts(str(video))[:2] == (2 * FRAMES - 1, 32)
 
 
-def test_fetched_frames_are_removed_when_asked(run_command, tmp_path):
-    assert run_command("--input-fps", "16", "--discard-frames") == 0
+@pytest.mark.parametrize("output", [None, "-"])
+def test_fetched_frames_are_removed_when_asked(run_command, tmp_path, output):
+    assert run_command("--input-fps", "16", "--discard-frames", output=output) == 0
     assert list((tmp_path / "root" / "tlbvfi_frames").iterdir()) == []
+
+
+def test_an_interrupted_job_is_resumed_by_its_session(
+    comfy, run_command, tmp_path, capfd, monkeypatch
+):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlendMethod, "between", interrupted)
+        assert run_command("--input-fps", "16") == 130
+    command = capfd.readouterr().err.strip().splitlines()[-1].split()
+    assert command[:2] == ["tlbvfi", "resume"]
+    assert main(command[1:]) == 0
+    assert facts(str(tmp_path / "out.mp4"))[:2] == (2 * FRAMES - 1, 32)
+    assert len(comfy.queued) == 1
 
 
 @pytest.mark.parametrize(

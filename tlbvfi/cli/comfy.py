@@ -252,6 +252,7 @@ def _pour(path: Path) -> None:
     with path.open("rb") as file:
         shutil.copyfileobj(file, sys.stdout.buffer)
     sys.stdout.buffer.flush()
+    path.unlink()
 
 
 class _ServerBar:
