@@ -4,6 +4,8 @@ import subprocess
 import sys
 from fractions import Fraction
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("resource")  # peak memory of a process; not on Windows
@@ -33,8 +35,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def peak(root, tmp_path):
     """Peak memory, kB, of a job in a process of its own."""
 
-    def measure(source, rate="-"):
-        words = [root, source, tmp_path / f"{source.stem}_out.mp4", rate]
+    def measure(source, rate="-", output="out.mp4"):
+        words = [root, source, tmp_path / f"{source.stem}_{output}", rate]
         command = [sys.executable, "-c", JOB, *map(str, words)]
         return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
@@ -54,15 +56,22 @@ def test_2000_frames_need_no_more_than_5_percent_above_200(clip, peak, tmp_path)
     assert peak(long) <= 1.05 * peak(short)
 
 
-@pytest.mark.slow
-def test_a_folder_of_2000_png_needs_no_more_than_one_of_200(peak, tmp_path):
-    import cv2
-    import numpy as np
+@pytest.fixture
+def pictures(tmp_path):
+    """Maker of a folder of so many PNG images."""
 
-    for count in (200, 2000):
+    def make(count):
         folder = tmp_path / f"png{count}"
         folder.mkdir()
         for number in range(count):
             picture = np.full((120, 160, 3), number % 250, np.uint8)
             cv2.imwrite(str(folder / f"f_{number:05d}.png"), picture)
-    assert peak(tmp_path / "png2000", "25") <= 1.05 * peak(tmp_path / "png200", "25")
+        return folder
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["out.mp4", "out/%06d.png", "out/%06d.exr"])
+def test_a_folder_of_2000_png_needs_no_more_than_one_of_200(peak, pictures, output):
+    assert peak(pictures(2000), "25", output) <= 1.05 * peak(pictures(200), "25", output)
