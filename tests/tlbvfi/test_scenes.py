@@ -30,7 +30,7 @@ def bench(root):
 
 @pytest.fixture(scope="module")
 def stage(bench):
-    return bench.Stage(height=108, length=8)
+    return bench.Stage(height=108, length=6)
 
 
 def wrong(bench, clips):
@@ -83,7 +83,7 @@ def test_a_mouth_that_opens_is_no_repetition(bench):
         assert is_duplicate(known[0], known[0])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(first=st.integers(0, 40), length=st.integers(1, 30))
 def test_decisions_do_not_depend_on_where_a_job_was_cut(bench, decided, first, length):
     frames, whole = decided

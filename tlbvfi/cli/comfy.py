@@ -148,30 +148,15 @@ def _write(output: Path, text: str) -> None:
 
 def run_comfy(arguments: argparse.Namespace) -> int:
     """Generate, fetch, interpolate, encode; whatever is done already is not done again."""
-    from ..comfy_http import Server, server_url
-    from ..generation import collect, discard, generation_folder
+    from ..generation import discard
 
     prompt, node = _prepare(arguments)
     _check_settings(arguments)
     to_stdout = arguments.output == STDOUT
-    root = arguments.root or (Path() if to_stdout else arguments.output.parent) / "output"
-    server = Server(
-        url=server_url(arguments.server),
-        lost_seconds=arguments.patience,
-        total_seconds=arguments.timeout,
-    )
-    folder = generation_folder(root, server, prompt, node)
+    if arguments.root is None:
+        arguments.root = (Path() if to_stdout else arguments.output.parent) / "output"
     try:
-        with _ServerBar(quiet=arguments.json) as show:
-            generation = collect(
-                server,
-                prompt,
-                folder,
-                node=node,
-                again=arguments.again,
-                output_folder=arguments.comfy_output,
-                on_event=show,
-            )
+        generation = _frames(arguments, prompt, node)
     except KeyboardInterrupt:
         print(
             "tlbvfi: interrupted; what is queued goes on at the server, and the same command "
@@ -180,18 +165,39 @@ def run_comfy(arguments: argparse.Namespace) -> int:
         )
         return 130
     _say(arguments, _summary(generation))
+    folder = generation.folder.parent
     if to_stdout:
         arguments.output, arguments.json = folder / "result.mp4", False
-    arguments.root = root
     arguments.input = str(generation.folder)
-    code = run_interpolate(
-        arguments, sound=generation.sound, metadata={"prompt": json.dumps(prompt)}
-    )
+    tags = {"prompt": json.dumps(prompt)}
+    code = run_interpolate(arguments, sound=generation.sound, metadata=tags)
     if code == 0 and to_stdout:
         _pour(arguments.output)
     if code == 0 and arguments.discard_frames:
         discard(folder)
     return code
+
+
+def _frames(arguments: argparse.Namespace, prompt: dict[str, Any], node: str) -> Generation:
+    """The frames of the prompt, in a folder below the root."""
+    from ..comfy_http import Server, server_url
+    from ..generation import collect, generation_folder
+
+    server = Server(
+        url=server_url(arguments.server),
+        lost_seconds=arguments.patience,
+        total_seconds=arguments.timeout,
+    )
+    with _ServerBar(quiet=arguments.json) as show:
+        return collect(
+            server,
+            prompt,
+            generation_folder(arguments.root, server, prompt, node),
+            node=node,
+            again=arguments.again,
+            output_folder=arguments.comfy_output,
+            on_event=show,
+        )
 
 
 def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
