@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from torch import Tensor
 
+from ..encoding.delivery import output_path
 from ..encoding.durable import disk_errors
 from ..encoding.errors import OutputError
 from ..encoding.profiles import EncoderSettings
@@ -138,7 +139,8 @@ def interpolate_video(
     `source`: video file, folder of images, bytes of a video file, or frames as `interpolate_frames`
     takes them. Frames and folders have no rate of their own: `input_fps` states it.
     `target`: path, or a binary file object that can seek, such as BytesIO, which gets a file of the
-    kind `container` and is left open.
+    kind `container` and is left open. From disk, also a folder of images to write (`frames/` with an
+    image `codec`) or a pattern (`frames/f_%06d.png`).
 
     From disk to disk this is a job as on the command line: it leaves a session in `root` (default:
     `output/` beside the target), and the same call goes on after a crash. With memory at either end
@@ -174,7 +176,7 @@ def interpolate_video(
     with open_source(_streamable(source), input_rate=_given(input_fps, parse_rate)) as opened:
         if isinstance(source, str | Path) and isinstance(target, str | Path):
             destination = Destination(
-                output=Path(target),
+                output=output_path(str(target), codec),
                 root=None if root is None else Path(root),
                 overwrite=overwrite,
                 sound=heard,

@@ -17,7 +17,7 @@ from ..encoding.errors import OutputError
 from ..encoding.progress import ChunkRecord
 from ..encoding.source import Source
 from ..encoding.tracks import Window
-from ..encoding.writer import MUXERS, VideoWriter
+from ..encoding.writer import MUXERS, VideoWriter, stores_mastering
 from .config import JobConfig
 from .job import QUEUE_FRAMES, encode_frames, load_frames, output_picture, used_window
 from .method import Method
@@ -62,12 +62,15 @@ def run_in_one_go(
     window = used_window(plan.manifest)
     if suffix == ".avi" and window is None:
         window = Window(start=plan.origin)  # an AVI file always begins at 0
+    if source.info.mastering and not stores_mastering(plan.manifest.encoder):
+        profile = plan.manifest.encoder.profile
+        on_event(Notice(text=f"{profile} drops the HDR10 mastering metadata."))
     todo = ChunkRange(index=0, start=plan.first, stop=None, is_last=True)
     meter = Meter(frames_total=plan.frames_total)
+    heard = sound if config.audio and config.slowmo == 1 else None
+    texts = {**source.info.metadata, **(metadata or {})}
     with (
-        open_carried(
-            sound if config.audio and config.slowmo == 1 else None, window=window, metadata=metadata
-        ) as carried,
+        open_carried(heard, window=window, metadata=texts) as carried,
         _open_writer(plan, target, suffix, window, carried, on_event) as writer,
         closing(prefetch(load_frames(source, plan, todo), QUEUE_FRAMES)) as loaded,
     ):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import comfyui_tlbvfi
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from comfyui_tlbvfi import (
     interpolate_video,
 )
 from comfyui_tlbvfi.encoding.errors import OutputError
+from comfyui_tlbvfi.encoding.png import with_texts
 from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.progress import FrameDone
 
@@ -90,6 +92,14 @@ def test_values_beyond_0_and_1_pass_through_floats_and_are_clipped_in_integers()
     black, white = np.zeros((40, 56, 3), np.uint8), np.full((40, 56, 3), 255, np.uint8)
     (_, mid, _) = interpolate_frames([black, white], method="blend", cuts="ignore")
     assert np.unique(mid).tolist() == [128]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_integer_value_survives_the_way_through_the_pipeline(dtype):
+    count = np.iinfo(dtype).max + 1
+    frame = np.arange(count, dtype=dtype).reshape(16, -1, 1).repeat(4, 2)
+    (_, mid, _) = interpolate_frames([frame, frame.copy()], method="blend", cuts="ignore")
+    assert np.array_equal(mid, frame)
 
 
 def test_any_rate_shows_frames_at_exact_times():
@@ -297,6 +307,26 @@ def test_tags_and_progress_reach_whoever_asked(tmp_path):
     with av.open(target) as container:
         assert container.metadata["title"] == "Moving"
         assert container.metadata["workflow"] == "{}"
+
+
+def test_the_workflow_in_comfyui_images_reaches_a_file_in_memory(tmp_path):
+    for number, frame in enumerate(as_dtype(moving(4), np.uint8)):
+        _, data = cv2.imencode(".png", frame)
+        texts = with_texts(data.tobytes(), {"workflow": '{"nodes": []}'})
+        (tmp_path / f"shot_{number:05}_.png").write_bytes(texts)
+    target = BytesIO()
+    interpolate_video(tmp_path, target, method="blend", input_fps=16)
+    target.seek(0)
+    with av.open(target) as container:
+        assert container.metadata["workflow"] == '{"nodes": []}'
+
+
+def test_from_disk_images_can_be_written_too(clip, tmp_path):
+    source = clip(tmp_path / "in.mp4", 5)
+    interpolate_video(source, f"{tmp_path}/frames/", method="blend", codec="png16")
+    interpolate_video(source, tmp_path / "more" / "f_%03d.jpg", method="blend")
+    assert len(list((tmp_path / "frames").glob("frame_*.png"))) == 9
+    assert (tmp_path / "more" / "f_009.jpg").is_file()
 
 
 def test_an_existing_file_is_not_touched_unless_asked(tmp_path):
