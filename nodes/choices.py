@@ -6,6 +6,7 @@ Ids, order and defaults are what saved graphs rely on; new inputs go to the end 
 from __future__ import annotations
 
 from pathlib import PurePath
+from typing import get_args
 
 import folder_paths
 from comfy_api.latest import io
@@ -13,6 +14,7 @@ from comfy_api.latest import io
 from ..encoding.profiles import PROFILES, find_profile
 from ..tlbvfi.methods import WITHOUT_WEIGHTS
 from ..tlbvfi.models import model_source
+from ..tlbvfi.spans import CutRule
 
 MODEL_FOLDER = "interpolation"
 CATEGORY = "frame_interpolation/TLBVFI"
@@ -143,8 +145,9 @@ def tile_size() -> io.Int.Input:
         display_mode=io.NumberDisplay.number,
         optional=True,
         advanced=True,
-        tooltip="A hint of how much VRAM to use (TLB-VFI only): about what a tile of this size would "
-        "take; 0 lets ComfyUI decide. The frame is never cut into tiles, so no seam can show.",
+        tooltip="Saves VRAM (TLB-VFI only): large maps are computed in bands of about the area of a "
+        "tile of this size. 0: what suits the device, and less where memory runs out. The frames "
+        "are the same and have no seams.",
     )
 
 
@@ -224,6 +227,28 @@ def codec(*, optional: bool) -> io.Combo.Input:
     )
 
 
+def scene_cuts() -> io.Combo.Input:
+    return io.Combo.Input(
+        "scene_cuts",
+        options=list(get_args(CutRule)),
+        default="hold",
+        optional=True,
+        tooltip="What is shown between the last frame of a scene and the first of the next. hold: "
+        "the last frame. nearest: the nearer of the two. ignore: they are interpolated.",
+    )
+
+
+def final_codec() -> io.Combo.Input:
+    return io.Combo.Input(
+        "codec",
+        options=["copy", *CODECS],
+        default="copy",
+        optional=True,
+        tooltip="copy joins the chunks as they are. Any other choice encodes them once more, which "
+        "suits lossless chunks (ffv1, h264-lossless): one compression, at the end.",
+    )
+
+
 def crf() -> io.Int.Input:
     return io.Int.Input(
         "crf",
@@ -231,5 +256,5 @@ def crf() -> io.Int.Input:
         min=0,
         max=63,
         optional=True,
-        tooltip="Constant quality, used where bitrate is empty: lower is better and larger.",
+        tooltip="Constant quality, where no bitrate is given: lower is better and larger.",
     )

@@ -14,6 +14,7 @@ from ..tlbvfi.job import Destination, make_chunks, start_session
 from ..tlbvfi.method import Method
 from ..tlbvfi.plan import make_plan
 from ..tlbvfi.progress import Notice
+from ..tlbvfi.spans import CutRule
 from . import choices
 from .clip import Clip, ImagesOrVideo, open_clip
 from .final_file import graph_metadata, join_to, shown
@@ -96,6 +97,7 @@ class ChunkProcessor(io.ComfyNode):
                 ),
                 *choices.new_inputs(),
                 choices.crf(),
+                choices.scene_cuts(),
             ],
             outputs=[
                 io.String.Output("session", display_name="session_id"),
@@ -134,6 +136,7 @@ class ChunkProcessor(io.ComfyNode):
         debug: bool = False,
         seed: int = 0,
         crf: int = 18,
+        scene_cuts: CutRule = "hold",
         **wish: Any,  # noqa: ANN401 - the fields of ModelWish, by their names
     ) -> io.NodeOutput:
         progress = NodeProgress(cls.hidden.unique_id, log_events=debug)
@@ -146,6 +149,7 @@ class ChunkProcessor(io.ComfyNode):
             encoder=encoder_settings(codec, crf, bitrate, clip.source.info, is_video=clip.is_video),
             software_twin=True,
             seed=seed,
+            cuts=scene_cuts,
             start=clip.start,
             end=clip.end,
             chunk=chunk_length(clip.source.info),

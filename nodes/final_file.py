@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io
 
+from ..encoding.delivery import Final, final_to_json
 from ..encoding.session import PROGRESS, RESULT, Session
 from ..tlbvfi.job import is_joined, join_session
 from ..tlbvfi.progress import Notice
@@ -33,13 +34,14 @@ def join_to(
     wanted: Path,
     progress: NodeProgress,
     *,
+    final: Final = None,
     sound: Path | BinaryIO | None,
     metadata: Mapping[str, str],
     keep_chunks: bool,
 ) -> Path:
     """The session's verified final file: the one that is there, or a new one at `wanted`.
 
-    A file there that was not made from this session is left alone: a number is added instead.
+    `final`: the encoder of one more compression; None: chunks are joined as they are. A file there that was not made from this session is left alone: a number is added instead.
 
     Raises:
         SessionError: chunks are missing.
@@ -51,7 +53,7 @@ def join_to(
             progress(Notice(text=f"session {session.id} was joined before, into {former.name}."))
         return former
     is_ours = former is not None and _is_named(former, wanted)
-    if former is not None and is_ours and not _has_newer_chunks(session):
+    if former is not None and is_ours and _is_as_wanted(session, final):
         if not keep_chunks:
             session.drop_chunks()
         return former
@@ -59,6 +61,7 @@ def join_to(
     join_session(
         session,
         output,
+        final=final,
         sound=sound,
         metadata=metadata,
         overwrite=is_ours,
@@ -102,7 +105,9 @@ def _is_named(former: Path, wanted: Path) -> bool:
     return same_kind and re.fullmatch(pattern, former.stem) is not None
 
 
-def _has_newer_chunks(session: Session) -> bool:
-    """Whether a chunk was committed after the session was joined."""
+def _is_as_wanted(session: Session, final: Final) -> bool:
+    """Whether the session was joined in this form, and no chunk was committed since."""
+    if (session.result() or {}).get("final") != final_to_json(final):
+        return False
     folder = session.folder
-    return (folder / PROGRESS).stat().st_mtime_ns > (folder / RESULT).stat().st_mtime_ns
+    return (folder / PROGRESS).stat().st_mtime_ns <= (folder / RESULT).stat().st_mtime_ns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -14,7 +15,7 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
-from ..tlbvfi.progress import ChunkDone, Event, FrameDone, Joining, Notice, Started
+from ..tlbvfi.progress import ChunkDone, Encoding, Event, FrameDone, Joining, Notice, Started
 from .paths import Folders, extra_read_folders
 from .status import status_line
 
@@ -81,21 +82,30 @@ class NodeProgress:
                 self._frame(event)
             case ChunkDone():
                 self._last_chunk = event
+            case Encoding(done=done, total=total):
+                self._bar.update_absolute(done, total)
+                self._throttled(lambda: f"encoding frame {done}/{total}")
             case Joining(done=done, total=total):
                 self._bar.update_absolute(done, total)
-                self._text(f"joining chunk {done}/{total}")
+                self._throttled(lambda: f"joining frame {done}/{total}")
             case Notice(text=text):
                 self.notices.append(text)
                 log.warning(text)
                 self._text(text)
 
     def _frame(self, event: FrameDone) -> None:
-        due = time.monotonic() - self._shown >= SHOW_SECONDS
+        due = self._is_due()
         preview = _preview(event.image) if due and event.image is not None else None
         total = event.frames_total or event.frames_done
         self._bar.update_absolute(event.frames_done, total, preview)
-        if due:
-            self._text(status_line(event, self._last_chunk))
+        self._throttled(lambda: status_line(event, self._last_chunk))
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._shown >= SHOW_SECONDS
+
+    def _throttled(self, text: Callable[[], str]) -> None:
+        if self._is_due():
+            self._text(text())
             self._shown = time.monotonic()
 
     def _text(self, text: str) -> None:

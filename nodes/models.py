@@ -84,7 +84,7 @@ def chosen_method(wish: ModelWish, progress: NodeProgress) -> Iterator[Method]:
         model = wish.model or named_model(
             wish.model_name, wish.precision, chosen_device(wish.gpu_id, progress)
         )
-        method = HostedTlbvfi(model, sampling_options(wish))
+        method = HostedTlbvfi(model, sampling_options(wish), tile_size=wish.tile_size)
         try:
             yield method
         finally:

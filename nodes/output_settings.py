@@ -6,8 +6,7 @@ from fractions import Fraction
 
 from ..encoding.catalog import Profile
 from ..encoding.layout import pixel_layout
-from ..encoding.probe import VideoInfo
-from ..encoding.profiles import Encoder, EncoderSettings, find_profile
+from ..encoding.profiles import Encoder, EncoderSettings, Picture, find_profile
 from ..tlbvfi.progress import Notice
 from ..tlbvfi.timeline import parse_rate
 
@@ -21,7 +20,7 @@ def exact_rate(fps: float) -> Fraction | None:
 
 
 def encoder_settings(
-    codec: str, crf: int, bitrate: str, info: VideoInfo, *, is_video: bool
+    codec: str, crf: int, bitrate: str, info: Picture, *, is_video: bool
 ) -> EncoderSettings:
     """What a node asks of the encoder; a codec without a quality scale leaves `crf` out.
 
@@ -43,7 +42,7 @@ def container_of(codec: str) -> str:
     return find_profile("h264" if codec == "auto" else codec).containers[0]
 
 
-def image_pix_fmt(profile: Profile, info: VideoInfo) -> str | None:
+def image_pix_fmt(profile: Profile, info: Picture) -> str | None:
     """Pixel format for images in a codec for watching; None leaves it to a codec for editing."""
     if profile.is_intra or profile.is_lossless:
         return None
@@ -52,7 +51,7 @@ def image_pix_fmt(profile: Profile, info: VideoInfo) -> str | None:
     return wanted if wanted in profile.pix_fmts else None
 
 
-def encoder_notices(codec: str, encoder: Encoder, info: VideoInfo) -> list[Notice]:
+def encoder_notices(codec: str, encoder: Encoder, info: Picture) -> list[Notice]:
     """What the user should know of the encoder that was found."""
     notices = []
     if codec != "auto" and find_profile(codec).name != encoder.profile:

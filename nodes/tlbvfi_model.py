@@ -19,12 +19,16 @@ from ..tlbvfi.checkpoint import load_checkpoint, weights_hash
 from ..tlbvfi.errors import MemoryBudgetError
 from ..tlbvfi.method import PairKey
 from ..tlbvfi.methods.tlbvfi import TlbvfiMethod
-from ..tlbvfi.model import TLBVFI, FrameFeatures, SamplingOptions
+from ..tlbvfi.model import TLBVFI, Bands, FrameFeatures, SamplingOptions
 
 log = logging.getLogger("tlbvfi.nodes")
 
 T = TypeVar("T")
 
+FINEST_CHANNELS = 64
+"""Channels of the maps at the size of the frame."""
+LARGEST_BAND, SMALLEST_BAND = 1 << 26, 1 << 20
+"""Values of a band after the first shortage of memory, and the least."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -84,14 +88,20 @@ def dtype_for(precision: str, device: torch.device) -> torch.dtype:
 
 
 class HostedTlbvfi:
-    """TlbvfiMethod whose weights ComfyUI brings to the device before the first frame of a size."""
+    """TlbvfiMethod whose weights ComfyUI brings to the device before the first frame of a size.
+
+    Where memory runs out, other models are unloaded and maps are computed in smaller and smaller
+    bands; frames stay the same to float rounding.
+    """
 
     name = TlbvfiMethod.name
     any_time = TlbvfiMethod.any_time
 
-    def __init__(self, model: LoadedModel, options: SamplingOptions) -> None:
+    def __init__(self, model: LoadedModel, options: SamplingOptions, *, tile_size: int = 0) -> None:
+        """`tile_size`: side in pixels of about what is computed at a time; 0: what suits the device."""
+        bands = Bands(FINEST_CHANNELS * tile_size**2) if tile_size else None
         self._patcher = model.patcher
-        self._method = TlbvfiMethod(model.network, options, weights=model.weights_hash)
+        self._method = TlbvfiMethod(model.network, options, weights=model.weights_hash, bands=bands)
         self.settings = self._method.settings
         self.device: torch.device = model.patcher.load_device
         self._loaded_for: torch.Size | None = None
@@ -112,11 +122,11 @@ class HostedTlbvfi:
         key: PairKey,
     ) -> Iterator[Tensor]:
         """Frames at `times`, [C, H, W] float32 on the CPU each, computed as they are asked for."""
-        frames = self._method.between(features0, features1, times, key)
+        frames = iter(self._method.between(features0, features1, times, key))
 
         def again(n: int) -> Tensor:
             nonlocal frames
-            frames = self._method.between(features0, features1, times[n:], key)
+            frames = iter(self._method.between(features0, features1, times[n:], key))
             return next(frames)
 
         for n in range(len(times)):
@@ -131,29 +141,35 @@ class HostedTlbvfi:
         mm.unload_model_and_clones(self._patcher)
 
     def _load(self, height: int, width: int) -> None:
-        needed = self.memory_needed(height, width)
         # weights are small against what frames take, and layers left in RAM would slow every step
+        needed = self.memory_needed(height, width)
         mm.load_models_gpu([self._patcher], memory_required=needed, force_full_load=True)
 
     def _with_room(self, compute: Callable[[], T], again: Callable[[], T], shape: torch.Size) -> T:
-        """`compute()`, or `again()` with everything else out of the VRAM if it does not fit.
+        """`compute()`; `again()` in smaller bands while it does not fit.
 
         Raises:
-            MemoryBudgetError: it does not fit even then.
+            MemoryBudgetError: it does not fit in the smallest.
         """
-        try:
-            return compute()
-        except mm.OOM_EXCEPTION as error:
-            log.warning("out of memory (%s): unloading other models and trying again.", error)
-        mm.free_memory(1e30, self.device, keep_loaded=self._own())
-        mm.soft_empty_cache()
-        try:
-            return again()
-        except mm.OOM_EXCEPTION as error:
+        while True:
+            try:
+                return compute()
+            except mm.OOM_EXCEPTION as error:
+                self._make_room(shape, error)
+            compute = again
+
+    def _make_room(self, shape: torch.Size, error: Exception) -> None:
+        now = self._method.bands
+        values = LARGEST_BAND if now is None or now.values is None else now.values // 4
+        if values < SMALLEST_BAND:
             raise MemoryBudgetError(
                 f"frames of {shape[-1]}x{shape[-2]} do not fit into the memory of {self.device}: set "
                 "precision to bfloat16 and padding to tight, or scale the frames down."
             ) from error
+        log.warning("out of memory: unloading other models, then in bands of %d values.", values)
+        self._method.bands = Bands(values)
+        mm.free_memory(1e30, self.device, keep_loaded=self._own())
+        mm.soft_empty_cache()
 
     def _own(self) -> list[Any]:  # ComfyUI's untyped record of what is loaded
         return [loaded for loaded in mm.current_loaded_models if loaded.model is self._patcher]

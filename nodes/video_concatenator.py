@@ -8,13 +8,18 @@ from pathlib import Path
 from comfy_api.latest import io
 
 from ..encoding.errors import VideoError
+from ..encoding.layout import pixel_layout
+from ..encoding.mezzanine import decoded_picture
+from ..encoding.profiles import Encoder, resolve_encoder
 from ..encoding.session import MANIFEST, PROGRESS, Session
 from ..encoding.writer import MUXERS
 from ..tlbvfi.errors import SettingsError
+from ..tlbvfi.job import sound_of
 from ..tlbvfi.progress import Notice
 from . import choices
 from .final_file import graph_metadata, join_to, shown
 from .host import NodeProgress, folders
+from .output_settings import container_of, encoder_notices, encoder_settings
 from .paths import folder_in_output, plain_file_name
 from .sessions import find_session
 from .validation import check_file_name, check_session_id, first_problem
@@ -61,6 +66,8 @@ class VideoConcatenator(io.ComfyNode):
                     advanced=True,
                     tooltip="Without effect: use the video output with Get Video Components.",
                 ),
+                choices.final_codec(),
+                choices.crf(),
             ],
             outputs=[io.Video.Output("video", display_name="video")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -93,13 +100,18 @@ class VideoConcatenator(io.ComfyNode):
         output_filename: str = "",
         cleanup_chunks: bool = True,
         return_frames: bool = False,
+        codec: str = "copy",
+        crf: int = 18,
     ) -> io.NodeOutput:
         progress = NodeProgress(cls.hidden.unique_id)
         session = find_session(session_id, *roots(output_dir))
+        suffix = session.manifest.encoder.suffix if codec == "copy" else container_of(codec)
+        wanted = roots(output_dir)[0] / output_name(output_filename or session.id, suffix)
         output = join_to(
             session,
-            roots(output_dir)[0] / output_name(output_filename, session),
+            wanted,
             progress,
+            final=final_encoder(session, wanted.suffix, codec, crf, progress),
             sound=remembered_sound(session, progress),
             metadata=graph_metadata(cls.hidden),
             keep_chunks=not cleanup_chunks,
@@ -113,16 +125,34 @@ def roots(output_dir: str) -> tuple[Path, ...]:
     return folder_in_output(output_dir, places), places.output
 
 
-def output_name(wanted: str, session: Session) -> str:
-    """The wanted file name, with the suffix of the session's codec where it has none of a video."""
-    name = plain_file_name(wanted) if wanted else session.id
-    is_video = Path(name).suffix.lower() in MUXERS
-    return name if is_video else f"{name}{session.manifest.encoder.suffix}"
+def output_name(wanted: str, suffix: str) -> str:
+    """The wanted file name, with `suffix` where it has none of a video."""
+    name = plain_file_name(wanted)
+    return name if Path(name).suffix.lower() in MUXERS else f"{name}{suffix}"
+
+
+def final_encoder(
+    session: Session, suffix: str, codec: str, crf: int, progress: NodeProgress
+) -> Encoder | None:
+    """The encoder of one more compression at the join; None where chunks are copied.
+
+    Raises:
+        EncoderError: the codec does not fit into a file with this suffix.
+    """
+    if codec == "copy":
+        return None
+    picture = decoded_picture(session)
+    is_video = pixel_layout(picture.pix_fmt).family != "rgb"
+    settings = encoder_settings(codec, crf, "", picture, is_video=is_video)
+    encoder = resolve_encoder(settings, picture, container=suffix, software_twin=True)
+    for notice in encoder_notices(codec, encoder, picture):
+        progress(notice)
+    return encoder
 
 
 def remembered_sound(session: Session, progress: NodeProgress) -> Path | None:
     """The file the session's sound comes from, if there is one and it is still there."""
-    sound = (session.origin() or {}).get("sound")
+    sound = sound_of(session)
     if sound is None:
         return None
     if not Path(sound).is_file():

@@ -15,7 +15,7 @@ from ..checkpoint import load_checkpoint, weights_hash
 from ..device import choose_device
 from ..errors import FrameError, SettingsError
 from ..method import PairKey
-from ..model import TLBVFI, FrameFeatures, Geometry, SamplingOptions, predict_peak_memory
+from ..model import TLBVFI, Bands, FrameFeatures, Geometry, SamplingOptions, predict_peak_memory
 from ..model.precision import matmul_precision
 from ..model.sampling import check_values, draw_noise
 from .config import MethodConfig
@@ -58,12 +58,22 @@ class TlbvfiMethod:
     any_time = False
 
     def __init__(
-        self, model: TLBVFI, options: SamplingOptions | None = None, *, weights: str = ""
+        self,
+        model: TLBVFI,
+        options: SamplingOptions | None = None,
+        *,
+        weights: str = "",
+        bands: Bands | None = None,
     ) -> None:
-        """`weights`: identity of the weights for `settings`, as `weights_hash` gives it."""
+        """`weights`: identity of the weights for `settings`, as `weights_hash` gives it.
+
+        `bands`: how much of a map is computed at a time; None suits the device. Frames are the
+        same to float rounding.
+        """
         self.model = model
         self.options = options or SamplingOptions()
         self.weights = weights
+        self.bands = bands
         self._unknown: tuple[Geometry, Tensor] | None = None
 
     @property
@@ -149,16 +159,16 @@ class TlbvfiMethod:
         noise = draw_noise(seed, geometry, steps, self.device)
         with matmul_precision(tf32=self.options.tf32):
             unknown = self._unknown_of(geometry)
-            return self.model(features0, unknown, features1, steps, noise)
+            return self.model(features0, unknown, features1, steps, noise, self.bands)
 
     @torch.no_grad()
     def _encode(self, frame: Tensor, geometry: Geometry) -> FrameFeatures:
         with matmul_precision(tf32=self.options.tf32):
-            return self.model.encode(frame, geometry)
+            return self.model.encode(frame, geometry, self.bands)
 
     def _unknown_of(self, geometry: Geometry) -> Tensor:
         """Features of the unknown frame, kept for the geometry they were last needed for."""
         if self._unknown is None or self._unknown[0] != geometry:
             self.options.report(geometry)
-            self._unknown = geometry, self.model.encode_unknown(geometry)
+            self._unknown = geometry, self.model.encode_unknown(geometry, self.bands)
         return self._unknown[1]

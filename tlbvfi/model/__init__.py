@@ -1,5 +1,6 @@
 """The TLB-VFI networks: tensors in, tensors out; no files, no devices, no video."""
 
+from .bands import Bands
 from .geometry import MINIMUM_SIDE, Geometry, Padding, plan_geometry
 from .memory import predict_peak_memory
 from .precision import COMPUTE_DTYPES
@@ -10,6 +11,7 @@ __all__ = [
     "COMPUTE_DTYPES",
     "MINIMUM_SIDE",
     "TLBVFI",
+    "Bands",
     "FrameFeatures",
     "Geometry",
     "Padding",
