@@ -16,21 +16,22 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from .concat import JoinResult, OnProgress
 from .durable import atomic_file, disk_errors
-from .errors import OutputError, VerificationError
-from .images import DECODERS, ImageFormat, encoded_image, read_image
+from .errors import OutputError, SourceError, VerificationError
+from .images import DECODERS, ImageFormat, ImageSource, encoded_image, read_image
 from .manifest import Json
 from .mezzanine import decoded_frames
 from .packets import CHUNK_PACKETS, open_video
 from .png import with_texts
 from .session import IF_FULL, Session
 from .timetable import timetable
-from .verify import verify_session
+from .verify import Check, VerifyReport, verify_session
 
 WORKERS = min(4, os.cpu_count() or 1)
 DEFAULT_STEM = "frame_%06d"
@@ -140,6 +141,21 @@ def refuse_other_images(session: Session, pattern: ImagePattern, form: ImageForm
             f"{next(iter(found.values()))} exists and was not made by this job: choose another "
             "folder or name, or --overwrite to replace all images of this pattern."
         )
+
+
+def verify_images(folder: Path, *, deep: bool = False) -> VerifyReport:
+    """Check that a folder holds one sequence of images without a gap; `deep` decodes them all."""
+    checks = []
+    try:
+        with ImageSource(folder, rate=Fraction(1)) as source:
+            what = f"{source.info.frame_count} images without a gap"
+            checks.append(Check(name="sequence", ok=True, what=what))
+            if deep:
+                count = sum(1 for _ in source.frames())
+                checks.append(Check(name="pictures", ok=True, what=f"{count} alike, all decode"))
+    except SourceError as error:
+        checks.append(Check(name="images", ok=False, what=str(error)))
+    return VerifyReport(subject=str(folder), checks=tuple(checks))
 
 
 def problem_with_images(pattern: ImagePattern, frames: int) -> str:

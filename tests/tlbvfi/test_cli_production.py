@@ -250,6 +250,19 @@ def test_resume_of_a_job_that_overwrites_does_not_begin_anew(tlbvfi, source, mon
     assert json.loads(out)["frames_made"] < 39
 
 
+def test_verify_takes_a_folder_of_images(tlbvfi, frames):
+    folder = frames()
+    assert tlbvfi("verify", folder, "--deep")[0] == 0
+    path = folder / "shot_00003_.png"
+    path.write_bytes(path.read_bytes()[:-60])
+    assert tlbvfi("verify", folder)[0] == 0
+    code, out, _ = tlbvfi("verify", folder, "--deep")
+    assert code == 1
+    assert "shot_00003_.png is damaged" in out
+    path.unlink()
+    assert "shot_00004_.png does not follow shot_00002_.png" in tlbvfi("verify", folder)[1]
+
+
 def bad(*words, message):
     return pytest.param(words, message, id=message[:30])
 

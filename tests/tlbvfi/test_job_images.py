@@ -153,8 +153,10 @@ def test_an_interrupted_folder_is_gone_on_with(run, images, tmp_path, stop_at):
     written = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert 4 <= len(written) < 15
     assert not [name for name in written if "part" in name]
+    (tmp_path / "out" / ".15.part.png").write_bytes(b"torn by a kill")
     result = run(source, "out/%d.png", **where)
     assert result.frames_made == 0
+    assert len(names(tmp_path / "out")) == 15
     now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
     assert now.items() >= written.items()
     for path in (tmp_path / "whole").iterdir():

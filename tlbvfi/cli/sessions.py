@@ -39,9 +39,11 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
     concat.set_defaults(run=run_concat)
 
     verify = subparsers.add_parser(
-        "verify", parents=[shared], help="check a session or a video file; exit code 1 if damaged"
+        "verify",
+        parents=[shared],
+        help="check a session, a video file or a folder of images; exit code 1 if damaged",
     )
-    verify.add_argument("subject", metavar="SESSION|FILE")
+    verify.add_argument("subject", metavar="SESSION|FILE|FOLDER")
     verify.add_argument("--deep", action="store_true", help="decode every frame as well")
     add_root(verify)
     verify.set_defaults(run=run_verify)
@@ -81,13 +83,16 @@ def run_concat(arguments: argparse.Namespace) -> int:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Check a file, if there is one of this name, else a session."""
+    """Check a file or a folder of images, if there is one of this name, else a session."""
+    from ...encoding.sequence import is_image, verify_images
     from ...encoding.session import Session
     from ...encoding.verify import verify_file, verify_session
 
     path = Path(arguments.subject)
     if path.is_file():
         report = verify_file(path, deep=arguments.deep)
+    elif path.is_dir() and any(is_image(each.suffix) for each in path.iterdir()):
+        report = verify_images(path, deep=arguments.deep)
     else:
         session = Session.open(*session_place(arguments.subject, arguments.root))
         report = verify_session(session, deep=arguments.deep)
