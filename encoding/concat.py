@@ -124,7 +124,8 @@ def _refuse_unsuitable(session: Session, output: Path, *, overwrite: bool) -> No
     if output.suffix.lower() not in fitting:
         raise OutputError(
             f"{output.name}: chunks of {session.manifest.encoder.profile} do not fit into "
-            f"{output.suffix or 'a file without suffix'}: choose {' or '.join(fitting)}."
+            f"{output.suffix or 'a file without suffix'}: choose {' or '.join(fitting)}, or have them "
+            "encoded once more by --codec."
         )
     if output.suffix.lower() == ".avi" and session.manifest.is_vfr:
         raise OutputError(f"{output.name}: .avi cannot hold a variable frame rate: choose .nut.")

@@ -154,6 +154,9 @@ def test_a_kept_mezzanine_is_encoded_anew_without_interpolating(
     code, _, err = tlbvfi("concat", "mine", "out.mkv", "--codec", "h264")
     assert code == 1
     assert "out.mkv exists" in err
+    code, _, err = tlbvfi("concat", "mine", "new.mp4")
+    assert code == 1
+    assert "choose .mkv or .nut, or have them encoded once more by --codec" in err
     assert tlbvfi("concat", "mine", "copy.mkv")[0] == 0
     assert facts(tmp_path / "copy.mkv")[0] == "ffv1"
 
