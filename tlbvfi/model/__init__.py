@@ -1,6 +1,6 @@
 """The TLB-VFI networks: tensors in, tensors out; no files, no devices, no video."""
 
-from .bands import Bands
+from .bands import Bands, default_bands
 from .geometry import MINIMUM_SIDE, Geometry, Padding, plan_geometry
 from .memory import predict_peak_memory
 from .precision import COMPUTE_DTYPES
@@ -16,6 +16,7 @@ __all__ = [
     "Geometry",
     "Padding",
     "SamplingOptions",
+    "default_bands",
     "plan_geometry",
     "predict_peak_memory",
     "sample",

@@ -5,6 +5,7 @@ because features of a frame serve both pairs it belongs to.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ from .layers import (
     per_frame,
     swish,
 )
-from .lookup import bordered_tokens
+from .lookup import tokens_of
 from .norm import Moments, group_norm
 from .unet import LATENT
 from .warp import sample_at, sampling_grid
@@ -313,13 +314,17 @@ class DecoderLevel(nn.Module):
         self.cross_attn = CrossAttention(ops, context, out_channels)
         self.upsample = Resample(ops, out_channels)
 
-    def forward(self, x: Rows, moments: Moments, context: Rows, bands: Bands) -> Rows:
-        """Map and moments at one resolution to the map at twice of it, not computed yet."""
-        h = self.block[0](x, moments, bands)
+    def features(self, x: Rows, moments: Moments, bands: Bands) -> Tensor:
+        """Map [B, C, H, W] of this resolution, of the map that came from the one below."""
+        h = keep(self.block[0](x, moments, bands), bands)
         for attention in self.attn:
-            h = in_place(attention, keep(h, bands), None, bands)
+            h = whole(in_place(attention, h, None, bands))
+        return h
+
+    def forward(self, x: Tensor, context: Rows, bands: Bands) -> Rows:
+        """`features` to the map at twice of this resolution, not computed yet."""
         keys = self.cross_attn.proj_in(context, bands)
-        h = in_place(self.cross_attn, keep(h, bands), keys, bands)
+        h = in_place(self.cross_attn, x, keys, bands)
         return upsampled(kernel_of(self.upsample.conv), h)
 
 
@@ -380,13 +385,17 @@ class Decoder(nn.Module):
         flows = flow_pyramid(flow, len(WARPED_LEVELS))
         for level in (4, 3, 2, 1, 0):
             pair = (phi0[level + 1], phi1[level + 1])
-            features = [stored(phi.to(deep.dtype)) for phi in pair if phi is not None]
+            context = [stored(phi.to(deep.dtype)) for phi in pair if phi is not None]
             if level in WARPED_LEVELS:
-                pairs = zip(features, flows[level].split(2, dim=1), strict=True)
-                features += [warped_features(feature, f) for feature, f in pairs]
-            h = self.up[level](h, gathered, joined(features), bands)
-            h, gathered = keep_and_gather(h, bands)
-        h = normed(self.norm_out, h, gathered, swish)
+                pairs = zip(context, flows[level].split(2, dim=1), strict=True)
+                context += [warped_features(feature, f) for feature, f in pairs]
+            stage: Any = self.up[level]  # a ModuleList does not know the type of its parts
+            x = stage.features(h, gathered, bands)
+            h = stage(x, joined(context), bands)
+            if level:
+                h, gathered = keep_and_gather(h, bands)
+        # The largest map of all is computed twice rather than kept: it is the cheapest, too.
+        h = normed(self.norm_out, h, gather(h, bands), swish)
         return self.head(convolved(kernel_of(self.conv_out), h), bands)
 
     def head(self, h: Rows, bands: Bands) -> Rows:
@@ -401,7 +410,7 @@ class Decoder(nn.Module):
 def warped_features(source: Rows, flow: Tensor) -> Rows:
     """A kept map seen along `flow` [B, 2, H, W]."""
     features = whole(source)
-    seen = warped(bordered_tokens(features), source.shape[1], flow)
+    seen = warped(tokens_of(features), flow)
     return mapped(lambda rows: rows.to(features.dtype), seen)
 
 

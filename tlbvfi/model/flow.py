@@ -10,9 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .bands import Bands, Kernel, Rows, added, convolved, joined, keep, kernel_of, mapped, stored
+from .bands import (
+    Bands,
+    Kernel,
+    Rows,
+    added,
+    convolved,
+    joined,
+    keep,
+    kernel_of,
+    mapped,
+    stored,
+    whole,
+)
 from .layers import Operations, PReLU
-from .lookup import bordered_tokens, look_up, taps_along
+from .lookup import look_up, taps_along, tokens_of
 from .warp import warp
 
 OFFSETS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
@@ -71,20 +83,20 @@ class IFNet(nn.Module):
         return flow
 
 
-def correlation(blend: Rows, feature: Tensor, flow: Tensor) -> Rows:
-    """[B, 9, H, W]: cosine of `blend` [B, C, H, W] and the neighbors of warped `feature`.
+def correlation(blend: Rows, tokens: Tensor, flow: Tensor) -> Rows:
+    """[B, 9, H, W]: cosine of `blend` [B, C, H, W] and the neighbors of a warped map.
 
-    `feature`: as `bordered_tokens`; `flow`: [B, 2, H, W].
+    `tokens`: of the map, with a border of one pixel; `flow`: [B, 2, H, W].
     """
     B, _, H, W = blend.shape
 
     def compute(start: int, stop: int) -> Tensor:
         rows = blend.compute(start, stop)
         reference = rows / length(rows)
-        taps = taps_along(flow, start, stop)
+        taps = taps_along(flow, start, stop, border=1)
         cosines = []
         for dy, dx in OFFSETS:
-            found = look_up(feature, taps, dy, dx)
+            found = look_up(tokens, taps, dy, dx)
             norm = length(found)
             cosines.append(found.mul_(reference).sum(dim=1, keepdim=True) / norm)
         return torch.cat(cosines, dim=1)
@@ -92,14 +104,14 @@ def correlation(blend: Rows, feature: Tensor, flow: Tensor) -> Rows:
     return Rows((B, len(OFFSETS), H, W), compute)
 
 
-def warped(feature: Tensor, channels: int, flow: Tensor) -> Rows:
-    """`bordered_tokens` of a map of so many channels, seen along `flow` [B, 2, H, W]."""
+def warped(tokens: Tensor, flow: Tensor, *, border: int = 0) -> Rows:
+    """A map, given as its tokens with such a border, seen along `flow` [B, 2, H, W]; float32."""
     B, _, H, W = flow.shape
 
     def compute(start: int, stop: int) -> Tensor:
-        return look_up(feature, taps_along(flow, start, stop))
+        return look_up(tokens, taps_along(flow, start, stop, border=border))
 
-    return Rows((B, channels, H, W), compute)
+    return Rows((B, tokens.shape[1], H, W), compute)
 
 
 def length(x: Tensor) -> Tensor:
@@ -132,25 +144,24 @@ class RefineBlock(nn.Module):
     def forward(self, features: tuple[Tensor, Tensor], flow: Tensor, bands: Bands) -> Tensor:
         """Features of both frames [B, C, H, W], flow [B, 4, H, W] -> corrected flow."""
         flows = flow.split(2, dim=1)
-        tokens = [bordered_tokens(feature) for feature in features]
-        pairs = zip(tokens, flows, strict=True)
-        width = features[0].shape[1]
-        seen = [stored(keep(warped(token, width, f), bands)) for token, f in pairs]
+        tokens = [tokens_of(feature, border=1) for feature in features]
+        # Looked up anew wherever they are needed: that costs less than keeping them.
+        seen = [warped(t, f, border=1) for t, f in zip(tokens, flows, strict=True)]
         blend = stored(keep(self.blend(*seen), bands))
         shared = stored(keep(self.gru_of_blend(blend), bands))
         corrected = []
-        for token, own, f in zip(tokens, seen, flows, strict=True):
-            motion = stored(keep(self.motion(correlation(blend, token, f), stored(f)), bands))
-            corrected.append(keep(self.correct(shared, own, motion, stored(f), bands), bands))
+        for own, token, f in zip(seen, tokens, flows, strict=True):
+            cosines = correlation(blend, token, f)
+            corrected.append(self.corrected(shared, own, cosines, stored(f), bands))
         return torch.cat(corrected, dim=1)
 
     def blend(self, seen0: Rows, seen1: Rows) -> Rows:
         """Mix of both warped features, by which of them is not hidden."""
-        gate = mapped(torch.sigmoid, chain(self.occl_convs, joined([seen0, seen1])), 1)
 
         def compute(start: int, stop: int) -> Tensor:
             first, second = seen0.compute(start, stop), seen1.compute(start, stop)
-            return torch.lerp(second, first, gate.compute(start, stop))
+            logits = chain(self.occl_convs, stored(torch.cat([first, second], dim=1)))
+            return torch.lerp(second, first, torch.sigmoid(whole(logits)))
 
         return Rows(seen0.shape, compute)
 
@@ -164,12 +175,15 @@ class RefineBlock(nn.Module):
         parts = [chain(self.corr_convs, cosines), chain(self.flow_convs, flow)]
         return chain(self.motion_convs, joined(parts))
 
-    def correct(self, shared: Rows, seen: Rows, motion: Rows, flow: Rows, bands: Bands) -> Rows:
+    def corrected(
+        self, shared: Rows, seen: Rows, cosines: Rows, flow: Rows, bands: Bands
+    ) -> Tensor:
         """Corrected flow [B, 2, H, W] of one direction."""
+        motion = stored(keep(self.motion(cosines, flow), bands))
         own = Kernel(kernel_of(self.gru[0]).weight[:, seen.shape[1] :], None)
         h = added(convolved(own, joined([seen, motion, flow])), shared)
         h = stored(keep(h, bands))
-        return added(chain(self.flow_head, chain(list(self.gru)[1:], h)), flow)
+        return keep(added(chain(self.flow_head, chain(list(self.gru)[1:], h)), flow), bands)
 
 
 def chain(layers: Iterable[nn.Module], source: Rows) -> Rows:

@@ -17,17 +17,18 @@ class Taps:
     """The four pixels of each position: `index` [B, h, w] is the first, the others follow it."""
 
     index: Tensor
-    """int64, counted over a batch of images with a border of one pixel all around."""
+    """int64, counted over a batch of images with their borders."""
     weights: Tensor
     """[B * h * w, 4] float32, adding up to 1."""
     stride: int
     """Pixels from one row to the next."""
 
 
-def taps_along(flow: Tensor, start: int, stop: int) -> Taps:
+def taps_along(flow: Tensor, start: int, stop: int, *, border: int = 0) -> Taps:
     """Taps of rows [start, stop) of the warp along `flow` [B, 2, H, W], x then y, in pixels.
 
-    Positions are clamped to the image. H and W are at least 2.
+    Positions are clamped to the image. H and W are at least 2. `border`: pixels that the tokens
+    have around the image.
     """
     B, _, H, W = flow.shape
     columns = torch.arange(W, device=flow.device)
@@ -35,10 +36,11 @@ def taps_along(flow: Tensor, start: int, stop: int) -> Taps:
     column, x = _clamped(flow[:, 0, start:stop], columns, W)
     row, y = _clamped(flow[:, 1, start:stop], rows, H)
     image = torch.arange(B, device=flow.device)[:, None, None]
-    index = (image * (H + 2) + row + 1) * (W + 2) + column + 1
+    stride = W + 2 * border
+    index = (image * (H + 2 * border) + row + border) * stride + column + border
     left, above = 1 - x, 1 - y
     weights = torch.stack([above * left, above * x, y * left, y * x], dim=-1)
-    return Taps(index, weights.view(-1, 4), W + 2)
+    return Taps(index, weights.view(-1, 4), stride)
 
 
 def _clamped(shift: Tensor, origin: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -54,16 +56,20 @@ def _clamped(shift: Tensor, origin: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return whole.clamp_(0, size - 2), rest
 
 
-def bordered_tokens(image: Tensor) -> Tensor:
-    """[B, C, H, W] with a border of zeros as [B * (H + 2) * (W + 2), C] float32."""
-    padded = F.pad(image, (1, 1, 1, 1)).permute(0, 2, 3, 1)
-    return padded.reshape(-1, image.shape[1]).float()
+def tokens_of(image: Tensor, *, border: int = 0) -> Tensor:
+    """[B, C, H, W] with a border of zeros as [B * h * w, C] float32.
+
+    Without a border a view of `image`, if that is channels_last and float32.
+    """
+    if border:
+        image = F.pad(image, (border,) * 4)
+    return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1]).float()
 
 
 def look_up(tokens: Tensor, taps: Taps, dy: int = 0, dx: int = 0) -> Tensor:
-    """Map [B, C, h, w] of `bordered_tokens` at the taps, float32 and channels_last.
+    """Map [B, C, h, w] of tokens at the taps, float32 and channels_last.
 
-    `dy`, `dx` in -1..1: as if the image had been moved by that, zeros following from outside,
+    `dy`, `dx`, up to the width of the border: as if the image had been moved by that, zeros following from outside,
     before positions were clamped to it.
     """
     around = torch.tensor([0, 1, taps.stride, taps.stride + 1], device=tokens.device)

@@ -8,7 +8,7 @@ from .tlbvfi import encoder_dtype
 WEIGHTS = 44_300_000
 """Numbers that inference uses."""
 
-WORKSPACE = 234_000_000
+WORKSPACE = 195_000_000
 """Bytes that do not depend on the size: bands, repacked weights, the libraries' own."""
 
 FRAMES = 2
@@ -18,10 +18,10 @@ FIRST_FEATURE_VALUES = 64
 """Per padded pixel and frame: phi[0], kept where the flow is estimated at full size."""
 REDUCED_VALUES = 93
 """Per pixel of the reduced canvas and frame: phi[0..3] of it and the canvas."""
-DECODER_VALUES = 204
-"""Per padded pixel: two maps of the output head with 64 channels each, and what leads to them."""
-REFINEMENT_VALUES = 690
-"""Per pixel of the canvas: ten maps of 64 channels at the finest level of the flow refinement."""
+DECODER_VALUES = 155
+"""Per padded pixel: the largest maps of the output head, and what leads to them."""
+REFINEMENT_VALUES = 515
+"""Per pixel of the canvas: eight maps of 64 channels at the finest level of the refinement."""
 
 
 def predict_peak_memory(geometry: Geometry, *, dtype: torch.dtype = torch.float32) -> int:

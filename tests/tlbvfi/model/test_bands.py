@@ -5,7 +5,7 @@ import torch
 from comfyui_tlbvfi.tlbvfi.model import bands
 from comfyui_tlbvfi.tlbvfi.model.bands import Bands, Kernel, stored
 from comfyui_tlbvfi.tlbvfi.model.layers import MaxViTBlock, ResBlock2d
-from comfyui_tlbvfi.tlbvfi.model.lookup import bordered_tokens, look_up, taps_along
+from comfyui_tlbvfi.tlbvfi.model.lookup import look_up, taps_along, tokens_of
 from comfyui_tlbvfi.tlbvfi.model.norm import factor_and_offset, group_norm, moments
 from comfyui_tlbvfi.tlbvfi.model.warp import warp
 from hypothesis import given
@@ -116,11 +116,12 @@ def test_attention_in_bands_of_windows_equals_the_whole():
     assert (at_once - x).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("border", [0, 1])
 @pytest.mark.parametrize("reach", [0.3, 4.0, 100.0])
-def test_lookup_equals_the_warp(reach):
+def test_lookup_equals_the_warp(reach, border):
     image = channels_last(2, 5, 7, 9)
     flow = channels_last(2, 2, 7, 9, seed=3) * reach
-    seen = look_up(bordered_tokens(image), taps_along(flow, 2, 6))
+    seen = look_up(tokens_of(image, border=border), taps_along(flow, 2, 6, border=border))
     close(seen, warp(image, flow)[:, :, 2:6])
 
 
@@ -129,5 +130,5 @@ def test_lookup_of_a_neighbor_equals_the_warp_of_the_shifted_map(dy, dx):
     image = channels_last(1, 5, 7, 9)
     flow = channels_last(1, 2, 7, 9, seed=3) * 6
     shifted = F.pad(image, (1, 1, 1, 1))[:, :, 1 + dy : 8 + dy, 1 + dx : 10 + dx]
-    seen = look_up(bordered_tokens(image), taps_along(flow, 0, 7), dy, dx)
+    seen = look_up(tokens_of(image, border=1), taps_along(flow, 0, 7, border=1), dy, dx)
     close(seen, warp(shifted, flow))
