@@ -19,7 +19,7 @@ from ..tlbvfi.checkpoint import load_checkpoint, weights_hash
 from ..tlbvfi.errors import MemoryBudgetError
 from ..tlbvfi.method import PairKey
 from ..tlbvfi.methods.tlbvfi import TlbvfiMethod
-from ..tlbvfi.model import TLBVFI, Bands, FrameFeatures, SamplingOptions
+from ..tlbvfi.model import TLBVFI, Bands, FrameFeatures, SamplingOptions, default_bands
 
 log = logging.getLogger("tlbvfi.nodes")
 
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 FINEST_CHANNELS = 64
 """Channels of the maps at the size of the frame."""
-LARGEST_BAND, SMALLEST_BAND = 1 << 26, 1 << 20
+LARGEST_BAND, SMALLEST_BAND = 1 << 26, 1 << 16
 """Values of a band after the first shortage of memory, and the least."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -104,15 +104,15 @@ class HostedTlbvfi:
         self._method = TlbvfiMethod(model.network, options, weights=model.weights_hash, bands=bands)
         self.settings = self._method.settings
         self.device: torch.device = model.patcher.load_device
-        self._loaded_for: torch.Size | None = None
+        self._size = torch.Size()
 
     def prepare(self, frame: Tensor) -> FrameFeatures:
         """Features of a frame, [C, H, W] float32 in [0, 1]."""
-        if self._loaded_for != frame.shape:
+        if self._size != frame.shape:
             self._load(*frame.shape[1:])
-            self._loaded_for = frame.shape
+            self._size = frame.shape
         prepare = partial(self._method.prepare, frame)
-        return self._with_room(prepare, prepare, frame.shape)
+        return self._with_room(prepare, prepare)
 
     def between(
         self,
@@ -130,7 +130,7 @@ class HostedTlbvfi:
             return next(frames)
 
         for n in range(len(times)):
-            yield self._with_room(lambda: next(frames), partial(again, n), features0.frame.shape)
+            yield self._with_room(lambda: next(frames), partial(again, n))
 
     def memory_needed(self, height: int, width: int) -> int:
         """Bytes at the peak for frames of this size, weights included."""
@@ -145,7 +145,7 @@ class HostedTlbvfi:
         needed = self.memory_needed(height, width)
         mm.load_models_gpu([self._patcher], memory_required=needed, force_full_load=True)
 
-    def _with_room(self, compute: Callable[[], T], again: Callable[[], T], shape: torch.Size) -> T:
+    def _with_room(self, compute: Callable[[], T], again: Callable[[], T]) -> T:
         """`compute()`; `again()` in smaller bands while it does not fit.
 
         Raises:
@@ -155,15 +155,16 @@ class HostedTlbvfi:
             try:
                 return compute()
             except mm.OOM_EXCEPTION as error:
-                self._make_room(shape, error)
+                self._make_room(error)
             compute = again
 
-    def _make_room(self, shape: torch.Size, error: Exception) -> None:
-        now = self._method.bands
-        values = LARGEST_BAND if now is None or now.values is None else now.values // 4
+    def _make_room(self, error: Exception) -> None:
+        now = self._method.bands or default_bands(self.device)
+        values = LARGEST_BAND if now.values is None else now.values // 4
         if values < SMALLEST_BAND:
+            _, height, width = self._size
             raise MemoryBudgetError(
-                f"frames of {shape[-1]}x{shape[-2]} do not fit into the memory of {self.device}: set "
+                f"frames of {width}x{height} do not fit into the memory of {self.device}: set "
                 "precision to bfloat16 and padding to tight, or scale the frames down."
             ) from error
         log.warning("out of memory: unloading other models, then in bands of %d values.", values)

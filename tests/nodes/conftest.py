@@ -30,6 +30,22 @@ SERVER_FLAGS = ("--cpu", "--listen=127.0.0.1", "--database-url=sqlite:///:memory
 OTHER_PACKS = ("ComfyUI-VideoHelperSuite",)
 
 
+# Runs in ComfyUI's Python: FILM with random weights, as a file its loader reads.
+FILM = """
+import sys
+from comfy.cli_args import args
+args.cpu = True
+import torch
+from comfy_extras.frame_interpolation_models.film_net import FILMNet
+from safetensors.torch import save_file
+torch.manual_seed(0)
+model = FILMNet()
+for parameter in model.parameters():
+    torch.nn.init.normal_(parameter, std=0.02)
+save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, sys.argv[1])
+"""
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -377,3 +393,15 @@ def page(comfyui, tmp_path_factory: pytest.TempPathFactory):
         yield page
     finally:
         page.close()
+
+
+@pytest.fixture(scope="session")
+def film_model(comfyui) -> str:
+    """File name of FILM with random weights, where ComfyUI's loader finds it."""
+    name = "film_net_fp16.safetensors"
+    folder = comfyui.base / "models" / "frame_interpolation"
+    folder.mkdir(exist_ok=True)
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    command = [python, "-c", FILM, str(folder / name)]
+    subprocess.run(command, cwd=comfyui.code, check=True, capture_output=True)
+    return name

@@ -1,9 +1,6 @@
 """The pack as people meet it: ComfyUI's page in a real browser, workflows, saved graphs, help."""
 
 import json
-import os
-import subprocess
-import sys
 import urllib.request
 from fractions import Fraction
 from pathlib import Path
@@ -26,36 +23,11 @@ VIDEOS = {  # workflow: (node that shows the file, frames, rate, has sound)
     "whole_video": ("TLBVFI_ChunkProcessor", 39, 50, True),
 }
 
-# Runs in ComfyUI's Python: FILM with random weights, as a file its loader reads.
-FILM = """
-import sys
-from comfy.cli_args import args
-args.cpu = True
-import torch
-from comfy_extras.frame_interpolation_models.film_net import FILMNet
-from safetensors.torch import save_file
-torch.manual_seed(0)
-model = FILMNet()
-for parameter in model.parameters():
-    torch.nn.init.normal_(parameter, std=0.02)
-save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, sys.argv[1])
-"""
-
 
 @pytest.fixture(scope="module")
 def example_clip(clip):
     """A small clip under the name the workflows use."""
     clip("big_buck_bunny.mp4", frames=20, width=128, height=96, rate=25, sound=True)
-
-
-@pytest.fixture(scope="module")
-def film(comfyui):
-    """FILM with random weights where ComfyUI's loader finds it."""
-    folder = comfyui.base / "models" / "frame_interpolation"
-    folder.mkdir(exist_ok=True)
-    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    target = folder / "film_net_fp16.safetensors"
-    subprocess.run([python, "-c", FILM, str(target)], cwd=comfyui.code, check=True)
 
 
 def check_file(path: Path, frames: int, rate: int, has_sound: bool) -> None:
@@ -79,7 +51,7 @@ def check_result(comfyui, name: str, prompt: dict, outputs: dict) -> None:
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-@pytest.mark.usefixtures("example_clip", "film")
+@pytest.mark.usefixtures("example_clip", "film_model")
 def test_a_workflow_loads_runs_and_its_result_is_right(comfyui, page, root, name):
     graph = json.loads((root / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     prompt = page.prompt_of(graph)
@@ -89,7 +61,7 @@ def test_a_workflow_loads_runs_and_its_result_is_right(comfyui, page, root, name
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-@pytest.mark.usefixtures("example_clip", "film")
+@pytest.mark.usefixtures("example_clip", "film_model")
 def test_an_api_prompt_runs_by_http_alone(comfyui, root, name):
     body = json.loads((root / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
     _, answer = comfyui.post("/prompt", body)

@@ -1,0 +1,255 @@
+"""The nodes that turn images into images, in a real ComfyUI."""
+
+import os
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.comfyui
+
+# Runs in ComfyUI's Python: TLB-VFI with random weights that runs out of memory now and then.
+SHORT_OF_MEMORY = """
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from comfy.cli_args import args
+args.cpu = True
+import comfy.model_management as mm, torch
+from comfy.model_patcher import ModelPatcher
+from fractions import Fraction
+
+root = sys.argv[1]
+spec = spec_from_file_location("pack", f"{root}/__init__.py", submodule_search_locations=[root])
+sys.modules["pack"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+from pack.nodes.tlbvfi_model import HostedNetwork, HostedTlbvfi, LoadedModel
+from pack.tlbvfi.errors import MemoryBudgetError
+from pack.tlbvfi.method import PairKey
+from pack.tlbvfi.methods.tlbvfi import TlbvfiMethod
+from pack.tlbvfi.model import SamplingOptions, TLBVFI
+
+torch.manual_seed(0)
+network = TLBVFI().eval().requires_grad_(False)
+for parameter in network.parameters():
+    torch.nn.init.normal_(parameter, std=0.02)
+for buffer in network.buffers():
+    buffer.fill_(1)
+cpu = torch.device("cpu")
+patcher = ModelPatcher(HostedNetwork(network), load_device=cpu, offload_device=cpu)
+model = LoadedModel(patcher=patcher, network=network, weights_hash="")
+options = SamplingOptions(steps=1, flow_scale=1.0, padding="tight")
+frames = torch.rand(2, 3, 64, 64)
+
+
+def run():
+    method = HostedTlbvfi(model, options)
+    features = [method.prepare(frame) for frame in frames]
+    return list(method.between(*features, [Fraction(1, 2)], PairKey(0, 0)))[0]
+
+
+class OutOfMemory(Exception):
+    pass
+
+
+expected = run()
+mm.OOM_EXCEPTION = OutOfMemory
+forward, failures = TLBVFI.forward, 2
+
+def short(self, *arguments):
+    global failures
+    failures -= 1
+    if failures >= 0:
+        raise OutOfMemory
+    return forward(self, *arguments)
+
+TLBVFI.forward = short
+assert (run() - expected).abs().max() < 1e-5
+failures = 1000
+try:
+    run()
+except MemoryBudgetError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def levels(comfyui):
+    """Gray level of the first pixel of each image a prompt's node "save" keeps."""
+
+    def read(nodes: dict) -> list[int]:
+        images = comfyui.run(nodes)["save"]["images"]
+        paths = [comfyui.base / "output" / image["filename"] for image in images]
+        return [int(cv2.imread(str(path))[0, 0, 0]) for path in paths]
+
+    return read
+
+
+@pytest.fixture
+def batch(node, gray_batch):
+    """Prompt: gray images through a node "x", saved as "save"."""
+
+    def build(class_type: str, count: int, **inputs) -> dict:
+        nodes, link = gray_batch(count)
+        name = "frame_pair" if class_type == "TLBVFI_Interpolator" else "images"
+        nodes["x"] = node(class_type, **{name: link, "model_name": "blend"}, **inputs)
+        nodes["save"] = node("SaveImage", images=["x", 0], filename_prefix="level")
+        return nodes
+
+    return build
+
+
+def test_a_batch_becomes_the_whole_sequence(batch, levels):
+    nodes = batch("TLBVFI_BatchInterpolator_V2", 3, times_to_interpolate=1)
+    assert levels(nodes) == [0, 63, 127, 191, 255]
+
+
+def test_without_source_frames_only_the_new_ones_come(batch, levels):
+    nodes = batch(
+        "TLBVFI_BatchInterpolator_V2", 3, times_to_interpolate=1, include_source_frames=False
+    )
+    assert levels(nodes) == [63, 191]
+
+
+def test_a_pair_that_is_not_the_last_leaves_out_its_end(batch, levels):
+    inputs = {"times_to_interpolate": 1, "gpu_id": 0}
+    assert levels(batch("TLBVFI_Interpolator", 2, **inputs)) == [0, 127]
+    assert levels(batch("TLBVFI_Interpolator", 2, is_last_pair=True, **inputs)) == [0, 127, 255]
+
+
+def test_the_nodes_of_both_packs_do_what_they_did(batch, levels):
+    tf32 = batch("TLBVFI_VFI_TF32", 2, times_to_interpolate=2, gpu_id=0)
+    assert levels(tf32) == [0, 63, 127, 191, 255]
+    other = {"diffusion_steps": 10, "batch_size": 2, "flow_scale": 0.5}
+    assert levels(batch("TLBVFI_VFI", 2, times_to_interpolate=1, **other)) == [0, 127, 255]
+
+
+def pair(node, width: int = 64, **inputs) -> dict:
+    nodes = {
+        "a": node("EmptyImage", width=64, height=48, batch_size=1, color=0),
+        "b": node("EmptyImage", width=width, height=48, batch_size=1, color=0xFFFFFF),
+    }
+    mid = node(
+        "TLBVFI_Interpolator_V2",
+        prev_frame=["a", 0],
+        next_frame=["b", 0],
+        **({"model_name": "blend"} | inputs),
+    )
+    save = node("SaveImage", images=["x", 0], filename_prefix="level")
+    return nodes | {"x": mid, "save": save}
+
+
+def test_0_times_gives_the_mid_frame_alone_and_is_the_default(node, levels):
+    assert levels(pair(node)) == [127]
+    assert levels(pair(node, times_to_interpolate=0)) == [127]
+    assert levels(pair(node, times_to_interpolate=1)) == [0, 127, 255]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_few_and_many_steps_are_taken(node, levels, steps):
+    assert levels(pair(node, sample_steps=steps)) == [127]
+
+
+def test_frames_of_two_sizes_are_refused_with_both(comfyui, node):
+    message = comfyui.error(pair(node, width=96))
+    assert "64x48 with 3 channels and 96x48 with 3 channels" in message
+
+
+def test_a_gpu_that_is_not_there_is_told(comfyui, node):
+    (comfyui.base / "models" / "interpolation" / "empty.pth").touch()
+    assert "empty.pth is empty" in comfyui.error(pair(node, model_name="empty.pth", gpu_id=5))
+    assert "gpu_id 5: there is no such GPU" in comfyui.text()
+
+
+def test_no_model_at_all_says_what_to_download_and_where(comfyui, node):
+    nodes = {
+        "m": node("TLBVFI_LoadModel", model_name="vimeo_unet.pth"),
+        **pair(node, model=["m", 0]),
+    }
+    (problem,) = comfyui.refusal(nodes)
+    assert "put vimeo_unet.pth from https://huggingface.co/ucfzl/TLBVFI into" in problem["details"]
+    assert str(comfyui.base / "models" / "interpolation") in problem["details"]
+
+
+def test_a_broken_checkpoint_is_named(comfyui, node):
+    (comfyui.base / "models" / "interpolation" / "broken.pth").write_bytes(b"<html>")
+    assert "broken.pth is a web page, not weights" in comfyui.error(
+        pair(node, model_name="broken.pth")
+    )
+
+
+def test_clearing_the_model_cache_runs_every_time(comfyui, node):
+    nodes = {"k": node("TLBVFI_ClearModelCache")}
+    for _ in range(2):
+        entry = comfyui.wait(comfyui.queue(nodes))
+        cached = dict(entry["status"]["messages"])["execution_cached"]["nodes"]
+        assert cached == []
+
+
+def test_a_pair_costs_under_10_ms(comfyui, node):
+    """Beyond a plain cross-fade at 256x448, all of ComfyUI's own work included."""
+    count = 200
+    nodes = {
+        "e": node("EmptyImage", width=448, height=256, batch_size=count, color=0x336699),
+        "x": node("TLBVFI_BatchInterpolator_V2", images=["e", 0], model_name="blend"),
+        "p": node("PreviewAny", source=["x", 1]),
+    }
+    comfyui.run(nodes)
+    nodes["x"]["inputs"]["seed"] = 1
+    start = time.perf_counter()
+    comfyui.run(nodes)
+    assert (time.perf_counter() - start) / (count - 1) < 0.01
+
+
+def test_running_out_of_memory_goes_on_in_bands_with_the_same_frames(comfyui, root):
+    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
+    done = subprocess.run(
+        [python, "-c", SHORT_OF_MEMORY, str(root)], cwd=comfyui.code, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "64x64 do not fit into the memory of cpu" in done.stdout
+    assert "set precision to bfloat16" in done.stdout
+
+
+def test_film_through_the_chunks_gives_comfyui_s_own_frames(
+    comfyui, clip, node, film_model, pictures
+):
+    name = clip("film.mp4", frames=6, width=128, height=96)
+    load = {
+        "l": node("LoadVideo", file=name),
+        "m": node("FrameInterpolationModelLoader", model_name=film_model),
+    }
+    ours = load | {
+        "c": node(
+            "TLBVFI_ChunkProcessor",
+            images=["g", 0],
+            model_name="blend",
+            times_to_interpolate=2,
+            fps=24.0,
+            codec="ffv1",
+            bitrate="",
+            gpu_id=0,
+            interp_model=["m", 0],
+        ),
+        "g": node("GetVideoComponents", video=["l", 0]),
+    }
+    theirs = load | {
+        "g": node("GetVideoComponents", video=["l", 0]),
+        "x": node("FrameInterpolate", interp_model=["m", 0], images=["g", 0], multiplier=4),
+        "save": node("SaveImage", images=["x", 0], filename_prefix="theirs"),
+    }
+    frames = pictures(comfyui.saved(comfyui.run(ours, timeout=300)["c"]))
+    images = comfyui.run(theirs, timeout=300)["save"]["images"]
+    expected = np.stack(
+        [
+            cv2.cvtColor(
+                cv2.imread(str(comfyui.base / "output" / i["filename"])), cv2.COLOR_BGR2RGB
+            )
+            for i in images
+        ]
+    )
+    assert frames.shape == expected.shape
+    # core's Save Image truncates, ffv1 keeps 16 bit: within the one step of that truncation
+    assert np.abs(frames.astype(int) - expected).max() <= 1

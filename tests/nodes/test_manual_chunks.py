@@ -1,0 +1,191 @@
+"""Chunks saved one by one and joined: the saver and the concatenator in a real ComfyUI."""
+
+from fractions import Fraction
+
+import av
+import pytest
+
+pytestmark = pytest.mark.comfyui
+
+
+@pytest.fixture
+def chain(comfyui, clip, node):
+    """Prompt nodes: a video's pairs, saved as chunks of a session in the given order."""
+
+    def build(session_id: str, pairs: list[int], *, frames: int = 5, **saver) -> dict:
+        name = clip(f"{session_id}.mp4", frames=frames, rate=Fraction(24000, 1001), sound=True)
+        settings = {"fps": 0, "source_video_path": name, "codec": "libx264", "quality": 10} | saver
+        nodes = {
+            "l": node("LoadVideo", file=name),
+            "g": node("GetVideoComponents", video=["l", 0]),
+        }
+        link = session_id
+        for n in pairs:
+            nodes[f"s{n}"] = node("TLBVFI_FramePairSlicer", images=["g", 0], pair_index=n)
+            nodes[f"i{n}"] = node(
+                "TLBVFI_Interpolator",
+                frame_pair=[f"s{n}", 0],
+                model_name="blend",
+                times_to_interpolate=1,
+                gpu_id=0,
+                is_last_pair=[f"s{n}", 3],
+            )
+            nodes[f"c{n}"] = node(
+                "TLBVFI_ChunkVideoSaver",
+                frames=[f"i{n}", 0],
+                chunk_id=[f"s{n}", 1],
+                session_id=link,
+                **settings,
+            )
+            link = [f"c{n}", 0]
+        nodes["last"] = {"link": link}
+        return nodes
+
+    return build
+
+
+def joined(nodes: dict, node, **inputs) -> dict:
+    """The same nodes and a concatenator "j" after the last saver."""
+    link = nodes.pop("last")["link"]
+    return nodes | {"j": node("TLBVFI_VideoConcatenator", session_id=link, **inputs)}
+
+
+def facts(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        times = [frame.pts * stream.time_base for frame in container.decode(stream)]
+        return times, stream.codec_context.name, stream.pix_fmt, len(container.streams.audio)
+
+
+def test_chunks_saved_out_of_order_join_in_order_at_the_exact_rate(comfyui, chain, node):
+    outputs = comfyui.run(joined(chain("disorder", [2, 0, 3, 1]), node, output_filename="film"))
+    times, codec, pix_fmt, sounds = facts(comfyui.saved(outputs["j"]))
+    assert times == [Fraction(1001 * n, 48000) for n in range(9)]
+    assert (codec, pix_fmt, sounds) == ("h264", "yuv420p", 1)
+    assert not list(comfyui.session("disorder").glob("chunk_*"))
+
+
+def test_the_same_graph_queued_again_shows_the_same_file(comfyui, chain, node):
+    nodes = joined(chain("twice", [0, 1, 2, 3]), node, output_filename="twice")
+    first = comfyui.saved(comfyui.run(nodes)["j"])
+    made = first.stat().st_mtime_ns
+    assert comfyui.saved(comfyui.run(nodes)["j"]) == first
+    assert first.stat().st_mtime_ns == made
+
+
+def test_a_new_round_after_cleaning_up_replaces_the_video_of_the_round_before(comfyui, chain, node):
+    comfyui.run(joined(chain("rounds", [0, 1, 2, 3]), node, output_filename="rounds"))
+    nodes = joined(chain("rounds", [0, 1], quality=20), node, output_filename="rounds")
+    times, *_ = facts(comfyui.saved(comfyui.run(nodes)["j"]))
+    assert len(times) == 4
+
+
+def test_an_incomplete_session_is_not_joined_and_says_which_chunk_is_missing(comfyui, chain, node):
+    nodes = joined(chain("holes", [0, 2, 3]), node)
+    assert "chunk 1 is not made yet" in comfyui.error(nodes)
+    assert len(list(comfyui.session("holes").glob("chunk_*"))) == 3
+
+
+def test_a_truncated_chunk_is_not_joined_and_nothing_is_removed(comfyui, chain, node):
+    nodes = chain("cut", [0, 1, 2, 3])
+    nodes.pop("last")
+    comfyui.run(nodes)
+    chunk = comfyui.session("cut") / "chunk_000002.mp4"
+    chunk.write_bytes(chunk.read_bytes()[:-100])
+    message = comfyui.error({"j": node("TLBVFI_VideoConcatenator", session_id="cut")})
+    assert "chunk_000002.mp4 has" in message
+    assert len(list(comfyui.session("cut").glob("chunk_*"))) == 4
+
+
+def test_lossless_chunks_are_encoded_once_at_the_join(comfyui, chain, node):
+    nodes = joined(chain("lossless", [0, 1, 2, 3], codec="ffv1"), node, codec="libx264", crf=12)
+    path = comfyui.saved(comfyui.run(nodes)["j"])
+    times, codec, pix_fmt, sounds = facts(path)
+    assert (len(times), codec, pix_fmt, sounds) == (9, "h264", "yuv420p", 1)
+    assert path.suffix == ".mp4"
+
+
+def test_kept_chunks_can_be_joined_again_under_another_name(comfyui, chain, node):
+    nodes = joined(
+        chain("kept", [0, 1, 2, 3]), node, cleanup_chunks=False, output_filename="kept-1"
+    )
+    first = comfyui.saved(comfyui.run(nodes)["j"])
+    nodes["j"]["inputs"]["output_filename"] = "kept-2.mkv"
+    second = comfyui.saved(comfyui.run(nodes)["j"])
+    assert (first.name, second.name) == ("kept-1.mp4", "kept-2.mkv")
+    assert first.exists()
+
+
+def test_a_file_of_something_else_is_left_alone(comfyui, chain, node):
+    other = comfyui.base / "output" / "mine.mp4"
+    other.write_bytes(b"not ours")
+    nodes = joined(chain("numbered", [0, 1, 2, 3]), node, output_filename="mine.mp4")
+    assert comfyui.saved(comfyui.run(nodes)["j"]).name == "mine_00002.mp4"
+    assert other.read_bytes() == b"not ours"
+
+
+def test_colors_of_a_720p_batch_are_written_as_bt709(comfyui, node):
+    nodes = {
+        "e": node("EmptyImage", width=1280, height=720, batch_size=2, color=0xC04020),
+        "c": node("TLBVFI_ChunkVideoSaver", frames=["e", 0], chunk_id=0, fps=24, session_id="hd"),
+        "j": node("TLBVFI_VideoConcatenator", session_id=["c", 0]),
+    }
+    with av.open(str(comfyui.saved(comfyui.run(nodes)["j"]))) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.colorspace, context.color_range) == (1, 1)
+        red, green, blue = next(container.decode(video=0)).to_ndarray(format="rgb24")[300, 300]
+    assert abs(int(red) - 0xC0) + abs(int(green) - 0x40) + abs(int(blue) - 0x20) <= 6
+
+
+def test_chunks_of_another_size_are_refused(comfyui, node):
+    def save(width: int, chunk_id: int) -> dict:
+        frames = node("EmptyImage", width=width, height=48, batch_size=2, color=0)
+        chunk = node(
+            "TLBVFI_ChunkVideoSaver",
+            frames=["e", 0],
+            chunk_id=chunk_id,
+            fps=24,
+            session_id="mixed",
+        )
+        return {"e": frames, "c": chunk}
+
+    comfyui.run(save(64, 0))
+    message = comfyui.error(save(96, 1))
+    assert (
+        "session_id 'mixed' belongs to another job (stream.width was 64 and is now 96)" in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({"session_id": "../../x"}, "is no session id"),
+        ({"output_filename": "../x.mp4"}, "is not a plain file name"),
+        ({"output_filename": "a/b.mp4"}, "is not a plain file name"),
+    ],
+)
+def test_paths_in_names_are_refused_before_anything_runs(comfyui, node, inputs, sentence):
+    nodes = {"j": node("TLBVFI_VideoConcatenator", **({"session_id": "x"} | inputs))}
+    assert any(sentence in problem["details"] for problem in comfyui.refusal(nodes))
+
+
+@pytest.mark.parametrize("output_dir", ["../../x", "/tmp/x", "a/../../b"])
+def test_an_output_dir_elsewhere_is_refused(comfyui, node, output_dir):
+    nodes = {"j": node("TLBVFI_VideoConcatenator", session_id="x", output_dir=output_dir)}
+    assert "leads out of ComfyUI's output folder" in comfyui.error(nodes)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../outside.mp4"])
+def test_a_source_elsewhere_is_refused(comfyui, node, path):
+    nodes = {
+        "e": node("EmptyImage", width=64, height=48, batch_size=2, color=0),
+        "c": node(
+            "TLBVFI_ChunkVideoSaver", frames=["e", 0], chunk_id=0, fps=24, source_video_path=path
+        ),
+    }
+    assert "is outside ComfyUI's input, output and temp folders" in comfyui.error(nodes)
+
+
+def test_an_unknown_session_names_those_there_are(comfyui, node):
+    nodes = {"j": node("TLBVFI_VideoConcatenator", session_id="never-made")}
+    assert "There is no session never-made" in comfyui.error(nodes)
