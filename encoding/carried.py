@@ -15,7 +15,8 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .container import VideoInput, open_container
-from .tracks import Track, Window, add_tracks, track_packets
+from .tracks import Track, add_tracks, track_packets
+from .window import Window
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -54,7 +55,7 @@ class Carried:
         tracks: list[Track] = []
         notes: list[str] = []
         if self.source is not None and self.origin is not None:
-            tracks, notes = add_tracks(out, self.source, self.origin, suffix)
+            tracks, notes = add_tracks(out, self.source, self.origin, suffix, self.window)
             out.set_chapters(_chapters(self.source, self.window))
         out.metadata.update(self.metadata)
         return tracks, notes
@@ -116,7 +117,7 @@ def kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _chapters(source: InputContainer, window: Window | None) -> list[Chapter]:
-    """The source's chapters, those of a window cut to it and moved to its clock."""
+    """The source's chapters, those of a window cut to it and moved to the output's clock."""
     chapters = source.chapters()
     if window is None:
         return chapters
@@ -127,5 +128,6 @@ def _chapters(source: InputContainer, window: Window | None) -> list[Chapter]:
         high = chapter["end"] if window.end is None else round(window.end / base)
         start, end = max(chapter["start"], low), min(chapter["end"], high)
         if start < end:
-            kept.append({**chapter, "start": start - low, "end": end - low})
+            start, end = (round((time - low) * window.stretch) for time in (start, end))
+            kept.append({**chapter, "start": start, "end": end})
     return kept

@@ -36,8 +36,9 @@ from .profiles import find_profile
 from .progress import ChunkRecord
 from .session import IF_FULL, Session
 from .timetable import Timetable, timetable
-from .tracks import Track, Window
+from .tracks import Track
 from .verify import Expected, verify_file, verify_session
+from .window import Window
 from .writer import MUXERS
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def join(
     """Join all chunks into `output`, which appears only when it is whole and verified.
 
     `source`: file whose sound, subtitles, chapters and metadata are carried over.
-    `window`: the stretch of the source that was used; the output's clock begins with it.
+    `window`: the stretch of the source that was used; the output's clock begins with it. Where that
+    is stretched, sound is slowed at its own pitch, and encoded.
     `metadata`: more entries, such as ComfyUI's `workflow` and `prompt`.
     The session's chunks are left as they are: see `Session.drop_chunks`.
 
@@ -163,7 +165,7 @@ def _write(
         streams = [_video_packets(plan, video, on_progress), carried.packets(tracks)]
         counts = Counter[int]()
         for _, packet in heapq.merge(*streams, key=itemgetter(0)):
-            counts[packet.stream_index] += 1
+            counts[packet.stream_index] += packet.size > 0  # FLAC ends with a header alone
             out.mux_one(packet)
         return tuple(_countable(track, counts) for track in tracks), notes
 

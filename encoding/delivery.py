@@ -26,7 +26,7 @@ from .mezzanine import decoded_picture, encode_session, picture_after
 from .profiles import Encoder, EncoderSettings, Picture, find_profile, resolve_encoder
 from .sequence import DEFAULT_STEM, is_image, write_images
 from .session import Session
-from .tracks import Window
+from .window import Window
 
 log = logging.getLogger("tlbvfi.delivery")
 

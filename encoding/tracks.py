@@ -2,7 +2,8 @@
 
 Packets are copied where the container can hold them; whether it can is tried on a throw-away file,
 because muxers say so only when a header or a packet is written. Otherwise audio and text subtitles
-are converted to what the container is known for, and anything else is left out with a note.
+are converted to what the container is known for, and anything else is left out with a note. Where
+the window is stretched, sound is slowed and encoded, and subtitles last longer.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
@@ -24,9 +25,12 @@ from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from .container import VideoInput, open_container
 from .errors import OutputError
+from .slow_sound import SlowSound
+from .window import Window
 from .writer import MUXERS
 
 if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
     from av.container import InputContainer, OutputContainer
     from av.stream import Stream
 
@@ -46,14 +50,7 @@ AAC_BITS_PER_CHANNEL = 96_000
 
 Convert = Callable[[Packet | None], Iterable[Packet]]
 """Packets to write for one that was read; None means that there are no more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """A stretch of the source, half-open, in seconds on the source file's own clock."""
-
-    start: Fraction
-    end: Fraction | None = None
+Decode = Callable[[Packet | None], Iterable["AudioFrame"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +60,21 @@ class Track:
     source: Stream
     target: Stream
     convert: Convert
+    is_slowed: bool = False
+    """Whether `convert` wants packets as they were read, and cuts and moves them by itself."""
 
 
 def add_tracks(
-    out: OutputContainer, source: InputContainer, origin: VideoInput, suffix: str
+    out: OutputContainer,
+    source: InputContainer,
+    origin: VideoInput,
+    suffix: str,
+    window: Window | None = None,
 ) -> tuple[list[Track], list[str]]:
     """Tracks for all that `source` holds beside video, and notes on what could not be copied.
 
-    `origin`: where `source` was opened from, to be opened again for trials.
+    `origin`: where `source` was opened from, to be opened again for trials. `window`: as will be
+    handed to `track_packets`.
 
     Raises:
         OutputError: the container holds the sound neither copied nor converted.
@@ -78,6 +82,9 @@ def add_tracks(
     tracks, notes = [], []
     for stream in source.streams:
         if stream.type in ("audio", "subtitle", "attachment"):
+            if isinstance(stream, AudioStream) and window is not None and window.stretch != 1:
+                tracks.append(_add_slowed(out, stream, suffix, window))
+                continue
             track, note = _add_track(out, stream, origin, suffix)
             tracks += [track] if track else []
             notes += [note] if note else []
@@ -91,16 +98,17 @@ def track_packets(
 ) -> Iterator[tuple[float, Packet]]:
     """(decode time in seconds, packet) of all tracks, in the order of the source.
 
-    With a window only packets that begin inside are kept, on a clock that begins with the window.
+    With a window only packets that begin inside are kept, on the clock that the window makes.
     """
     by_index = {track.source.index: track for track in tracks if track.source.type != "attachment"}
     if not by_index:
         return
     for packet in source.demux([track.source for track in by_index.values()]):
-        if packet.size == 0 or not _move_into(packet, window):
+        if packet.size == 0:  # an end, of no stream in particular
             continue
         track = by_index[packet.stream_index]
-        yield from _timed(track, track.convert(packet))
+        if track.is_slowed or _move_into(packet, window):
+            yield from _timed(track, track.convert(packet))
     for track in by_index.values():
         yield from _timed(track, track.convert(None))
 
@@ -123,9 +131,21 @@ def _move_into(packet: Packet, window: Window | None) -> bool:
     if seconds < window.start or (window.end is not None and seconds >= window.end):
         return False
     shift = round(window.start / packet.time_base)
-    packet.pts = None if packet.pts is None else packet.pts - shift
-    packet.dts = None if packet.dts is None else packet.dts - shift
+    packet.pts = None if packet.pts is None else round((packet.pts - shift) * window.stretch)
+    packet.dts = None if packet.dts is None else round((packet.dts - shift) * window.stretch)
+    packet.duration = round((packet.duration or 0) * window.stretch)
     return True
+
+
+def _add_slowed(out: OutputContainer, stream: AudioStream, suffix: str, window: Window) -> Track:
+    decode = SlowSound(stream, window)
+    try:
+        return replace(_encoded_audio(out, stream, AUDIO[suffix], decode), is_slowed=True)
+    except (FFmpegError, ValueError) as error:
+        raise OutputError(
+            f"audio stream {stream.index} ({_codec_name(stream)}) cannot be slowed into {suffix} "
+            f"({error}): choose .mkv for the output."
+        ) from error
 
 
 def _add_track(
@@ -136,9 +156,8 @@ def _add_track(
         return Track(source=stream, target=_template(out, stream), convert=_as_is), ""
     try:
         if isinstance(stream, AudioStream):
-            return _encoded_audio(
-                out, stream, AUDIO[suffix]
-            ), f"{name}: it becomes {AUDIO[suffix]}."
+            track = _encoded_audio(out, stream, AUDIO[suffix], stream.decode)
+            return track, f"{name}: it becomes {AUDIO[suffix]}."
         if isinstance(stream, SubtitleStream) and suffix in SUBTITLES and _is_text(stream):
             codec = SUBTITLES[suffix]
             return _encoded_text(out, stream, codec), f"{name}: it becomes {codec}."
@@ -192,7 +211,7 @@ def _as_is(packet: Packet | None) -> Iterable[Packet]:
     return () if packet is None else (packet,)
 
 
-def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str) -> Track:
+def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode: Decode) -> Track:
     rate = 48_000 if codec == "libopus" else stream.codec_context.sample_rate
     target = cast(AudioStream, out.add_stream(codec, rate=rate))
     context = target.codec_context
@@ -209,7 +228,7 @@ def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str) -> Tra
     )
 
     def convert(packet: Packet | None) -> Iterator[Packet]:
-        for frame in stream.decode(packet):
+        for frame in decode(packet):
             for resampled in resampler.resample(frame):
                 yield from target.encode(resampled)
         if packet is None:

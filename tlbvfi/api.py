@@ -25,7 +25,7 @@ from ..encoding.errors import OutputError
 from ..encoding.profiles import EncoderSettings
 from ..encoding.source import open_source
 from .arrays import A, FrameFormat
-from .config import JobConfig
+from .config import JobConfig, SlowmoSound
 from .errors import FrameError, SettingsError
 from .job import Destination, run_job
 from .method import Method
@@ -114,6 +114,7 @@ def interpolate_video(
     times: int | None = None,
     fps: Number | None = None,
     slowmo: Number = 1,
+    slowmo_sound: SlowmoSound = "drop",
     input_fps: Number | None = None,
     start: Number | None = None,
     end: Number | None = None,
@@ -149,8 +150,8 @@ def interpolate_video(
     `times`, `fps`, `slowmo`, `cuts`, `retime`, `depth`, `seed` as for `interpolate_frames`; `codec`,
     `crf`, `bitrate`, `preset`, `pix_fmt` in ffmpeg's words. `start`, `end`: seconds or hh:mm:ss,
     half-open. `sound`: file to take the sound from, if not from the source; `audio=False` leaves it
-    out, and so does slow motion. `metadata`: tags for the file. `on_event` is told the progress and
-    may raise to stop.
+    out, and so does slow motion, unless `slowmo_sound` is "stretch": slowed at its own pitch.
+    `metadata`: tags for the file. `on_event` is told the progress and may raise to stop.
 
     Raises:
         VideoError: source, encoder or target are not as they have to be.
@@ -160,6 +161,7 @@ def interpolate_video(
         times=times,
         fps=_given(fps, parse_rate),
         slowmo=parse_factor(str(slowmo)),
+        slowmo_sound=slowmo_sound,
         cuts=cuts,
         retime=retime,
         depth=depth,

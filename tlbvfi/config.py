@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import get_args
+from typing import Literal, get_args
 
 from ..encoding.profiles import EncoderSettings
 from .errors import SettingsError
 from .spans import CutRule
 from .timeline import MAX_TIMES
+
+SlowmoSound = Literal["drop", "stretch"]
+"""What becomes of the sound in slow motion: it is left out, or lasts as long at its own pitch."""
 
 DEFAULT_CHUNK_SECONDS = Fraction(2)
 """Short enough that a crash costs little, long enough that its own GOPs cost under 1 % of size."""
@@ -55,7 +58,8 @@ class JobConfig:
     fps: Fraction | None = None
     """Exact output rate, whatever the source's; with slowmo it defaults to the source's."""
     slowmo: Fraction = Fraction(1)
-    """How many times longer the output lasts; sound is left out unless this is 1."""
+    """How many times longer the output lasts."""
+    slowmo_sound: SlowmoSound = "drop"
     depth: int = 3
     """Methods that only bisect show, at a target rate, the nearest of 2**depth - 1 mid frames."""
     cuts: CutRule = "hold"
@@ -76,6 +80,11 @@ class JobConfig:
     chunk: ChunkLength = field(default_factory=ChunkLength)
     audio: bool = True
 
+    @property
+    def has_sound(self) -> bool:
+        """Whether the sound of the source, if any, goes into the output."""
+        return self.audio and (self.slowmo == 1 or self.slowmo_sound == "stretch")
+
     def __post_init__(self) -> None:
         if self.times is not None and (self.fps is not None or self.slowmo != 1):
             raise SettingsError(
@@ -93,6 +102,8 @@ class JobConfig:
             raise SettingsError(f"fps must be above 0 and at most 1000, got {self.fps}.")
         if not 1 <= self.slowmo <= 256:
             raise SettingsError(f"slowmo must be between 1 and 256, got {self.slowmo}.")
+        if self.slowmo_sound not in get_args(SlowmoSound):
+            raise SettingsError(f"slowmo_sound must be drop or stretch, got {self.slowmo_sound!r}.")
         if self.cuts not in get_args(CutRule):
             raise SettingsError(f"cuts must be hold, nearest or ignore, got {self.cuts!r}.")
         if not 0 <= self.seed < 2**63:

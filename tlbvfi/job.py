@@ -40,8 +40,8 @@ from ..encoding.sequence import (
 )
 from ..encoding.session import ChunkWriter, Session
 from ..encoding.source import Source
-from ..encoding.tracks import Window
 from ..encoding.verify import expected_output, verify_file
+from ..encoding.window import Window
 from .config import JobConfig
 from .memory import free_memory
 from .method import Method
@@ -139,7 +139,7 @@ def run_job(
         session,
         destination.output,
         final=plan.final,
-        sound=destination.sound if config.audio and config.slowmo == 1 else None,
+        sound=destination.sound if config.has_sound else None,
         metadata=(session.origin() or {}).get("metadata"),
         overwrite=destination.overwrite,
         keep_chunks=destination.keep_chunks,
@@ -243,7 +243,8 @@ def join_session(
 def sound_of(session: Session) -> str | None:
     """File whose sound goes with a session's frames, if any, as the job said."""
     settings = session.manifest.settings
-    is_silent = settings.get("audio") is False or settings.get("slowmo", "1") != "1"
+    is_dropped = settings.get("slowmo", "1") != "1" and settings.get("slowmo_sound") != "stretch"
+    is_silent = settings.get("audio") is False or is_dropped
     return None if is_silent else (session.origin() or {}).get("sound")
 
 
@@ -253,12 +254,14 @@ def _is_of(session: Session, final: Final) -> bool:
 
 
 def used_window(manifest: Manifest) -> Window | None:
-    """The stretch of the source's clock a job covers; None where that is the whole source."""
+    """The part of the source's clock a job covers; None where that is all of it, unstretched."""
     settings = manifest.settings
-    if settings.get("start") is None and settings.get("end") is None:
+    is_stretched = settings.get("slowmo_sound") == "stretch"
+    stretch = Fraction(settings["slowmo"] if is_stretched else 1)
+    if settings.get("start") is None and settings.get("end") is None and stretch == 1:
         return None
     end = settings.get("end_time")
-    return Window(start=manifest.start, end=None if end is None else Fraction(end))
+    return Window(start=manifest.start, end=None if end is None else Fraction(end), stretch=stretch)
 
 
 def make_chunks(

@@ -16,7 +16,7 @@ from ..encoding.carried import Carried, container_options, open_carried
 from ..encoding.errors import OutputError
 from ..encoding.progress import ChunkRecord
 from ..encoding.source import Source
-from ..encoding.tracks import Window
+from ..encoding.window import Window
 from ..encoding.writer import MUXERS, VideoWriter, stores_mastering
 from .config import JobConfig
 from .job import QUEUE_FRAMES, encode_frames, load_frames, output_picture, used_window
@@ -67,7 +67,7 @@ def run_in_one_go(
         on_event(Notice(text=f"{profile} drops the HDR10 mastering metadata."))
     todo = ChunkRange(index=0, start=plan.first, stop=None, is_last=True)
     meter = Meter(frames_total=plan.frames_total)
-    heard = sound if config.audio and config.slowmo == 1 else None
+    heard = sound if config.has_sound else None
     texts = {**source.info.metadata, **(metadata or {})}
     with (
         open_carried(heard, window=window, metadata=texts) as carried,

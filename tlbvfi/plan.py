@@ -213,7 +213,10 @@ def make_timeline(config: JobConfig, source_rate: Fraction) -> Timeline:
 
 def _settings(config: JobConfig, times: Timestamps, method: Method) -> dict[str, Any]:
     """What decides the frames, in JSON types; encoder and chunks stand beside it in the manifest."""
-    names = ("times", "fps", "slowmo", "cuts", "retime", "depth", "seed", "start", "end", "audio")
+    names = (
+        *("times", "fps", "slowmo", "slowmo_sound", "cuts", "retime", "depth", "seed"),
+        *("start", "end", "audio"),
+    )
     values = {name: getattr(config, name) for name in names}
     values["end_time"] = None if config.end is None else times.start + config.end
     plain = {name: str(v) if isinstance(v, Fraction) else v for name, v in values.items()}

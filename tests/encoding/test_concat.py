@@ -14,7 +14,7 @@ from comfyui_tlbvfi.encoding.errors import (
     VerificationError,
 )
 from comfyui_tlbvfi.encoding.session import Session
-from comfyui_tlbvfi.encoding.tracks import Window
+from comfyui_tlbvfi.encoding.window import Window
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 

@@ -84,7 +84,13 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
         "--fps", metavar="RATE", help="any output rate instead: 60, 60000/1001, 59.94"
     )
     group.add_argument(
-        "--slowmo", default="1", metavar="X", help="output lasts X times longer, without sound"
+        "--slowmo", default="1", metavar="X", help="output lasts X times longer, at the same rate"
+    )
+    group.add_argument(
+        "--slowmo-sound",
+        choices=("drop", "stretch"),
+        default="drop",
+        help="with --slowmo: leave the sound out (default), or stretch it at the same pitch",
     )
     group.add_argument(
         "--depth",
@@ -311,6 +317,7 @@ def job_config(arguments: argparse.Namespace) -> JobConfig:
         times=arguments.times,
         fps=given(arguments.fps, parse_rate),
         slowmo=parse_factor(arguments.slowmo),
+        slowmo_sound=arguments.slowmo_sound,
         depth=arguments.depth,
         cuts=arguments.cuts,
         retime=arguments.retime,

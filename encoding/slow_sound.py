@@ -1,0 +1,141 @@
+"""Sound in slow motion: longer by an exact factor, at its own pitch, in flat memory.
+
+    decode = SlowSound(stream, Window(start=Fraction(0), stretch=Fraction(4)))
+    for packet in container.demux(stream):
+        for frame in decode(packet): ...
+    for frame in decode(None): ...
+
+The slowing is FFmpeg's `atempo` (waveform similarity overlap-add). It does not drift, but it drops the
+first half of a window, by which all that follows comes too early, and does not finish the last one. So
+half a window more goes in before the sound and some silence after it, and as much is cut off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from av import AudioFifo, AudioFrame
+from av.filter import Graph
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.packet import Packet
+
+    from .window import Window
+
+PREROLL = Fraction(1)
+"""Seconds decoded before a window opens, because decoders begin with noise: Opus needs 80 ms."""
+SMALLEST_GAP = 0.03
+"""Seconds without sound that are kept as silence; what is less is the container's coarse clock."""
+TAIL = 0.2
+"""Seconds of silence that push out the last sound: two of the longest windows of `atempo`."""
+SLOWEST = Fraction(1, 2)
+"""What one `atempo` can do."""
+
+
+class SlowSound:
+    """Decoder of an audio stream into a slowed window of it, on the output's clock."""
+
+    def __init__(self, stream: AudioStream, window: Window) -> None:
+        self._stream, self._window = stream, window
+        self._graph: Graph | None = None
+        self._slowed = AudioFifo()
+        self._start = 0
+        self._end = window.start
+
+    def __call__(self, packet: Packet | None) -> Iterator[AudioFrame]:
+        """Frames that are ready after a packet as it was read; None: there are no more."""
+        if packet is not None and not self._is_near(packet):
+            return
+        for frame in self._stream.decode(packet):
+            begin, self._end = _span(frame, self._end)
+            self._graph = self._graph or self._begun(frame, max(begin, self._window.start))
+            self._graph.push(frame)
+            yield from self._ready(self._graph)
+        if packet is None and self._graph is not None:
+            self._graph.push(None)
+            yield from self._ready(self._graph)
+
+    def _is_near(self, packet: Packet) -> bool:
+        time = packet.pts if packet.pts is not None else packet.dts
+        if time is None:
+            return False
+        seconds, end = time * packet.time_base, self._window.end
+        return seconds >= self._window.start - PREROLL and (end is None or seconds < end)
+
+    def _begun(self, like: AudioFrame, begin: Fraction) -> Graph:
+        """The graph for sound whose first sample of the output is at `begin` in the source."""
+        self._start = round(self._window.output_time(begin) * like.sample_rate)
+        return _slowing(like, round(begin * like.sample_rate), 1 / self._window.stretch)
+
+    def _ready(self, graph: Graph) -> Iterator[AudioFrame]:
+        """What the graph has made, up to the end of the sound that went in."""
+        window, slowed = self._window, self._slowed
+        for frame in _pulled(graph):
+            frame.pts = None  # they count unslowed time
+            slowed.write(frame)
+        if not slowed.samples_written:
+            return
+        end = self._end if window.end is None else min(self._end, window.end)
+        position = self._start + slowed.samples_read
+        left = round(window.output_time(end) * slowed.sample_rate) - position
+        frame = slowed.read(left, partial=True) if left > 0 else None
+        if frame is not None:
+            frame.pts, frame.time_base = position, Fraction(1, slowed.sample_rate)
+            yield frame
+
+
+def _span(frame: AudioFrame, last: Fraction) -> tuple[Fraction, Fraction]:
+    """A frame on the source's clock. The last of a file may hold more than is meant to be heard."""
+    base = frame.time_base or Fraction(1, frame.sample_rate)
+    begin = last if frame.pts is None else frame.pts * base
+    whole, meant = Fraction(frame.samples, frame.sample_rate), frame.duration * base
+    return begin, begin + (meant if 0 < meant < whole - base else whole)
+
+
+def _slowing(like: AudioFrame, first: int, tempo: Fraction) -> Graph:
+    """Frames like this in, with their times; without a gap and slowed out, from sample `first` on."""
+    graph, half = Graph(), _half_window(like.sample_rate)
+    chain = [
+        graph.add_abuffer(
+            sample_rate=like.sample_rate,
+            format=like.format.name,
+            layout=like.layout.name,
+            time_base=like.time_base,
+        ),
+        graph.add(
+            "aresample",
+            f"first_pts={first - half}:async=1:min_comp=1e-6:min_hard_comp={SMALLEST_GAP}:osf=flt",
+        ),
+        graph.add("apad", f"pad_dur={TAIL}"),
+        *(graph.add("atempo", repr(float(each))) for each in _tempos(tempo)),
+        graph.add("atrim", f"start_sample={half}"),
+        graph.add("abuffersink"),
+    ]
+    graph.link_nodes(*chain).configure()
+    return graph
+
+
+def _half_window(rate: int) -> int:
+    """Half of the samples that `atempo` takes at a time: the power of 2 not below 1/24 s."""
+    return 1 << (rate // 24 - 1).bit_length() >> 1
+
+
+def _tempos(tempo: Fraction) -> Iterator[Fraction]:
+    """Tempos that one `atempo` each can do, and whose product is `tempo`."""
+    while tempo < SLOWEST:
+        yield SLOWEST
+        tempo /= SLOWEST
+    yield tempo
+
+
+def _pulled(graph: Graph) -> Iterator[AudioFrame]:
+    while True:
+        try:
+            frame = graph.pull()
+        except (BlockingIOError, EOFError):
+            return
+        assert isinstance(frame, AudioFrame)  # the graph has only sound
+        yield frame

@@ -1,0 +1,205 @@
+"""Sound in slow motion: its length, its place, its pitch, by other tools than those that made it."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from comfyui_tlbvfi.encoding.concat import join
+from comfyui_tlbvfi.encoding.slow_sound import SlowSound
+from comfyui_tlbvfi.encoding.window import Window
+
+AUDIO_FRAME = 1024 / 48000
+FACTORS = [Fraction(2), Fraction(4), Fraction(5, 2), Fraction(3, 2)]
+SRT = "1\n00:00:00,100 --> 00:00:00,500\nHello\n\n2\n00:00:00,700 --> 00:00:00,900\nWorld\n"
+
+
+@pytest.fixture
+def sounding(tmp_path):
+    """Maker of a file of sound alone: `wave(seconds)` in every channel of every stream.
+
+    `start`: seconds of its first sample; `gap`: seconds [from, to) that are not there.
+    """
+
+    def make(
+        name="source.mkv",
+        *,
+        codec="pcm_s16le",
+        rate=48000,
+        layouts=("stereo",),
+        seconds=Fraction(1),
+        start=Fraction(0),
+        gap=(0, 0),
+        wave=lambda t: 0.3 * np.sin(2 * np.pi * 440 * t),
+    ):
+        path = tmp_path / name
+        with av.open(str(path), "w") as out:
+            streams = [out.add_stream(codec, rate=rate, layout=layout) for layout in layouts]
+            for stream in streams:
+                stream.codec_context.open()
+            size = streams[0].codec_context.frame_size or 1000
+            for first in range(0, int(seconds * rate), size):
+                numbers = np.arange(first, min(first + size, int(seconds * rate)))
+                if gap[0] <= first / rate < gap[1]:
+                    continue
+                for stream in streams:
+                    frame = as_frame(wave(numbers / rate), stream)
+                    frame.pts = first + int(start * rate)
+                    out.mux(stream.encode(frame))
+            for stream in streams:
+                out.mux(stream.encode(None))
+        return path
+
+    return make
+
+
+def as_frame(wave, stream):
+    context = stream.codec_context
+    samples = np.stack([wave] * context.channels).astype(np.float32)
+    if context.format.name == "s16":
+        samples = (samples.T.reshape(1, -1) * 32767).astype(np.int16)
+    frame = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(samples), format=context.format.name, layout=context.layout.name
+    )
+    frame.sample_rate, frame.time_base = context.sample_rate, Fraction(1, context.sample_rate)
+    return frame
+
+
+def slowed(path, window):
+    """(number of the first sample, samples of the first channel, rate), slowed without a file."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        decode = SlowSound(stream, window)
+        frames = [f for p in container.demux(stream) if p.size for f in decode(p)]
+        frames += decode(None)
+    follows = frames[0].pts
+    for frame in frames:
+        assert frame.pts == follows
+        follows += frame.samples
+    wave = [f.to_ndarray().reshape(-1, f.layout.nb_channels)[:, 0] for f in frames]
+    return frames[0].pts, np.concatenate(wave), frames[0].sample_rate
+
+
+def loudest_frequency(wave, rate):
+    """Hertz, of the middle half."""
+    middle = wave[len(wave) // 4 : -len(wave) // 4]
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), n=8 * len(middle)))
+    return np.argmax(spectrum) * rate / (8 * len(middle))
+
+
+def probed(ffprobe, path, number):
+    """(begin, end) in seconds of an audio stream, by ffprobe."""
+    found = ffprobe(path, "-show_packets", "-select_streams", f"a:{number}")
+    packets, stream = found["packets"], found["streams"][0]
+    end = max(float(p["pts_time"]) + float(p["duration_time"]) for p in packets)
+    return float(stream["start_time"]), end
+
+
+@pytest.mark.parametrize("factor", [*FACTORS, Fraction(16), Fraction(1001, 1000)])
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_it_lasts_longer_to_the_sample_at_the_same_pitch(sounding, factor, rate):
+    source = sounding(rate=rate, seconds=Fraction(6, 5))
+    first, wave, found = slowed(source, Window(start=Fraction(0), stretch=factor))
+    assert (first, found) == (0, rate)
+    assert abs(len(wave) - round(Fraction(6, 5) * factor * rate)) <= factor * rate / 1000
+    assert loudest_frequency(wave, rate) == pytest.approx(440, abs=1.5)
+    loud = np.sqrt(np.mean(wave**2))
+    for end in (wave[: rate // 40], wave[-rate // 40 :]):  # neither begins nor ends in silence
+        assert np.sqrt(np.mean(end**2)) > 0.5 * loud
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_it_stays_in_step_with_the_picture(sounding, factor):
+    def ticking(t):
+        return np.where(t % 1 < 0.05, 0.5, 0) * np.sin(2 * np.pi * 1000 * t)
+
+    source = sounding("ticks.mp4", codec="aac", seconds=Fraction(20), wave=ticking)
+    window = Window(start=Fraction(9, 2), end=Fraction(39, 2), stretch=factor)
+    first, wave, rate = slowed(source, window)
+    assert (first, len(wave)) == (0, 15 * factor * rate)
+    heard = np.flatnonzero(np.abs(wave) > 0.1) / rate / float(factor) + 4.5
+    ticks = np.round(heard)
+    middles = [heard[ticks == tick].mean() - tick for tick in np.unique(ticks)]
+    assert len(middles) == 15
+    assert np.abs(np.array(middles) - 0.025).max() < 0.008
+    assert middles[-1] == pytest.approx(middles[1], abs=0.004)
+
+
+def test_a_gap_lasts_longer_as_well(sounding):
+    source = sounding(seconds=Fraction(2), gap=(0.5, 1))
+    _, wave, rate = slowed(source, Window(start=Fraction(0), stretch=Fraction(2)))
+    assert len(wave) == pytest.approx(4 * rate, abs=rate * 0.005)
+    assert np.abs(wave[int(1.15 * rate) : int(1.9 * rate)]).max() < 0.01
+    assert np.abs(wave[int(2.15 * rate) :]).max() > 0.25
+
+
+def test_what_begins_late_begins_later_still(sounding):
+    source = sounding(start=Fraction(3, 4))
+    window = Window(start=Fraction(1, 4), stretch=Fraction(5, 2))
+    first, wave, rate = slowed(source, window)
+    assert first == 1.25 * rate
+    assert len(wave) == pytest.approx(2.5 * rate, abs=rate / 1000)
+
+
+def test_a_window_without_sound_is_silent(sounding):
+    with av.open(str(sounding())) as container:
+        stream = container.streams.audio[0]
+        window = Window(start=Fraction(3, 2), end=Fraction(2), stretch=Fraction(2))
+        decode = SlowSound(stream, window)
+        frames = [f for p in container.demux(stream) if p.size for f in decode(p)]
+        assert [*frames, *decode(None)] == []
+
+
+@pytest.mark.parametrize("factor", [Fraction(5, 2), Fraction(4)])
+@pytest.mark.parametrize(
+    ("codec", "suffix", "becomes"),
+    [("h264", ".mp4", "aac"), ("h264", ".mkv", "flac"), ("vp9", ".webm", "opus")],
+)
+def test_every_stream_fits_the_container_and_keeps_its_place(
+    tmp_path, filled, sounding, ffprobe, codec, suffix, becomes, factor
+):
+    source = sounding(codec="flac", layouts=("mono", "stereo", "5.1"), start=Fraction(1, 5))
+    output = tmp_path / f"out{suffix}"
+    window = Window(start=Fraction(0), stretch=factor)
+    assert join(filled(codec), output, source=source, window=window).notes == ()
+    sounds = [s for s in ffprobe(output)["streams"] if s["codec_type"] == "audio"]
+    assert [(s["codec_name"], s["channels"]) for s in sounds] == [
+        (becomes, channels) for channels in (1, 2, 6)
+    ]
+    for number in range(3):
+        begin, end = probed(ffprobe, output, number)
+        assert begin == pytest.approx(0.2 * float(factor), abs=AUDIO_FRAME)
+        assert end == pytest.approx(1.2 * float(factor), abs=AUDIO_FRAME)
+
+
+def test_a_window_is_cut_first_and_stretched_then(tmp_path, filled, sounding, ffprobe):
+    source = sounding("source.mp4", codec="aac", seconds=Fraction(3))
+    window = Window(start=Fraction(5, 4), end=Fraction(9, 4), stretch=Fraction(4))
+    output = tmp_path / "out.mp4"
+    join(filled("h264", start=Fraction(5, 4)), output, source=source, window=window)
+    begin, end = probed(ffprobe, output, 0)
+    assert (begin, end) == pytest.approx((0, 4), abs=AUDIO_FRAME)
+
+
+def test_subtitles_and_chapters_last_longer(tmp_path, filled, ffprobe):
+    (tmp_path / "lines.srt").write_text(SRT)
+    source, base = tmp_path / "source.mkv", Fraction(1, 1000)
+    with av.open(str(tmp_path / "lines.srt")) as lines, av.open(str(source), "w") as out:
+        text = out.add_stream_from_template(lines.streams.subtitles[0])
+        part = {"id": 0, "start": 200, "end": 900, "time_base": base, "metadata": {}}
+        out.set_chapters([part])
+        for packet in lines.demux():
+            if packet.size:
+                packet.stream = text
+                out.mux(packet)
+    window = Window(start=Fraction(1, 10), stretch=Fraction(5, 2))
+    for suffix in (".mkv", ".mp4"):
+        output = tmp_path / f"out{suffix}"
+        session = filled("h264", id=suffix[1:], start=window.start)
+        join(session, output, source=source, window=window)
+        found = ffprobe(output, "-show_packets", "-select_streams", "s", "-show_chapters")
+        spoken = [p for p in found["packets"] if int(p["size"]) > 2]
+        times = [(float(p["pts_time"]), float(p["duration_time"])) for p in spoken]
+        assert times == [(0, 1), (1.5, 0.5)], suffix
+        chapter = found["chapters"][0]
+        assert (float(chapter["start_time"]), float(chapter["end_time"])) == (0.25, 2)
