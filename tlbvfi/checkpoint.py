@@ -61,8 +61,8 @@ def load_checkpoint(
 ) -> TLBVFI:
     """TLB-VFI with the weights of a `.pth` or `.safetensors` file, ready to call.
 
-    `dtype`: float32 equals the reference. float16 and bfloat16 are for GPUs; encoder and decoder
-    convolutions compute in it, flow, latent and quantizer stay in float32.
+    `dtype`: float32 equals the reference. float16 and bfloat16 are for GPUs: the decoder computes in
+    it, everything before the quantizer and the flow stay in float32.
     `operations`: the layers to build from, such as ComfyUI's that cast or offload weights.
 
     Raises:

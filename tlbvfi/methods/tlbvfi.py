@@ -26,7 +26,7 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-"""Type the convolutions of encoder and decoder compute in, by precision."""
+"""Type the convolutions of the decoder compute in, by precision."""
 
 
 def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:

@@ -3,7 +3,6 @@
 import torch
 
 from .geometry import Geometry
-from .tlbvfi import encoder_dtype
 
 WEIGHTS = 44_300_000
 """Numbers that inference uses."""
@@ -28,12 +27,12 @@ def predict_peak_memory(geometry: Geometry, *, dtype: torch.dtype = torch.float3
     """Bytes TLB-VFI takes at most for one pair on a CPU, weights and features included.
 
     What the interpreter and torch take on their own (some 230 MB) is not. Within 10 % of what
-    benchmarks/model_memory.py measures; `dtype` is that of the convolutions.
+    benchmarks/model_memory.py measures; `dtype` is that of the decoder.
     """
     pixels = geometry.padded_height * geometry.padded_width
     area = float(geometry.flow_scale) ** 2
     flow_features = REDUCED_VALUES * area if geometry.reduces_flow else FIRST_FEATURE_VALUES
-    kept = FRAMES * (FULL_SIZE_VALUES + flow_features) * encoder_dtype(dtype).itemsize
+    kept = FRAMES * (FULL_SIZE_VALUES + flow_features) * torch.float32.itemsize
     decoding = DECODER_VALUES * dtype.itemsize
     refining = REFINEMENT_VALUES * area * torch.float32.itemsize
     weights = WEIGHTS * torch.float32.itemsize

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""Types the convolutions of encoder and decoder can compute in."""
+"""Types the convolutions of the decoder can compute in."""
 
 
 @contextmanager

@@ -85,10 +85,10 @@ def test_half_precision_files_are_smaller_and_load(converted, tmp_path):
     assert all(p.dtype == torch.float32 for p in load_checkpoint(path).parameters())
 
 
-def test_a_lower_compute_dtype_leaves_latent_and_flow_in_float32(converted):
+def test_a_lower_compute_dtype_leaves_encoder_and_flow_in_float32(converted):
     model = load_checkpoint(converted, dtype=torch.bfloat16)
     assert model.vqgan.decoder.up[0].block[0].conv1.weight.dtype == torch.bfloat16
-    for part in (model.denoise_fn, model.vqgan.quantize, model.vqgan.encoder.mid):
+    for part in (model.denoise_fn, model.vqgan.quantize, model.vqgan.encoder):
         assert all(p.dtype == torch.float32 for p in part.parameters())
     for part in (model.vqgan.decoder.flownet, model.vqgan.decoder.refinenet):
         assert all(p.dtype == torch.float32 for p in part.parameters())
