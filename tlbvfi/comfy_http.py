@@ -15,13 +15,13 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from ..encoding.durable import atomic_file, disk_errors
 from .errors import ClientError, ServerLostError, SettingsError
+from .remote_file import NoRedirects
 
 Json = Mapping[str, Any]
 Response = http.client.HTTPResponse | urllib.error.HTTPError
@@ -250,21 +250,6 @@ def as_list(value: Any) -> list[Any]:  # noqa: ANN401 - JSON
     return value if isinstance(value, list) else []
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Hands redirects back: they could lead to any address."""
-
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: Message,
-        newurl: str,
-    ) -> None:
-        return None
-
-
 @contextmanager
 def _answer(server: Server, path: str, body: Json | None = None) -> Iterator[Response]:
     """The answer to a request, whatever its status.
@@ -275,7 +260,7 @@ def _answer(server: Server, path: str, body: Json | None = None) -> Iterator[Res
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(server.url + path, data, {"Content-Type": "application/json"})
     # No proxies: ComfyUI runs here or next door, and the websocket goes straight as well.
-    opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
+    opener = urllib.request.build_opener(NoRedirects, urllib.request.ProxyHandler({}))
     try:
         try:
             response: Response = opener.open(request, timeout=server.answer_seconds)

@@ -47,8 +47,8 @@ class BrokenOffError(Exception):
     """The connection ended early; what has arrived is good."""
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Hands redirects back, because the default handler would follow them from https to http."""
+class NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Hands redirects back: the default handler follows them to any address, from https to http too."""
 
     def redirect_request(
         self,
@@ -73,7 +73,7 @@ class RemoteFile:
         self.url = url
         self._otherwise = otherwise
         self._timeout = timeout_seconds
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._opener = urllib.request.build_opener(NoRedirects)
         self._check_address(self.url, self.url)
 
     def ask(self) -> Promise:

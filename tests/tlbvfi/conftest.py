@@ -134,3 +134,18 @@ def times():
         return found
 
     return read
+
+
+@pytest.fixture
+def tlbvfi(capsys, monkeypatch, tmp_path):
+    """Runner of a command in an empty folder: (exit code, stdout, stderr)."""
+    from comfyui_tlbvfi.tlbvfi.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

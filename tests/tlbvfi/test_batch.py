@@ -7,24 +7,10 @@ from pathlib import Path
 
 import pytest
 from comfyui_tlbvfi.tlbvfi.batch import plan_videos
-from comfyui_tlbvfi.tlbvfi.cli import main
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 
 BLEND = ("--method", "blend", "--preset", "ultrafast")
-
-
-@pytest.fixture
-def tlbvfi(capsys, monkeypatch, tmp_path):
-    """Runner of a command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        code = main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -6,23 +6,9 @@ import sys
 from fractions import Fraction
 
 import pytest
-from comfyui_tlbvfi.tlbvfi.cli import main
 from filelock import FileLock
 
 ONE_SENTENCE = r"tlbvfi: [^\n]+\n"
-
-
-@pytest.fixture
-def tlbvfi(capsys, monkeypatch, tmp_path):
-    """Runner of a command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        code = main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -7,22 +7,8 @@ import av
 import cv2
 import numpy as np
 import pytest
-from comfyui_tlbvfi.tlbvfi.cli import main
 
 BLEND = ("--method", "blend")
-
-
-@pytest.fixture
-def tlbvfi(capsys, monkeypatch, tmp_path):
-    """Runner of a command in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        code = main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
