@@ -40,18 +40,18 @@ def model_files() -> list[str]:
     return [n for n in names if n.endswith((".pth", ".safetensors")) and "gimm" not in n.lower()]
 
 
-def default_model(options: list[str]) -> str:
-    """The official checkpoint where it is there, else the first there is."""
-    official = model_source("tlbvfi").names
-    return next((name for name in options if PurePath(name).name in official), options[0])
+def official_model(files: list[str]) -> str | None:
+    """The official checkpoint, if it is there; the folder also holds models of other packs."""
+    names = model_source("tlbvfi").names
+    return next((file for file in files if PurePath(file).name in names), None)
 
 
 def model_name() -> io.Combo.Input:
-    options = [*model_files(), *WITHOUT_WEIGHTS]
+    files = model_files()
     return io.Combo.Input(
         "model_name",
-        options=options,
-        default=default_model(options),
+        options=[*files, *WITHOUT_WEIGHTS],
+        default=official_model(files) or WITHOUT_WEIGHTS[0],
         tooltip="A TLB-VFI checkpoint of models/interpolation, or a method that needs no model: "
         "'flow' (optical flow, good and fast) or 'blend' (a plain cross-fade).",
     )
@@ -63,7 +63,7 @@ def checkpoint_name() -> io.Combo.Input:
     return io.Combo.Input(
         "model_name",
         options=options,
-        default=default_model(options),
+        default=official_model(options) or options[0],
         tooltip="A TLB-VFI checkpoint of models/interpolation.",
     )
 

@@ -163,9 +163,10 @@ class Server:
         assert status == 400, answer
         return [e for node in answer["node_errors"].values() for e in node["errors"]]
 
-    def text_of(self, prompt: dict, node_id: str, timeout: float = 120) -> str:
-        """What a node shows as text after a prompt that must succeed."""
-        return "\n".join(self.run(prompt, timeout)[node_id]["text"])
+    def peak_memory(self) -> int:
+        """Most bytes the server has held so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
     def saved(self, outputs: dict) -> Path:
         """The file a node shows, of its outputs in `run`'s answer."""
@@ -202,6 +203,28 @@ def comfyui(root: Path, tmp_path_factory: pytest.TempPathFactory):
     server = Server(Path(code).resolve(), tmp_path_factory.mktemp("comfyui"), root)
     yield server
     server.stop()
+
+
+@pytest.fixture
+def fresh_comfyui(root: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Starter of further servers, each with folders of its own; all stopped after the test.
+
+    `other_pack`: code of a custom node pack that is loaded beside this one.
+    """
+    servers = []
+
+    def start(other_pack: str = "") -> Server:
+        code = Path(os.environ["COMFYUI_DIR"]).resolve()
+        base = tmp_path_factory.mktemp("comfyui")
+        if other_pack:
+            (base / "custom_nodes" / "other-pack").mkdir(parents=True)
+            (base / "custom_nodes" / "other-pack" / "__init__.py").write_text(other_pack)
+        servers.append(Server(code, base, root))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

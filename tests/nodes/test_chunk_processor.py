@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import shutil
 import time
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.comfyui
@@ -89,6 +92,16 @@ def test_a_batch_of_images_is_compressed_once_and_plays_in_browsers(comfyui, pro
     nodes["c"]["inputs"] |= {"images": batch, "fps": 32.0}
     result = comfyui.saved(comfyui.run(nodes)["c"])
     assert facts(result) == (9, 32, "yuv420p", (64, 48))
+
+
+def test_all_256_levels_of_a_picture_come_back(comfyui, processor, node, pictures):
+    ramp = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
+    cv2.imwrite(str(comfyui.base / "input" / "ramp.png"), cv2.merge([ramp, ramp, ramp]))
+    nodes = {"i": node("LoadImage", image="ramp.png"), "c": processor("")["c"]}
+    nodes["b"] = node("ImageBatch", image1=["i", 0], image2=["i", 0])
+    nodes["c"]["inputs"] |= {"images": ["b", 0], "fps": 24.0, "codec": "ffv1"}
+    for frame in pictures(comfyui.saved(comfyui.run(nodes)["c"])):
+        assert (frame == ramp[..., None]).all()
 
 
 def test_a_batch_without_a_rate_says_what_to_give(comfyui, processor, gray_batch):
@@ -245,6 +258,18 @@ def test_a_damaged_chunk_is_made_again_and_never_joined(comfyui, long_job, undis
     assert digest(comfyui, comfyui.run(prompt)["c"]) == whole
 
 
+@pytest.mark.slow
+def test_2000_frames_need_no_more_memory_than_200(comfyui, fresh_comfyui, clip, processor):
+    peaks = []
+    for frames in (200, 2000):
+        name = clip(f"flat{frames}.mp4", frames=frames, width=640, height=360)
+        server = fresh_comfyui()
+        shutil.copy(comfyui.base / "input" / name, server.base / "input")
+        server.run(processor(name), timeout=600)
+        peaks.append(server.peak_memory())
+    assert peaks[1] < 1.05 * peaks[0]
+
+
 def test_the_same_prompt_after_success_makes_nothing_again(comfyui, clip, processor):
     prompt = processor(clip("again.mp4"), session_id="again")
     first = comfyui.saved(comfyui.run(prompt)["c"])
@@ -300,3 +325,26 @@ def test_rgba_images_go_through_and_say_where_alpha_would_stay(comfyui, processo
     outputs = comfyui.run(nodes)["c"]
     assert facts(comfyui.saved(outputs))[0] == 3
     assert "has no alpha channel: choose prores_4444 or ffv1" in outputs["text"][0]
+
+
+def test_a_running_job_shows_a_bar_a_line_of_text_and_previews(comfyui, long_job):
+    pytest.importorskip("websockets")
+    from websockets.sync.client import connect
+
+    kinds, texts = set(), []
+    with connect(f"{comfyui.url.replace('http', 'ws')}/ws?clientId=watcher") as socket:
+        flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+        socket.send(json.dumps(flags))
+        prompt_id = comfyui.queue(long_job("watched"), client_id="watcher")
+        while True:
+            message = socket.recv(timeout=60)
+            if isinstance(message, bytes):
+                kinds.add(int.from_bytes(message[:4], "big"))
+                texts += [message[8:].decode(errors="replace")] if message[3] == 3 else []
+                continue
+            event = json.loads(message)
+            kinds.add(event["type"])
+            if event["type"] == "execution_success" and event["data"]["prompt_id"] == prompt_id:
+                break
+    assert {3, 4, "progress_state"} <= kinds  # 3: text, 4: preview
+    assert any("frames/s" in text and "left" in text and "chunks safe" in text for text in texts)

@@ -25,11 +25,15 @@ root = sys.argv[1]
 spec = spec_from_file_location("pack", f"{root}/__init__.py", submodule_search_locations=[root])
 sys.modules["pack"] = module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
+from pack.nodes.host import memory_notice
 from pack.nodes.tlbvfi_model import HostedNetwork, HostedTlbvfi, LoadedModel
 from pack.tlbvfi.errors import MemoryBudgetError
 from pack.tlbvfi.method import PairKey
 from pack.tlbvfi.methods.tlbvfi import TlbvfiMethod
 from pack.tlbvfi.model import SamplingOptions, TLBVFI
+
+print(memory_notice(36000, 2160, 3840, 3).text)
+assert memory_notice(2, 64, 64, 3) is None
 
 torch.manual_seed(0)
 network = TLBVFI().eval().requires_grad_(False)
@@ -76,6 +80,22 @@ except MemoryBudgetError as error:
 
 
 @pytest.fixture
+def model_file(comfyui):
+    """Maker of a file in ComfyUI's model folder; its name. Removed after the test."""
+    folder = comfyui.base / "models" / "interpolation"
+    names = []
+
+    def make(name: str, content: bytes) -> str:
+        (folder / name).write_bytes(content)
+        names.append(name)
+        return name
+
+    yield make
+    for name in names:
+        (folder / name).unlink()
+
+
+@pytest.fixture
 def levels(comfyui):
     """Gray level of the first pixel of each image a prompt's node "save" keeps."""
 
@@ -104,6 +124,15 @@ def batch(node, gray_batch):
 def test_a_batch_becomes_the_whole_sequence(batch, levels):
     nodes = batch("TLBVFI_BatchInterpolator_V2", 3, times_to_interpolate=1)
     assert levels(nodes) == [0, 63, 127, 191, 255]
+
+
+def test_a_video_can_take_the_place_of_a_batch(comfyui, clip, node):
+    nodes = {
+        "l": node("LoadVideo", file=clip("batch.mp4", frames=5)),
+        "x": node("TLBVFI_BatchInterpolator_V2", images=["l", 0], model_name="blend"),
+        "p": node("PreviewAny", source=["x", 1]),
+    }
+    assert comfyui.run(nodes)["p"]["text"] == ["9"]
 
 
 def test_without_source_frames_only_the_new_ones_come(batch, levels):
@@ -157,9 +186,9 @@ def test_frames_of_two_sizes_are_refused_with_both(comfyui, node):
     assert "64x48 with 3 channels and 96x48 with 3 channels" in message
 
 
-def test_a_gpu_that_is_not_there_is_told(comfyui, node):
-    (comfyui.base / "models" / "interpolation" / "empty.pth").touch()
-    assert "empty.pth is empty" in comfyui.error(pair(node, model_name="empty.pth", gpu_id=5))
+def test_a_gpu_that_is_not_there_is_told(comfyui, node, model_file):
+    nodes = pair(node, model_name=model_file("empty.pth", b""), gpu_id=5)
+    assert "empty.pth is empty" in comfyui.error(nodes)
     assert "gpu_id 5: there is no such GPU" in comfyui.text()
 
 
@@ -173,11 +202,9 @@ def test_no_model_at_all_says_what_to_download_and_where(comfyui, node):
     assert str(comfyui.base / "models" / "interpolation") in problem["details"]
 
 
-def test_a_broken_checkpoint_is_named(comfyui, node):
-    (comfyui.base / "models" / "interpolation" / "broken.pth").write_bytes(b"<html>")
-    assert "broken.pth is a web page, not weights" in comfyui.error(
-        pair(node, model_name="broken.pth")
-    )
+def test_a_broken_checkpoint_is_named(comfyui, node, model_file):
+    nodes = pair(node, model_name=model_file("broken.pth", b"<html>"))
+    assert "broken.pth is a web page, not weights" in comfyui.error(nodes)
 
 
 def test_clearing_the_model_cache_runs_every_time(comfyui, node):
@@ -209,6 +236,8 @@ def test_running_out_of_memory_goes_on_in_bands_with_the_same_frames(comfyui, ro
         [python, "-c", SHORT_OF_MEMORY, str(root)], cwd=comfyui.code, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "36000 frames of 3840x2160 need 3583.2 GB as one IMAGE batch" in done.stdout
+    assert "use TLBVFI Chunk Processor, which streams to a file" in done.stdout
     assert "64x64 do not fit into the memory of cpu" in done.stdout
     assert "set precision to bfloat16" in done.stdout
 

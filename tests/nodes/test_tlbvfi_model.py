@@ -83,6 +83,23 @@ def test_the_node_gives_the_library_s_frame(comfyui, checkpoint, two_frames, mid
     assert np.abs(made - expected).max() < 1.01  # core's Save Image truncates
 
 
+@pytest.mark.parametrize(("width", "height"), [(512, 512), (640, 360), (854, 480), (1280, 720)])
+@pytest.mark.usefixtures("checkpoint")
+def test_sizes_older_packs_failed_on_go_through(comfyui, node, width, height):
+    nodes = {
+        "e": node("EmptyImage", width=width, height=height, batch_size=2, color=0x336699),
+        "x": node(
+            "TLBVFI_BatchInterpolator_V2",
+            images=["e", 0],
+            model_name="vimeo_unet.pth",
+            sample_steps=10,
+            padding="tight",
+        ),
+        "p": node("PreviewAny", source=["x", 1]),
+    }
+    assert comfyui.run(nodes, timeout=600)["p"]["text"] == ["3"]
+
+
 @pytest.mark.usefixtures("checkpoint")
 def test_a_connected_model_gives_the_same_frame_and_is_read_once(comfyui, node, mid_frame):
     load = {"m": node("TLBVFI_LoadModel", model_name="vimeo_unet.pth")}
