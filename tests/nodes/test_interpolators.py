@@ -15,6 +15,7 @@ pytestmark = pytest.mark.comfyui
 SHORT_OF_MEMORY = """
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
+import utils.install_util  # before another module of that name can take its place
 from comfy.cli_args import args
 args.cpu = True
 import comfy.model_management as mm, torch
