@@ -140,8 +140,7 @@ class ChunkProcessor(io.ComfyNode):
         **wish: Any,  # noqa: ANN401 - the fields of ModelWish, by their names
     ) -> io.NodeOutput:
         progress = NodeProgress(cls.hidden.unique_id, log_events=debug)
-        places = folders()
-        rate = exact_rate(fps)
+        places, rate, suffix = folders(), exact_rate(fps), container_of(codec)
         batch_rate = None if rate is None else rate / 2**times_to_interpolate
         clip = open_clip(images, batch_rate=batch_rate, temp=places.temp)
         config = JobConfig(
@@ -154,33 +153,39 @@ class ChunkProcessor(io.ComfyNode):
             end=clip.end,
             chunk=chunk_length(clip.source.info),
         )
-        suffix = container_of(codec)
         wished = ModelWish(model_name=model_name, gpu_id=gpu_id, **wish)
         with clip.source, chosen_method(wished, progress) as method:
-            session = make_session(
-                clip,
-                method,
-                config,
-                Destination(
-                    output=places.output / f"unused{suffix}",
-                    root=places.output,
-                    session_id=session_id or None,
-                    sound=clip.sound,
-                ),
-                progress,
+            destination = Destination(
+                output=places.output / f"{session_id or 'video'}{suffix}",
+                root=places.output,
+                session_id=session_id or None,
+                sound=clip.sound,
             )
-        joins_later = leads_to(cls.hidden.prompt, cls.hidden.unique_id, CONCATENATOR)
-        if joins_later and not is_linked(cls.hidden.prompt, cls.hidden.unique_id, VIDEO):
-            return io.NodeOutput(session.id, None, ui={"text": tuple(progress.notices)})
-        output = join_to(
-            session,
-            places.output / f"{session.id}{suffix}",
-            progress,
-            sound=clip.sound,
-            metadata=graph_metadata(cls.hidden),
-            keep_chunks=joins_later,
-        )
-        return shown(output, places.output, progress, session.id)
+            session = make_session(clip, method, config, destination, progress)
+        return deliver(session, suffix, clip, cls.hidden, progress)
+
+
+def deliver(
+    session: Session,
+    suffix: str,
+    clip: Clip,
+    hidden: Any,  # noqa: ANN401 - ComfyUI's untyped holder
+    progress: NodeProgress,
+) -> io.NodeOutput:
+    """The node's outputs: the session joined here, unless a concatenator of the graph does it."""
+    root = folders().output
+    joins_later = leads_to(hidden.prompt, hidden.unique_id, CONCATENATOR)
+    if joins_later and not is_linked(hidden.prompt, hidden.unique_id, VIDEO):
+        return io.NodeOutput(session.id, None, ui={"text": tuple(progress.notices)})
+    output = join_to(
+        session,
+        root / f"{session.id}{suffix}",
+        progress,
+        sound=clip.sound,
+        metadata=graph_metadata(hidden),
+        keep_chunks=joins_later,
+    )
+    return shown(output, root, progress, session.id)
 
 
 def timing(

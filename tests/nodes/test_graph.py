@@ -1,0 +1,112 @@
+"""What nodes work out from widgets and prompts; needs no ComfyUI."""
+
+from fractions import Fraction
+
+import pytest
+from comfyui_tlbvfi.encoding.profiles import PROFILES
+from comfyui_tlbvfi.nodes.graph import is_linked, leads_to
+from comfyui_tlbvfi.nodes.output_settings import container_of, encoder_settings, exact_rate
+from comfyui_tlbvfi.nodes.validation import (
+    check_bitrate,
+    check_file_name,
+    check_session_id,
+    first_problem,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+class Picture:
+    width, height, pix_fmt, has_alpha = 64, 48, "gbrpf32le", False
+
+
+class OddPicture(Picture):
+    width = 63
+
+
+def prompt(**links) -> dict:
+    """Nodes of class "<id>-class", each reading output 0 of those it names."""
+    return {
+        reader: {
+            "class_type": f"{reader}-class",
+            "inputs": {"text": "hello", "pair": [1, 2], **{name: [name, 0] for name in sources}},
+        }
+        for reader, sources in links.items()
+    }
+
+
+def test_a_node_downstream_is_found_over_others_in_between():
+    graph = prompt(a="", b="a", c="b", d="")
+    assert leads_to(graph, "a", "c-class")
+    assert not leads_to(graph, "a", "d-class")
+    assert not leads_to(graph, "c", "a-class")
+
+
+def test_a_node_is_not_downstream_of_itself_and_loops_end():
+    assert not leads_to(prompt(a="b", b="a"), "a", "a-class")
+
+
+def test_a_node_that_a_loop_has_copied_is_not_in_the_prompt():
+    assert not leads_to(prompt(a="", b="a"), "7.0.a", "b-class")
+    assert not is_linked(prompt(a="", b="a"), "7.0.a", 0)
+
+
+def test_only_the_output_that_is_read_counts_as_linked():
+    graph = prompt(a="", b="a")
+    assert is_linked(graph, "a", 0)
+    assert not is_linked(graph, "a", 1)
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate"),
+    [
+        (0.0, None),
+        (30.0, 30),
+        (60, 60),
+        (23.976, Fraction(24000, 1001)),
+        (47.952, Fraction(48000, 1001)),
+        (59.94, Fraction(60000, 1001)),
+        (12.5, Fraction(25, 2)),
+    ],
+)
+def test_a_rate_means_the_exact_one(fps, rate):
+    assert exact_rate(fps) == rate
+
+
+@given(st.integers(1, 1000))
+def test_whole_rates_stay_whole(fps):
+    assert exact_rate(float(fps)) == fps
+
+
+@pytest.mark.parametrize("codec", ["auto", "libx264", *(profile.name for profile in PROFILES)])
+def test_every_codec_gets_settings_it_takes_and_a_container(codec):
+    settings = encoder_settings(codec, 18, "", Picture(), is_video=False)
+    assert settings.codec == codec
+    assert container_of(codec).startswith(".")
+
+
+def test_images_are_stored_as_browsers_play_them_unless_a_codec_for_editing_is_named():
+    def pix_fmt(codec: str, picture=Picture) -> str | None:
+        return encoder_settings(codec, 18, "", picture(), is_video=False).pix_fmt
+
+    assert pix_fmt("auto") == pix_fmt("av1") == "yuv420p"
+    assert pix_fmt("libx264", OddPicture) == "yuv444p"
+    assert pix_fmt("ffv1") is pix_fmt("prores") is pix_fmt("h264-lossless") is None
+
+
+def test_a_video_keeps_its_own_pixel_format():
+    assert encoder_settings("auto", 18, "", Picture(), is_video=True).pix_fmt is None
+
+
+def test_a_bitrate_takes_the_place_of_the_quality():
+    settings = encoder_settings("libx264", 18, "20M", Picture(), is_video=True)
+    assert (settings.bitrate, settings.crf) == ("20M", None)
+
+
+def test_values_over_a_link_are_not_refused():
+    assert check_session_id(None) is check_bitrate(None) is check_file_name(None) is True
+
+
+def test_the_first_problem_is_told():
+    assert first_problem(True, "one", "two") == "one"
+    assert first_problem(True, True) is True
