@@ -23,8 +23,11 @@ def test_loading_takes_under_half_a_second(comfyui):
 
 
 def test_nothing_goes_wrong_without_models_and_gpu(comfyui):
-    assert not re.findall(r"IMPORT FAILED.*TLBVFI", comfyui.text())
-    assert not re.findall(r"WARNING.*TLBVFI", comfyui.text())
+    started = comfyui.text().split("got prompt")[
+        0
+    ]  # the other tests' prompts are meant to go wrong
+    assert not re.findall(r"IMPORT FAILED.*TLBVFI", started)
+    assert not re.findall(r"WARNING.*TLBVFI", started)
 
 
 def test_another_pack_with_the_same_ids_is_named_in_the_log(fresh_comfyui, comfyui):
