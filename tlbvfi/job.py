@@ -205,8 +205,8 @@ def join_session(
 ) -> JoinResult:
     """Join the chunks and verify the result; only then are they removed, unless they are kept.
 
-    `final`: what they become instead of being joined as they are. `sound`: file whose sound, subtitles, chapters and metadata are carried over, in the job's
-    window.
+    `final`: what they become instead of being joined as they are. `sound`: file whose sound,
+    subtitles, chapters and metadata are carried over, in the job's window.
 
     Raises:
         SessionError: chunks are missing.

@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from torch import Tensor
 
 from .method import Method, PairKey
-from .spans import CutRule, SourceFrame, Span, find_spans
+from .spans import CutRule, P, SourceFrame, Span, find_spans
 from .timeline import Slot, Timeline, nearest_node
-
-P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,8 +87,10 @@ def find_spans(frames: Iterable[SourceFrame[P]], *, retime: bool) -> Iterator[Sp
         if not run:
             run, is_still = [frame], frame.repeats
         elif not (retime and frame.repeats):
-            merged = [Span(frames=(*run, frame))]
-            yield from _pairs([*run, frame]) if frame.begins_scene else merged
+            if frame.begins_scene:
+                yield from _pairs([*run, frame])
+            else:
+                yield Span(frames=(*run, frame))
             run, is_still = [frame], False
         elif is_still:
             yield Span(frames=(run[0], frame))
