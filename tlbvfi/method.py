@@ -1,7 +1,8 @@
 """The protocol of a method: two frames in, the frames between them out.
 
 A method may keep features of a frame, because frame n+1 of pair n is frame n of pair n+1:
-`prepare` runs once per frame, `between` once per pair.
+`prepare` runs once per frame, `between` once per pair. A method may also offer to do several pairs
+at once, see `Batching`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,16 @@ class PairKey:
         """
         text = f"{self.seed}/{self.pair}/{t.numerator}/{t.denominator}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is wanted between two frames; see `Method.between`."""
+
+    features0: Any
+    features1: Any
+    times: Sequence[Fraction]
+    key: PairKey
 
 
 class Method(Protocol):
@@ -77,7 +88,31 @@ class Method(Protocol):
     ) -> Iterable[Tensor]:
         """Frames at `times`, ascending fractions in (0, 1) of the pair; shape as the inputs.
 
-        [C, H, W] float32 on the CPU each, in that order. An iterator that computes as it goes lets
-        the caller stop between two of them. The caller keeps `features1` for the next pair.
+        [C, H, W] float32 each, in that order, on the CPU or on the method's own device, where they
+        may still be being computed: the pipeline brings them to the CPU while the next is begun.
+        An iterator that computes as it goes lets the caller stop between two of them. The caller
+        keeps `features1` for the next pair.
+        """
+        ...
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """What a method may offer besides: to do several pairs of small pictures at once."""
+
+    def pairs_at_once(self, height: int, width: int) -> int:
+        """How many pairs of frames of this size are best asked for together; at least 1.
+
+        Features of one frame more than that are held.
+        """
+        ...
+
+    def between_many(self, requests: Sequence[Request]) -> Iterable[Tensor]:
+        """All frames of the first request as `between` gives them, then those of the second, ...
+
+        Between 1 and `pairs_at_once` requests, each with at least one time. A frame must depend on
+        its own request alone, to the last bit: how requests fall together changes when a job is
+        resumed or cut into other chunks. Where arithmetic depends on the size of a batch, every
+        batch is therefore filled up to one size, the last one by repeating a pair.
         """
         ...

@@ -1,21 +1,23 @@
 """Source frames in, all output frames out: the one loop over pairs.
 
 Everything that interpolates goes through here: a job from file to file, a batch of a ComfyUI graph,
-frames handed in from memory. It holds two frames and their features, never the clip.
+frames handed in from memory. It holds two frames and their features, never the clip; a few more
+where a method does several pairs at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Generic
 
 from torch import Tensor
 
-from .method import Method, PairKey
+from .method import Batching, Method, PairKey, Request
 from .spans import CutRule, P, SourceFrame, Span, find_spans
 from .timeline import Slot, Timeline, nearest_node
+from .transfer import Download, Downloads, one_ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,25 +69,29 @@ def interpolate(
     stop: int | None = None,
     ends_here: bool = True,
 ) -> Iterator[OutputFrame[P]]:
-    """Output frames of consecutive source frames, in order of time.
+    """Output frames of consecutive source frames, in order of time; their images on the CPU.
 
     `first` is the source index the timeline counts its pairs from. Only pairs [start, stop) are
     shown; frames around them serve spans that reach out. With `ends_here=False` the last source
     frame is left out: it opens the next chunk.
+
+    Mid frames are computed when they are asked for; on another device than the CPU each is begun
+    before the one ahead of it is brought over and handed out. A method that does several pairs at
+    once gets as many, and their frames are read first.
     """
     rules = rules or Rules()
     last: list[SourceFrame[P]] = []
-    features: Any = None  # the method's own type
-    for span in find_spans(_noting_the_last(frames, last), retime=rules.retime):
-        if span.frame1.index <= start or (stop is not None and span.frame0.index >= stop):
-            continue
-        if features is None:
-            features = method.prepare(span.frame0.image)
-        following = method.prepare(span.frame1.image)
-        for frame in _fill(span, method, features, following, timeline, rules, first):
-            if frame.pair >= start and (stop is None or frame.pair < stop):
-                yield frame
-        features = following
+    spans = (
+        span
+        for span in find_spans(_noting_the_last(frames, last), retime=rules.retime)
+        if span.frame1.index > start and (stop is None or span.frame0.index < stop)
+    )
+    shown = (
+        frame
+        for frame in _fill_all(spans, method, timeline, rules, first)
+        if frame.pair >= start and (stop is None or frame.pair < stop)
+    )
+    yield from _brought_to_the_cpu(shown)
     if last and ends_here:
         pair = max(first, last[0].index - 1)
         for slot in timeline.last(last[0].index - first, last[0].time):
@@ -100,37 +106,69 @@ def _noting_the_last(
         yield frame
 
 
-def _fill(
-    span: Span[P],
-    method: Method,
-    features0: Any,  # noqa: ANN401 - the method's own type
-    features1: Any,  # noqa: ANN401
-    timeline: Timeline,
-    rules: Rules,
-    first: int,
-) -> Iterator[OutputFrame[P]]:
-    """Output frames of a span; the method is asked for each t once, however often it is shown."""
+def _brought_to_the_cpu(frames: Iterable[OutputFrame[P]]) -> Iterator[OutputFrame[P]]:
+    """The same frames, their images on the CPU."""
+    for frame, download in one_ahead(_downloading(frames), _takes_time):
+        yield frame if download is None else replace(frame, image=download.result())
+
+
+def _downloading(
+    frames: Iterable[OutputFrame[P]],
+) -> Iterator[tuple[OutputFrame[P], Download | None]]:
+    """Every frame with the download of its image, begun; one shown again is not brought again."""
+    begin = Downloads()
+    image, download = None, None
+    for frame in frames:
+        if frame.image is not image:
+            image = frame.image
+            download = None if image is None else begin(image)
+        yield frame, download
+
+
+def _takes_time(item: tuple[OutputFrame[Any], Download | None]) -> bool:
+    return item[1] is not None and item[1].takes_time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Showing(Generic[P]):
+    """All that is shown of a span."""
+
+    span: Span[P]
+    is_held: bool
+    placed: list[tuple[int, Slot, Fraction]]
+    """(pair, slot, the t whose picture is shown there), in order."""
+
+    @property
+    def times(self) -> list[Fraction]:
+        """Where mid frames are shown, each once however often it is."""
+        return sorted({t for _, _, t in self.placed if 0 < t < 1})
+
+    def frames(self, mids: Iterator[Tensor]) -> Iterator[OutputFrame[P]]:
+        """The output frames; `mids` begins with the mid frames at `times`."""
+        current, image = Fraction(0), None
+        for pair, slot, t in self.placed:
+            source = {Fraction(0): self.span.frame0, Fraction(1): self.span.frame1}.get(t)
+            if source is None and t != current:
+                current, image = t, next(mids)
+            yield OutputFrame(
+                pair=pair,
+                slot=slot,
+                source=source,
+                image=None if source else image,
+                is_held=self.is_held and slot.t != 0,
+                is_retimed=len(self.span.frames) > 2,
+            )
+
+
+def _showing(
+    span: Span[P], method: Method, timeline: Timeline, rules: Rules, first: int
+) -> _Showing[P]:
     is_held = span.frame1.begins_scene and rules.cuts != "ignore"
     placed = [
         (pair, slot, _shown_t(slot.t, is_held, method, rules))
         for pair, slot in span.slots(timeline, first)
     ]
-    times = sorted({t for _, _, t in placed if 0 < t < 1})
-    key = PairKey(rules.seed, span.frame0.index)
-    mids = iter(method.between(features0, features1, times, key) if times else ())
-    current, image = Fraction(0), None
-    for pair, slot, t in placed:
-        source = {Fraction(0): span.frame0, Fraction(1): span.frame1}.get(t)
-        if source is None and t != current:
-            current, image = t, next(mids)
-        yield OutputFrame(
-            pair=pair,
-            slot=slot,
-            source=source,
-            image=None if source else image,
-            is_held=is_held and slot.t != 0,
-            is_retimed=len(span.frames) > 2,
-        )
+    return _Showing(span=span, is_held=is_held, placed=placed)
 
 
 def _shown_t(t: Fraction, is_held: bool, method: Method, rules: Rules) -> Fraction:
@@ -138,3 +176,54 @@ def _shown_t(t: Fraction, is_held: bool, method: Method, rules: Rules) -> Fracti
     if is_held:
         return Fraction(round(t) if rules.cuts == "nearest" else 0)
     return t if method.any_time else nearest_node(t, rules.depth)
+
+
+def _fill_all(
+    spans: Iterable[Span[P]], method: Method, timeline: Timeline, rules: Rules, first: int
+) -> Iterator[OutputFrame[P]]:
+    """Output frames of all spans, images where the method leaves them."""
+    features: Any = None  # the method's own type
+    batch: list[tuple[_Showing[P], Request]] = []
+    for span in spans:
+        if features is None:
+            features = method.prepare(span.frame0.image)
+        following = method.prepare(span.frame1.image)
+        showing = _showing(span, method, timeline, rules, first)
+        # Nothing but the batch may keep the features of a pair's first frame.
+        batch.append((showing, _request(showing, features, following, rules.seed)))
+        features = following
+        if len(batch) >= _pairs_at_once(method, span):
+            yield from _fill(batch, method)
+            batch.clear()
+    yield from _fill(batch, method)
+
+
+def _request(
+    showing: _Showing[Any],
+    features0: Any,  # noqa: ANN401 - the method's own type
+    features1: Any,  # noqa: ANN401
+    seed: int,
+) -> Request:
+    key = PairKey(seed, showing.span.frame0.index)
+    return Request(features0=features0, features1=features1, times=showing.times, key=key)
+
+
+def _pairs_at_once(method: Method, span: Span[Any]) -> int:
+    if not isinstance(method, Batching):
+        return 1
+    return method.pairs_at_once(*span.frame0.image.shape[-2:])
+
+
+def _fill(batch: list[tuple[_Showing[P], Request]], method: Method) -> Iterator[OutputFrame[P]]:
+    """Output frames of some spans in a row."""
+    mids = _mid_frames([request for _, request in batch if request.times], method)
+    for showing, _ in batch:
+        yield from showing.frames(mids)
+
+
+def _mid_frames(requests: list[Request], method: Method) -> Iterator[Tensor]:
+    if isinstance(method, Batching):
+        yield from method.between_many(requests) if requests else ()
+        return
+    for request in requests:
+        yield from method.between(request.features0, request.features1, request.times, request.key)

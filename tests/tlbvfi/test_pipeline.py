@@ -151,3 +151,156 @@ def test_retimed_and_held_frames_do_not_depend_on_where_a_job_is_cut(runs, cuts,
     parts = [*before, *after]
     assert [f.slot for f in parts] == [f.slot for f in whole]
     assert values(parts) == pytest.approx(values(whole))
+
+
+class Far(Counting):
+    """As if it computed on another device: notes what is begun and what is brought over."""
+
+    def __init__(self, fails_at=None):
+        super().__init__()
+        self.log, self.fails_at = [], fails_at
+
+    def between(self, a, b, times, key):
+        for mid in super().between(a, b, times, key):
+            if float(mid.mean()) == self.fails_at:
+                raise ValueError("cannot compute")
+            self.log.append(float(mid.mean()))
+            yield mid
+
+
+class FarDownload:
+    takes_time = True
+
+    def __init__(self, image):
+        self.image = image
+
+    def result(self):
+        return self.image + 100
+
+
+@pytest.fixture
+def far(monkeypatch):
+    monkeypatch.setattr("comfyui_tlbvfi.tlbvfi.pipeline.Downloads", lambda: FarDownload)
+
+
+def test_on_the_cpu_nothing_is_computed_before_it_is_asked_for():
+    method = Far()
+    shown = 0
+    for frame in interpolate(clip(4), method, Bisection(times=2)):
+        shown += not frame.is_source
+        assert len(method.log) == shown
+
+
+@pytest.mark.usefixtures("far")
+def test_elsewhere_one_mid_frame_is_begun_ahead_and_order_stays():
+    method = Far()
+    out, ahead = [], []
+    for frame in interpolate(clip(3), method, Bisection(times=1)):
+        out.append(frame)
+        ahead.append(len(method.log))
+    assert values(out) == [0, 100.5, 1, 101.5, 2]
+    assert ahead == [0, 2, 2, 2, 2]
+    assert [f.slot.number for f in out] == list(range(5))
+
+
+@pytest.mark.usefixtures("far")
+def test_an_error_elsewhere_comes_after_the_frames_before_it():
+    frames = interpolate(clip(4), Far(fails_at=1.5), Bisection(times=1))
+    assert values([next(frames) for _ in range(3)]) == [0, 100.5, 1]
+    with pytest.raises(ValueError, match="cannot compute"):
+        next(frames)
+
+
+@pytest.mark.usefixtures("far")
+def test_closing_ends_the_work_and_lets_go_of_the_source():
+    closed = []
+
+    def source():
+        try:
+            yield from clip(50)
+        finally:
+            closed.append(True)
+
+    method = Far()
+    frames = interpolate(source(), method, Bisection(times=1))
+    assert values([next(frames), next(frames)]) == [0, 100.5]
+    frames.close()
+    assert closed == [True]
+    assert method.log == [0.5, 1.5]
+
+
+class Batched(Counting):
+    """Does `size` pairs at once and notes how they fall together."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.batches = size, []
+
+    def pairs_at_once(self, height, width):
+        assert (height, width) == (4, 4)
+        return self.size
+
+    def between_many(self, requests):
+        assert 1 <= len(requests) <= self.size
+        self.batches.append([request.key.pair for request in requests])
+        for request in requests:
+            yield from self.between(
+                request.features0, request.features1, request.times, request.key
+            )
+
+
+def test_a_method_is_given_as_many_pairs_as_it_does_at_once():
+    method, alone = Batched(3), Counting()
+    out = list(interpolate(clip(9), method, Bisection(times=2), Rules(seed=5)))
+    expected = list(interpolate(clip(9), alone, Bisection(times=2), Rules(seed=5)))
+    assert method.batches == [[0, 1, 2], [3, 4, 5], [6, 7]]
+    assert method.prepared == alone.prepared
+    assert method.keys == alone.keys
+    assert values(out) == values(expected)
+    assert [f.slot for f in out] == [f.slot for f in expected]
+
+
+def test_pairs_that_show_no_mid_frame_are_not_asked_for():
+    method = Batched(4)
+    frames = clip(6, cuts={1, 2, 3, 5})
+    out = list(interpolate(frames, method, Bisection(times=1), Rules(cuts="hold")))
+    assert method.batches == [[3]]
+    assert values(out) == [0, 0, 1, 1, 2, 2, 3, 3.5, 4, 4, 5]
+
+
+@given(size=st.integers(1, 5), count=st.integers(2, 9), data=st.data())
+def test_frames_do_not_depend_on_how_pairs_fall_into_batches(size, count, data):
+    rules, timeline = Rules(seed=1), TargetRate(fps=Fraction(60))
+    frames = list(clip(count))
+    whole = list(interpolate(frames, Counting(), timeline, rules))
+    cut = data.draw(st.integers(1, count - 1))
+    before = interpolate(
+        frames[: cut + 1], Batched(size), timeline, rules, stop=cut, ends_here=False
+    )
+    after = interpolate(frames[cut - 1 :], Batched(size), timeline, rules, start=cut)
+    parts = [*before, *after]
+    assert values(parts) == values(whole)
+    assert [f.slot for f in parts] == [f.slot for f in whole]
+
+
+def test_features_of_two_frames_are_held_and_no_more():
+    class Features:
+        alive = 0
+
+        def __init__(self, image):
+            self.image = image
+            Features.alive += 1
+
+        def __del__(self):
+            Features.alive -= 1
+
+    class Holding(Counting):
+        def prepare(self, frame):
+            assert Features.alive <= 1
+            return Features(frame)
+
+        def between(self, a, b, times, key):
+            return ((a.image + b.image) / 2 for _ in times)
+
+    out = interpolate(clip(6), Holding(), Bisection(times=1))
+    assert values(out) == [i / 2 for i in range(11)]
