@@ -14,9 +14,11 @@ from av.error import EOFError as EndOfFileError
 from av.error import FFmpegError
 from av.stream import Disposition
 
-from .errors import SourceError
+from .errors import DecoderError, SourceError
+from .hardware import Hardware, in_software_format
 
 if TYPE_CHECKING:
+    from av.codec.hwaccel import HWAccel
     from av.container import InputContainer
     from av.packet import Packet
     from av.rational import AVRational
@@ -28,6 +30,9 @@ VideoInput = str | Path | BinaryIO
 """A video file by path, or its bytes in a seekable binary file object such as BytesIO."""
 
 Threads = Literal["AUTO", "NONE"]
+
+Way = Threads | Hardware
+"""How to decode: in software with these threads, or on a GPU."""
 
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -44,21 +49,23 @@ def source_name(source: VideoInput) -> str:
 
 @contextmanager
 def open_video(
-    source: VideoInput, threads: Threads = "AUTO"
+    source: VideoInput, way: Way = "AUTO"
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and the first video stream in it (cover art is none), open for the block.
 
-    `threads`: AUTO decodes several frames at once, about twice as fast; but what comes of damage
-    then depends on chance, so that its decoder stops at damage where NONE patches it over.
+    `way`: AUTO decodes several frames at once, about twice as fast; but what comes of damage then
+    depends on chance, so that its decoder stops at damage where NONE patches it over. A GPU stops
+    as well, and keeps its own time: threads would only hold more of its memory.
 
     Raises:
         SourceError: missing, a folder, not readable, not a video, or without a video stream.
+        DecoderError: the GPU does not open.
     """
-    with open_container(source) as container:
+    with _opened(source, way) as container:
         for stream in container.streams.video:
             if Disposition.attached_pic not in stream.disposition:
-                stream.codec_context.thread_type = threads
-                if threads == "AUTO":
+                stream.codec_context.thread_type = "NONE" if isinstance(way, Hardware) else way
+                if way != "NONE":
                     stream.codec_context.options = {"err_detect": "explode"}
                 yield container, stream
                 return
@@ -68,7 +75,16 @@ def open_video(
         )
 
 
-def open_container(source: VideoInput) -> InputContainer:
+def _opened(source: VideoInput, way: Way) -> InputContainer:
+    if not isinstance(way, Hardware) or not way.is_default:
+        return open_container(source)
+    try:
+        return open_container(source, way.accelerator)
+    except SourceError as error:  # software is asked next, and knows better if the file is at fault
+        raise DecoderError("the device does not open with the file") from error
+
+
+def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> InputContainer:
     """The source's container, opened from its beginning; the caller closes it.
 
     Raises:
@@ -78,11 +94,15 @@ def open_container(source: VideoInput) -> InputContainer:
         if isinstance(source, str | Path):
             # `file:` keeps colons and percent signs in a name from meaning a protocol or a
             # pattern; the whitelist keeps playlists from fetching anything.
-            return av.open(f"file:{source}", container_options={"protocol_whitelist": "file"})
+            return av.open(
+                f"file:{source}",
+                container_options={"protocol_whitelist": "file"},
+                hwaccel=accelerator,
+            )
         # Readers open a file several times at once; BytesIO objects share their bytes.
         file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
         file.seek(0)
-        return av.open(file, "r")
+        return av.open(file, "r", hwaccel=accelerator)
     except FileNotFoundError as error:
         raise SourceError(f"{source} does not exist; check the path.") from error
     except IsADirectoryError as error:
@@ -112,12 +132,25 @@ def packets(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
         yield packet
 
 
-def decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame | None]:
+def decode(
+    container: InputContainer, stream: VideoStream, way: Way = "AUTO"
+) -> Iterator[av.VideoFrame | None]:
     """Frames from where the container stands to its end; None where a packet was damaged.
 
-    `container.decode` ends for good at the first damaged packet, with the frames behind it.
+    `way` as given to `open_video`. `container.decode` ends for good at the first damaged packet,
+    with the frames behind it.
+
+    Raises:
+        DecoderError: the GPU fails.
     """
-    decoder = _decoder(stream)
+    if isinstance(way, Hardware):
+        return in_software_format(_decode(container, stream, way.context(stream)), way)
+    return _decode(container, stream, _decoder(stream))
+
+
+def _decode(
+    container: InputContainer, stream: VideoStream, decoder: VideoCodecContext
+) -> Iterator[av.VideoFrame | None]:
     for packet in packets(container, stream):
         try:
             yield from decoder.decode(packet)
@@ -132,8 +165,17 @@ def decode(container: InputContainer, stream: VideoStream) -> Iterator[av.VideoF
 
 
 def _decoder(stream: VideoStream) -> VideoCodecContext:
-    """The stream's own decoder, or the one that knows alpha where FFmpeg's drops it silently."""
-    name = ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
-    if name and stream.metadata.get("alpha_mode") == "1":
-        return cast("VideoCodecContext", av.CodecContext.create(name, "r"))
-    return stream.codec_context
+    """The stream's own decoder, or the one that knows alpha."""
+    name = alpha_decoder(stream)
+    return (
+        cast("VideoCodecContext", av.CodecContext.create(name, "r"))
+        if name
+        else stream.codec_context
+    )
+
+
+def alpha_decoder(stream: VideoStream) -> str | None:
+    """The decoder a stream with alpha needs where FFmpeg's own drops it silently."""
+    if stream.metadata.get("alpha_mode") != "1":
+        return None
+    return ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)

@@ -2,6 +2,7 @@
 
 VideoError
 ├── SourceError          the input is missing, not a video, empty, damaged, or changes midway
+├── DecoderError         a hardware decoder was asked for that cannot be used here
 ├── EncoderError         an encoder, option, pixel format or size that cannot be used here
 ├── OutputError          the destination exists, is not writable, or its disk is full
 ├── SessionError         a session id, lock, manifest or chunk is not what it should be
@@ -16,6 +17,10 @@ class VideoError(Exception):
 
 class SourceError(VideoError):
     """The input is missing, not a video, empty, damaged, or changes midway."""
+
+
+class DecoderError(VideoError):
+    """A hardware decoder was asked for that does not exist here or cannot decode the video."""
 
 
 class EncoderError(VideoError):

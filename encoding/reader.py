@@ -17,9 +17,10 @@ import av
 from av.error import FFmpegError
 
 from .closable import Closable
-from .container import Threads, VideoInput, decode, open_video, packets, source_name
-from .errors import SourceError
+from .container import VideoInput, Way, decode, open_video, packets, source_name
+from .errors import DecoderError, SourceError
 from .frame import Frame
+from .hwaccel import find_hardware
 from .layout import copied
 from .probe import VideoInfo, describe, first_picture
 from .scan import scan
@@ -48,12 +49,22 @@ class VideoSource(Closable):
     decoded is replaced by the one before it, so that count, order and sound stay right; the loss
     is told by `shortfall`.
 
+    `hwaccel`: what decodes, see `hwaccel.find_hardware`. The frames are the same, so it is no part
+    of `identity`; but software alone notices damage inside a picture.
+
     Raises:
         SourceError: missing, not a video, nothing in it can be decoded, or `input_rate` given for a
             file that has timestamps.
+        DecoderError: the hardware that `hwaccel` names cannot decode this video here.
     """
 
-    def __init__(self, source: VideoInput, *, input_rate: Fraction | None = None) -> None:
+    def __init__(
+        self,
+        source: VideoInput,
+        *,
+        input_rate: Fraction | None = None,
+        hwaccel: str = "auto",
+    ) -> None:
         super().__init__()
         self._source = source
         first = first_picture(source)
@@ -64,6 +75,7 @@ class VideoSource(Closable):
             self.info: VideoInfo = describe(
                 source_name(source), container, stream, first, self.timestamps
             )
+        self._hardware = find_hardware(source, hwaccel, first, has_times=self._scan.is_ordered)
         self._count = len(self._scan.ticks)
         self._repeated: set[int] = set()
         self._end: int | None = None
@@ -72,6 +84,11 @@ class VideoSource(Closable):
                 "%s is interlaced; mid frames of moving parts will comb. Deinterlace it first.",
                 self.info.name,
             )
+
+    @property
+    def decoder(self) -> str:
+        """What decodes: the type of GPU (`cuda`), or `software`."""
+        return self._hardware.device if self._hardware else "software"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -129,8 +146,8 @@ class VideoSource(Closable):
         differs from run to run, and they lose good frames beside bad ones.
         """
         following, last = start, None
-        if self._scan.is_ordered:
-            with closing(self._undamaged(start)) as pictures:
+        for read in (self._by_hardware, self._undamaged) if self._scan.is_ordered else ():
+            with closing(read(following)) as pictures:
                 for index, picture in pictures:
                     yield index, picture
                     following, last = index + 1, picture
@@ -142,10 +159,35 @@ class VideoSource(Closable):
         if not self.is_closed:
             self._end = following
 
-    def _undamaged(self, start: int) -> Pictures:
+    def _by_hardware(self, start: int) -> Pictures:
+        """Frames from `start` on as long as a GPU gives them; once it fails it is not asked again."""
+        hardware = self._hardware
+        if hardware is None:
+            return
+        following, problem = start, "a frame is missing or damaged"
+        try:
+            with closing(self._undamaged(start, hardware)) as pictures:
+                for index, picture in pictures:
+                    yield index, picture
+                    following = index + 1
+        except DecoderError as error:
+            problem = str(error)
+        if following < self._count and not self.is_closed:
+            log.warning(
+                "%s: %s stops at frame %d (%s); software goes on from there.",
+                self.info.name,
+                hardware.device,
+                following,
+                problem,
+            )
+            self._hardware = None
+
+    def _undamaged(self, start: int, way: Way = "AUTO") -> Pictures:
         """Frames from `start` up to the first sign of damage."""
+        if start >= self._count or self.is_closed:
+            return
         following = start
-        with closing(self._decoded(start, "AUTO")) as pictures:
+        with closing(self._decoded(start, way)) as pictures:
             for index, picture in pictures:
                 if self.is_closed:
                     return
@@ -189,7 +231,7 @@ class VideoSource(Closable):
                 f"{index}; convert it to one pixel format."
             )
 
-    def _decoded(self, start: int, threads: Threads) -> PicturesOrDamage:
+    def _decoded(self, start: int, way: Way) -> PicturesOrDamage:
         """(index, picture) from `start` or the one before it; picture None where one was damaged.
 
         Seeking lands on a keyframe. What is shown before that keyframe may lack its references
@@ -200,17 +242,17 @@ class VideoSource(Closable):
         if self._scan.is_ordered and start > 0:
             target = ticks[start]
             for _ in range(SEEKS):
-                with open_video(self._source, threads) as (container, stream):
+                with open_video(self._source, way) as (container, stream):
                     keyframe = _seek(container, stream, target)
                     if keyframe is None or keyframe <= ticks[0]:
                         break
-                    found = self._by_pts(decode(container, stream), keyframe)
-                    if first := _skipped(found, start, threads):
+                    found = self._by_pts(decode(container, stream, way), keyframe)
+                    if first := _skipped(found, start, way):
                         yield from chain(first, found)
                         return
                     target = min(keyframe, target) - 1
-        with open_video(self._source, threads) as (container, stream):
-            decoded = decode(container, stream)
+        with open_video(self._source, way) as (container, stream):
+            decoded = decode(container, stream, way)
             yield from (
                 self._by_pts(decoded, ticks[0]) if self._scan.is_ordered else _by_turn(decoded)
             )
@@ -231,12 +273,12 @@ class VideoSource(Closable):
 
 
 def _skipped(
-    found: PicturesOrDamage, start: int, threads: Threads
+    found: PicturesOrDamage, start: int, way: Way
 ) -> list[tuple[int, av.VideoFrame | None]]:
     """Read up to `start`; what was read last and must not be lost, nothing if it began too late."""
     last: list[tuple[int, av.VideoFrame | None]] = []
     for index, picture in found:
-        if picture is None and threads == "NONE":
+        if picture is None and way == "NONE":
             continue
         if picture is None or index == start:
             return [(index, picture)]

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol, cast
 
 from .container import VideoInput
-from .errors import SourceError
+from .errors import DecoderError, SourceError
 from .frame import Frame
 from .images import ImageSource
 from .memory import MemorySource
@@ -63,22 +63,29 @@ class Source(Protocol):
 
 
 def open_source(
-    source: VideoInput | Iterable[Any], *, input_rate: Fraction | None = None
+    source: VideoInput | Iterable[Any],
+    *,
+    input_rate: Fraction | None = None,
+    hwaccel: str = "auto",
 ) -> Source:
     """Frames of a video file, a folder of images, a binary file object, or arrays or tensors.
 
     `input_rate`: frames per second of what has no timestamps of its own: folders, memory and raw
-    streams; for other files it must be left away.
+    streams; for other files it must be left away. `hwaccel`: what decodes video files, see
+    `hwaccel.find_hardware`.
 
     Raises:
         SourceError: nothing usable is there, or the input rate is missing or out of place.
+        DecoderError: the hardware that `hwaccel` names cannot decode this here.
     """
     if isinstance(source, str | Path):
         if not Path(source).is_dir():
-            return VideoSource(source, input_rate=input_rate)
+            return VideoSource(source, input_rate=input_rate, hwaccel=hwaccel)
+        _refuse_hardware(hwaccel, f"the images in {source}")
         return ImageSource(Path(source), rate=_required(input_rate, f"The folder {source}"))
     if hasattr(source, "read") and hasattr(source, "seek"):
-        return VideoSource(cast("VideoInput", source), input_rate=input_rate)
+        return VideoSource(cast("VideoInput", source), input_rate=input_rate, hwaccel=hwaccel)
+    _refuse_hardware(hwaccel, "frames in memory")
     frames = cast("Iterable[Any]", source)
     return MemorySource(frames, rate=_required(input_rate, "A series of frames in memory"))
 
@@ -89,3 +96,8 @@ def _required(rate: Fraction | None, what: str) -> Fraction:
     if rate <= 0:
         raise SourceError(f"The input rate must be above 0, got {rate}.")
     return Fraction(rate)
+
+
+def _refuse_hardware(hwaccel: str, what: str) -> None:
+    if hwaccel not in ("auto", "none"):
+        raise DecoderError(f"No {hwaccel} decoder is used for {what}; choose hwaccel auto or none.")

@@ -1,0 +1,132 @@
+"""Which decoder reads a video: a GPU where it is proven to give the same frames, else software."""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from av.codec import Codec
+from av.codec.codec import UnknownCodecError
+from av.codec.hwaccel import hwdevices_available
+
+from .container import VideoInput, alpha_decoder, decode, open_video, source_name
+from .errors import DecoderError
+from .hardware import Hardware
+from .layout import channel_views
+
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
+
+log = logging.getLogger("tlbvfi.hwaccel")
+
+AUTOMATIC = "cuda"
+"""The device tried by `auto`: NVIDIA's is the one that ComfyUI's users have."""
+
+KEEPS_TAGS = 18
+"""PyAV's first version that copies more than the pts of a frame when it downloads it."""
+
+LEADING = 32
+"""Frames in which the first that software decodes must come."""
+
+
+def hwaccel_names() -> tuple[str, ...]:
+    """Accepted values of `hwaccel`: auto, none, and the devices this build of FFmpeg knows."""
+    return ("auto", "none", *hwdevices_available())
+
+
+def find_hardware(
+    source: VideoInput, hwaccel: str, first: av.VideoFrame, *, has_times: bool
+) -> Hardware | None:
+    """The decoder on a GPU for this video, proven by its first frame; None for software.
+
+    `first` is the first frame as decoded in software. `has_times`: whether frames are told by their
+    pts; otherwise a single thread of software counts them. `auto` tries cuda and tells only of a
+    GPU that is there and does not decode the video; `none` tries nothing.
+
+    Raises:
+        DecoderError: the device that `hwaccel` names does not exist here or cannot decode the video.
+    """
+    if hwaccel == "none":
+        return None
+    if hwaccel not in hwaccel_names():
+        raise DecoderError(
+            f"There is no hwaccel {hwaccel!r} here: choose one of {', '.join(hwaccel_names())}."
+        )
+    device, level = AUTOMATIC if hwaccel == "auto" else hwaccel, logging.DEBUG
+    name = source_name(source)
+    try:
+        if not has_times:
+            raise DecoderError("the file has no usable timestamps")
+        hardware = _opening(source, device, first)
+        level = logging.INFO  # there is a GPU: that it does not help is worth a word
+        _prove(source, hardware, first)
+    except DecoderError as error:
+        problem = f"{name} cannot be decoded by {device} here: {error}"
+        if hwaccel != "auto":
+            raise DecoderError(f"{problem}; choose hwaccel auto or none.") from error
+        log.log(level, "%s; software decodes it.", problem)
+        return None
+    log.info("%s is decoded by %s.", name, device)
+    return hardware
+
+
+def _opening(source: VideoInput, device: str, first: av.VideoFrame) -> Hardware:
+    """The decoder for the device, which opens.
+
+    Raises:
+        DecoderError: there is none for this codec, no such device, or PyAV is too old.
+    """
+    if int(av.__version__.split(".")[0]) < KEEPS_TAGS:
+        raise DecoderError("PyAV before 18 loses color tags and side data on the way from a GPU")
+    with open_video(source) as (_, stream):
+        decoder, usual = _decoder_name(stream, device), stream.codec_context.codec.name
+    hardware = Hardware(
+        device=device, decoder=decoder, pix_fmt=first.format.name, is_default=decoder == usual
+    )
+    hardware.create()
+    return hardware
+
+
+def _decoder_name(stream: VideoStream, device: str) -> str:
+    """The stream's decoder if it can use the device, or FFmpeg's own or special one that can."""
+    codec = stream.codec_context.codec
+    if alpha_decoder(stream) is None:
+        for name in (codec.name, codec.canonical_name, f"{codec.canonical_name}_{device}"):
+            if device in _devices(name):
+                return name
+    raise DecoderError(f"it has no decoder for {codec.canonical_name}")
+
+
+def _devices(decoder: str) -> set[str]:
+    try:
+        configs = Codec(decoder, "r").hardware_configs
+    except UnknownCodecError:
+        return set()
+    return {config.device_type.name for config in configs if config.is_supported}
+
+
+def _prove(source: VideoInput, hardware: Hardware, first: av.VideoFrame) -> None:
+    """Decode the first frame and compare it, sample by sample.
+
+    That also finds what libavcodec does not do for GPUs, such as cutting off rows at the top.
+
+    Raises:
+        DecoderError: it is another one, or none at all.
+    """
+    with open_video(source, hardware) as (container, stream):
+        for picture in islice(decode(container, stream, hardware), LEADING):
+            if picture is not None and picture.pts == first.pts:
+                if not _is_same(picture, first):
+                    raise DecoderError("its first frame differs from the one decoded in software")
+                return
+    raise DecoderError("it does not give the first frame")
+
+
+def _is_same(picture: av.VideoFrame, other: av.VideoFrame) -> bool:
+    return all(
+        np.array_equal(ours, theirs)
+        for ours, theirs in zip(channel_views(picture), channel_views(other), strict=True)
+    )
