@@ -116,6 +116,7 @@ def interpolate_video(
     slowmo: Number = 1,
     slowmo_sound: SlowmoSound = "drop",
     input_fps: Number | None = None,
+    hwaccel: str = "auto",
     start: Number | None = None,
     end: Number | None = None,
     cuts: CutRule = "hold",
@@ -149,7 +150,8 @@ def interpolate_video(
 
     `times`, `fps`, `slowmo`, `cuts`, `retime`, `depth`, `seed` as for `interpolate_frames`; `codec`,
     `crf`, `bitrate`, `preset`, `pix_fmt` in ffmpeg's words. `start`, `end`: seconds or hh:mm:ss,
-    half-open. `sound`: file to take the sound from, if not from the source; `audio=False` leaves it
+    half-open. `hwaccel`: what decodes a video: `auto` (a GPU where it gives the frames of software),
+    `none`, `cuda`, or another device of FFmpeg's. `sound`: file to take the sound from, if not from the source; `audio=False` leaves it
     out, and so does slow motion, unless `slowmo_sound` is "stretch": slowed at its own pitch.
     `metadata`: tags for the file. `on_event` is told the progress and may raise to stop.
 
@@ -175,7 +177,8 @@ def interpolate_video(
     )
     engine = as_method(method)
     heard = _sound(source if sound is None else sound)
-    with open_source(_streamable(source), input_rate=_given(input_fps, parse_rate)) as opened:
+    rate = _given(input_fps, parse_rate)
+    with open_source(_streamable(source), input_rate=rate, hwaccel=hwaccel) as opened:
         if isinstance(source, str | Path) and isinstance(target, str | Path):
             destination = Destination(
                 output=output_path(str(target), codec),

@@ -102,6 +102,13 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--input-fps", metavar="RATE", help="rate of a source that has none: a folder of images"
     )
+    group.add_argument(
+        "--hwaccel",
+        default="auto",
+        metavar="DEVICE",
+        help="decode the video on a GPU: auto (default: cuda where it gives the frames of software), "
+        "none, cuda, or another device of this FFmpeg",
+    )
     group.add_argument("--start", metavar="TIME", help="seconds or hh:mm:ss.mmm, included")
     group.add_argument("--end", metavar="TIME", help="seconds or hh:mm:ss.mmm, excluded")
     group.add_argument(
@@ -278,7 +285,7 @@ def _run_job(
     from ..timeline import parse_rate
 
     rate = parse_rate(arguments.input_fps) if arguments.input_fps else None
-    with open_source(source, input_rate=rate) as opened, show:
+    with open_source(source, input_rate=rate, hwaccel=arguments.hwaccel) as opened, show:
         return run_job(opened, method, config, destination, on_event=show)
 
 
