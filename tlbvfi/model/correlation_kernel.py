@@ -1,0 +1,96 @@
+"""Warp and correlation of the flow's refinement in one Triton kernel each, for NVIDIA GPUs.
+
+The plain correlation (`flow.correlation`) writes and reads a warped map for each of nine neighbors.
+Per pixel and direction, for 64 channels of float32, its tensors pass through memory with 9 * 2368
+bytes (indices 64, tokens 256, warped map, its square, product and sums 2048); the kernel's take 556
+(blend 256, tokens 256 if neighbors find them in the cache, flow 8, cosines 36), and neither a border
+around the features nor a warped map is kept. Results differ by the rounding of float32 only.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger("tlbvfi.correlation_kernel")
+
+CHANNELS = (64, 128)
+"""Widths of the maps there are kernels for."""
+
+BLOCK_VALUES = 1024
+"""Values of a token block: 8 for each of 128 threads, of which some ten blocks are held at once."""
+
+NEIGHBORS = 9
+
+
+@cache
+def is_available(device: torch.device) -> bool:
+    """Whether the kernels run on `device`: a CUDA GPU, with Triton and what it needs to compile.
+
+    Found out by running one, once per device.
+    """
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    try:
+        image = torch.ones((1, CHANNELS[0], 2, 2), device=device)
+        warped(image, torch.zeros((1, 2, 2, 2), device=device), 0, 2)
+    except Exception as error:  # noqa: BLE001 - a compiler, a driver: whatever fails, there is another way
+        log.warning(
+            "Triton does not work on %s (%s): the flow is refined without it, which takes longer "
+            "and gives the same; install a C compiler, or the Triton that fits this PyTorch.",
+            device,
+            error,
+        )
+        return False
+    return True
+
+
+def warped(features: Tensor, flow: Tensor, start: int, stop: int) -> Tensor:
+    """Rows [start, stop) of a map seen along a flow: `lookup.look_up` without an offset.
+
+    `features`: [B, C, H, W], channels_last, C of `CHANNELS`, H and W at least 2; `flow`: [B, 2, H, W]
+    float32 in pixels, x then y. Result: [B, C, stop - start, W], channels_last, in the type of
+    `features`; computed in float32.
+    """
+    B, C, _, W = features.shape
+    out = features.new_empty((B, stop - start, W, C))
+    _launch("warp_kernel", [_tokens(features)], out, features.shape, flow, start)
+    return out.permute(0, 3, 1, 2)
+
+
+def correlation(blend: Tensor, features: Tensor, flow: Tensor, start: int) -> Tensor:
+    """Cosines of rows of a map and the neighbors of another one seen along a flow.
+
+    `blend`: rows [start, start + h) of a map, [B, C, h, W] channels_last; `features`: [B, C, H, W]
+    channels_last, zero outside; `flow`: [B, 2, H, W] float32 in pixels, x then y. Positions are
+    clamped to the image before the neighbor's offset is added. Result: [B, 9, h, W] float32,
+    channels_last, in the order of `flow.OFFSETS`.
+    """
+    B, _, rows, W = blend.shape
+    out = torch.empty((B, rows, W, NEIGHBORS), device=blend.device)
+    maps = [_tokens(blend), _tokens(features)]
+    _launch("correlation_kernel", maps, out, features.shape, flow, start)
+    return out.permute(0, 3, 1, 2)
+
+
+def _tokens(image: Tensor) -> Tensor:
+    """[B, H, W, C], a view of a channels_last map."""
+    return image.permute(0, 2, 3, 1).contiguous()
+
+
+def _launch(
+    name: str, maps: list[Tensor], out: Tensor, shape: torch.Size, flow: Tensor, start: int
+) -> None:
+    from . import triton_kernels  # Triton is not everywhere
+
+    _, C, H, W = shape
+    count, block = out.shape[:3].numel(), BLOCK_VALUES // C
+    kernel: Any = getattr(triton_kernels, name)  # a function as Triton has wrapped it
+    sizes = (count, start, out.shape[1], H, W, *flow.stride())
+    with torch.cuda.device_of(out):
+        kernel[(-(-count // block),)](*maps, flow, out, *sizes, C=C, BLOCK=block)

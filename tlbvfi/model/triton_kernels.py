@@ -1,0 +1,164 @@
+"""Triton kernels of the warp and of the correlation; to be imported only where Triton is.
+
+Pixels are counted over a batch of rows, tokens [C] lie one after the other (channels_last). All
+arithmetic is float32, square roots and quotients are rounded as IEEE 754 says.
+"""
+# Triton is installed with PyTorch's CUDA builds only; its functions are compiled from their source.
+# pyright: basic, reportMissingImports=false
+# ruff: noqa: ANN001, ANN201
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def whole_and_rest(shift, origin, size):
+    """`origin + shift` as in `lookup._clamped`: the pixel before it, and the fraction beyond that."""
+    floor = tl.floor(shift)
+    rest = shift - floor
+    # Within a size of the image, so that it fits an integer; what lies outside is clamped anyway.
+    near = tl.minimum(tl.maximum(floor, -1.0 - size), 1.0 + size)
+    whole = near.to(tl.int32) + origin
+    rest = tl.where(whole < 0, 0.0, tl.where(whole > size - 2, 1.0, rest))
+    return tl.minimum(tl.maximum(whole, 0), size - 2), rest
+
+
+@triton.jit
+def position(
+    flow, pixel, inside, start, rows, height, width, flow_image, flow_axis, flow_row, flow_column
+):
+    """Where the flow of each pixel points: (image, row, column, fraction down, fraction right)."""
+    column = (pixel % width).to(tl.int32)
+    row = (pixel // width % rows).to(tl.int32) + start
+    image = pixel // width // rows
+    at = flow + image * flow_image + row.to(tl.int64) * flow_row + column * flow_column
+    column, right = whole_and_rest(tl.load(at, inside, 0.0), column, width)
+    row, down = whole_and_rest(tl.load(at + flow_axis, inside, 0.0), row, height)
+    return image, row, column, down[:, None], right[:, None]
+
+
+@triton.jit
+def token(features, image, row, column, inside, height, width, channel):
+    """[BLOCK, C] features at a pixel, zero outside of the image."""
+    seen = inside & (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    first = ((image * height + row) * width + column) * channel.shape[0]
+    return tl.load(features + first[:, None] + channel[None, :], seen[:, None], 0.0).to(tl.float32)
+
+
+@triton.jit
+def mixed(first, second, weight):
+    """`first` and `second` by the weight of `second`; exact where that is 0 or 1."""
+    return (1 - weight) * first + weight * second
+
+
+@triton.jit
+def length(x):
+    """[BLOCK, C] -> [BLOCK], a little above zero."""
+    return tl.sqrt_rn(tl.sum(x * x, axis=1) + 1e-12)
+
+
+@triton.jit
+def cosine(reference, own, found):
+    """[BLOCK] cosines of vectors [BLOCK, C]; `own` is the length of the reference."""
+    return tl.div_rn(tl.sum(found * reference, axis=1), own * length(found))
+
+
+@triton.jit
+def across(features, image, row, column, right, inside, height, width, channel):
+    """Three neighbors in a row, each between two pixels: from four tokens."""
+    first = token(features, image, row, column - 1, inside, height, width, channel)
+    second = token(features, image, row, column, inside, height, width, channel)
+    third = token(features, image, row, column + 1, inside, height, width, channel)
+    fourth = token(features, image, row, column + 2, inside, height, width, channel)
+    return mixed(first, second, right), mixed(second, third, right), mixed(third, fourth, right)
+
+
+@triton.jit
+def warp_kernel(
+    features,
+    flow,
+    out,
+    count,
+    start,
+    rows,
+    height,
+    width,
+    flow_image,
+    flow_axis,
+    flow_row,
+    flow_column,
+    C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """out[pixel] = features at the pixel moved along the flow, clamped to the image."""
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < count
+    channel = tl.arange(0, C)
+    image, row, column, down, beside = position(
+        flow, pixel, inside, start, rows, height, width,
+        flow_image, flow_axis, flow_row, flow_column,
+    )  # fmt: skip
+    above = mixed(
+        token(features, image, row, column, inside, height, width, channel),
+        token(features, image, row, column + 1, inside, height, width, channel),
+        beside,
+    )
+    below = mixed(
+        token(features, image, row + 1, column, inside, height, width, channel),
+        token(features, image, row + 1, column + 1, inside, height, width, channel),
+        beside,
+    )
+    found = mixed(above, below, down)
+    tl.store(
+        out + pixel[:, None] * C + channel[None, :],
+        found.to(out.dtype.element_ty),
+        inside[:, None],
+    )
+
+
+@triton.jit
+def correlation_kernel(
+    blend,
+    features,
+    flow,
+    out,
+    count,
+    start,
+    rows,
+    height,
+    width,
+    flow_image,
+    flow_axis,
+    flow_row,
+    flow_column,
+    C: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """out[pixel, 3 * (dy + 1) + dx + 1] = cosine of blend[pixel] and the neighbor (dy, dx).
+
+    The nine neighbors share their fractions, so the 4x4 tokens around them, mixed sideways line by
+    line and then downward, are all there is to load.
+    """
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = pixel < count
+    channel = tl.arange(0, C)
+    image, row, column, down, beside = position(
+        flow, pixel, inside, start, rows, height, width,
+        flow_image, flow_axis, flow_row, flow_column,
+    )  # fmt: skip
+    reference = tl.load(blend + pixel[:, None] * C + channel[None, :], inside[:, None], 0.0).to(
+        tl.float32
+    )
+    own = length(reference)
+    left_above, center_above, right_above = across(
+        features, image, row - 1, column, beside, inside, height, width, channel
+    )
+    for line in tl.static_range(3):
+        left, center, right = across(
+            features, image, row + line, column, beside, inside, height, width, channel
+        )
+        at = out + pixel * 9 + 3 * line
+        tl.store(at, cosine(reference, own, mixed(left_above, left, down)), inside)
+        tl.store(at + 1, cosine(reference, own, mixed(center_above, center, down)), inside)
+        tl.store(at + 2, cosine(reference, own, mixed(right_above, right, down)), inside)
+        left_above, center_above, right_above = left, center, right
