@@ -55,6 +55,8 @@ class Profile:
     from_rgb: tuple[str, ...] = ()
     """Formats chosen for RGB pictures, 8 bit first, where not any will do: see `profiles`."""
     options: Options = field(default_factory=dict)
+    plainer: tuple[Options, ...] = ()
+    """What to put in place of some `options` where older hardware refuses them, best first."""
     quality: Quality | None = None
     presets: Presets | None = None
     aliases: tuple[str, ...] = ()
@@ -142,6 +144,18 @@ _VP9 = Profile(
 )
 
 
+# GOPs of NVENC are closed: FFmpeg makes its IDR period the length of the GOP, which is stated here
+# because presets have lengths of their own. `strict_gop` is about bit rates, not about this.
+# Three B-frames with the middle one as reference need two frames of reordering, as x264's do.
+_NVENC_OPTIONS = {
+    **{"forced-idr": "1", "g": "250", "bf": "3", "b_ref_mode": "middle"},
+    **{"rc-lookahead": "16", "spatial-aq": "1", "temporal-aq": "1", "multipass": "qres"},
+}
+_NO_REFERENCES = {"b_ref_mode": "disabled"}  # before Turing
+_NO_B_FRAMES = {**_NO_REFERENCES, "bf": "0"}  # HEVC before Turing, and on the GTX 1650 of 2019
+_NO_LOOKAHEAD = {**_NO_B_FRAMES, "rc-lookahead": "0", "temporal-aq": "0"}  # and what is older still
+
+
 def _nvenc(twin: Profile, default: int, pix_fmts: str) -> Profile:
     """The hardware row beside a software one. x264's preset words are understood, too."""
     near = dict(
@@ -154,12 +168,16 @@ def _nvenc(twin: Profile, default: int, pix_fmts: str) -> Profile:
         aliases=(),
         pix_fmts=_plain(pix_fmts),
         from_rgb=tuple(name for name in pix_fmts.split() if name in ("yuv420p", "p010le")),
-        options={"forced-idr": "1", "bf": "2", "b_ref_mode": "disabled"},
+        options=_NVENC_OPTIONS,
+        plainer=(_NO_REFERENCES, _NO_B_FRAMES, _NO_LOOKAHEAD),
         quality=Quality(
-            option="cq", lowest=0, highest=51, default=default, with_it={"rc": "vbr", "b": "0"}
+            option="cq",
+            lowest=1,  # 0 leaves the choice to the driver
+            highest=51,
+            default=default,
+            with_it={"rc": "vbr", "b": "0"},
         ),
         presets=Presets(option="preset", words={**_same(NVENC_PRESETS), **near}, default="p5"),
-        reorder=2,
         threads=1,
         needs_even=True,
         twin=twin.name,

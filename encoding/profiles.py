@@ -194,8 +194,7 @@ def _resolve_named(
     settings: EncoderSettings, picture: Picture, suffix: str | None, *, software_twin: bool
 ) -> Encoder:
     profile = find_profile(settings.codec)
-    encoder = _configure(profile, settings, picture, suffix)
-    problem = _opening_problem(encoder, picture)
+    encoder, problem = _best_opening(profile, settings, picture, suffix)
     if not problem:
         return encoder
     if profile.twin and software_twin:
@@ -210,11 +209,10 @@ def _resolve_auto(settings: EncoderSettings, picture: Picture, suffix: str | Non
     fallback = _configure(find_profile(software), settings, picture, suffix)
     if software == "h264":
         try:
-            hardware = _configure(find_profile("h264_nvenc"), settings, picture, suffix)
+            hardware, problem = _best_opening(find_profile("h264_nvenc"), settings, picture, suffix)
         except EncoderError as error:
             log.debug("codec auto passes over h264_nvenc: %s", error)
         else:
-            problem = _opening_problem(hardware, picture)
             if not problem and _loses_no_more(hardware, fallback, picture):
                 log.info("codec auto: %s", hardware.name)
                 return hardware
@@ -224,6 +222,22 @@ def _resolve_auto(settings: EncoderSettings, picture: Picture, suffix: str | Non
         raise EncoderError(f"{problem}: name another codec.")
     log.info("codec auto: %s", fallback.name)
     return fallback
+
+
+def _best_opening(
+    profile: Profile, settings: EncoderSettings, picture: Picture, suffix: str | None
+) -> tuple[Encoder, str]:
+    """The encoder with the best options that open here, and an empty word; else what hinders it."""
+    best = _configure(profile, settings, picture, suffix)
+    problem = _opening_problem(best, picture)
+    for options in profile.plainer if problem else ():
+        lesser = replace(profile, options={**profile.options, **options})
+        encoder = _configure(lesser, settings, picture, suffix)
+        if not _opening_problem(encoder, picture):
+            words = ", ".join(f"{name}={value}" for name, value in options.items())
+            log.info("%s opens here with %s only.", encoder.name, words)
+            return encoder, ""
+    return best, problem
 
 
 def _configure(
@@ -381,7 +395,7 @@ def _loses_no_more(hardware: Encoder, software: Encoder, picture: Picture) -> bo
 def _trial(profile: Profile) -> str:
     picture = _Sample(pix_fmt=next(iter(profile.pix_fmts)))
     settings = EncoderSettings(codec=profile.name)
-    return _opening_problem(_configure(profile, settings, picture, None), picture)
+    return _best_opening(profile, settings, picture, None)[1]
 
 
 def _opening_problem(encoder: Encoder, picture: Picture) -> str:

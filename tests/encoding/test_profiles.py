@@ -2,6 +2,8 @@ import logging
 from dataclasses import asdict
 
 import pytest
+from av.codec import CodecContext
+from comfyui_tlbvfi.encoding import profiles
 from comfyui_tlbvfi.encoding.catalog import PROFILES
 from comfyui_tlbvfi.encoding.errors import EncoderError
 from comfyui_tlbvfi.encoding.pix_fmt import choose_pix_fmt
@@ -208,3 +210,123 @@ def test_every_profile_has_a_status():
     found = {status.profile: status.works for status in available_encoders()}
     assert list(found) == [profile.name for profile in PROFILES]
     assert all(found[name] for name in SOFTWARE)
+
+
+def accepted(option):
+    """Whether a value of the option table's kind is understood, as FFmpeg reads it."""
+    names = {choice.name for choice in option.choices}
+
+    def understands(value):
+        if option.name == "flags":
+            return value.lstrip("+-") in names
+        if value in names:
+            return True
+        try:
+            return option.min <= float(value) <= option.max
+        except ValueError:
+            return option.type.name in ("STRING", "DICT")
+
+    return understands
+
+
+def option_sets(profile):
+    """All combinations of options the profile may hand over."""
+    quality = profile.quality
+    chosen = {quality.option: str(quality.default), **quality.with_it} if quality else {}
+    presets = profile.presets
+    speeds = [{presets.option: word} for word in presets.words.values()] if presets else [{}]
+    return [
+        {**profile.options, **plainer, **chosen, **speed, **of_format}
+        for plainer in ({}, *profile.plainer)
+        for speed in speeds
+        for of_format in profile.pix_fmts.values()
+    ]
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+def test_every_option_is_in_the_encoders_own_table(profile):
+    # FFmpeg takes a misspelt option without a word, and NVENC cannot be opened everywhere.
+    context = CodecContext.create(profile.encoder, "w")
+    if not hasattr(context, "supported_options"):
+        pytest.skip("this PyAV does not show the options of encoders")
+    known = context.supported_options
+    table = {option.name: option for option in (*known.generic, *known.private)}
+    for options in option_sets(profile):
+        assert not set(options) - set(table)
+        for name, value in options.items():
+            assert accepted(table[name])(value), f"{name}={value}"
+
+
+@pytest.mark.parametrize("name", ["h264_nvenc", "hevc_nvenc", "av1_nvenc"])
+def test_nvenc_looks_ahead_and_closes_its_gops(name):
+    options = find_profile(name).options
+    assert (options["bf"], options["b_ref_mode"], options["multipass"]) == ("3", "middle", "qres")
+    assert (options["spatial-aq"], options["temporal-aq"]) == ("1", "1")
+    assert int(options["rc-lookahead"]) > int(options["bf"])
+    assert int(options["g"]) > 0
+    assert find_profile(name).reorder == find_profile(find_profile(name).twin).reorder
+
+
+class Card:
+    """Hardware that refuses some options: an encoder that opens where `refuses` finds nothing."""
+
+    def __init__(self, refuses):
+        self.refuses = refuses
+        self.tried = []
+
+    def problem(self, encoder, picture):
+        self.tried.append(encoder.options)
+        if encoder.name.endswith("_nvenc") and self.refuses(encoder.options):
+            return f"{encoder.name} is listed but cannot be opened here"
+        return ""
+
+
+def has_reference_b_frames(options):
+    return options["b_ref_mode"] != "disabled"
+
+
+def has_b_frames(options):
+    return options["bf"] != "0"
+
+
+def looks_ahead(options):
+    return options["rc-lookahead"] != "0"
+
+
+@pytest.mark.parametrize(
+    ("refuses", "expected"),
+    [
+        (lambda _: False, {}),
+        (has_reference_b_frames, {"b_ref_mode": "disabled"}),
+        (has_b_frames, {"b_ref_mode": "disabled", "bf": "0"}),
+        (
+            looks_ahead,
+            {"b_ref_mode": "disabled", "bf": "0", "rc-lookahead": "0", "temporal-aq": "0"},
+        ),
+    ],
+)
+def test_older_cards_get_the_best_options_they_take(monkeypatch, shape, caplog, refuses, expected):
+    card = Card(refuses)
+    monkeypatch.setattr(profiles, "_opening_problem", card.problem)
+    caplog.set_level(logging.INFO, "tlbvfi.profiles")
+    encoder = resolve_encoder(EncoderSettings(codec="hevc_nvenc", crf=24), shape())
+    best = find_profile("hevc_nvenc").options
+    assert encoder.profile == "hevc_nvenc"
+    assert encoder.options.items() >= {**best, **expected, "cq": "24"}.items()
+    told = ["hevc_nvenc opens here with " + ", ".join(map("=".join, expected.items())) + " only."]
+    assert caplog.messages == (told if expected else [])
+
+
+def test_auto_takes_an_older_card_too_and_software_where_there_is_none(monkeypatch, shape):
+    monkeypatch.setattr(profiles, "_opening_problem", Card(has_b_frames).problem)
+    encoder = resolve_encoder(EncoderSettings(), shape(), container="mp4")
+    assert (encoder.profile, encoder.options["bf"]) == ("h264_nvenc", "0")
+    none = Card(lambda _: True)
+    monkeypatch.setattr(profiles, "_opening_problem", none.problem)
+    encoder = resolve_encoder(EncoderSettings(), shape(), container="mp4")
+    assert encoder.profile == "h264"
+    assert len(none.tried) == len(find_profile("h264_nvenc").plainer) + 2
+
+
+def test_nvenc_refuses_the_quality_that_means_none(shape):
+    assert "choose 1 (best) to 51" in refusal(shape, EncoderSettings(codec="h264_nvenc", crf=0))
