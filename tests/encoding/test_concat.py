@@ -2,6 +2,7 @@ import io
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -13,6 +14,7 @@ from comfyui_tlbvfi.encoding.errors import (
     SourceError,
     VerificationError,
 )
+from comfyui_tlbvfi.encoding.profiles import find_profile
 from comfyui_tlbvfi.encoding.session import Session
 from comfyui_tlbvfi.encoding.window import Window
 from hypothesis import HealthCheck, example, given, settings
@@ -136,6 +138,33 @@ def test_joined_frames_are_the_chunks_frames_at_exact_times(
             assert times == [n * TICK for n in range(8)], suffix
         assert (result.frames, result.duration) == (8, 8 * TICK)
         assert result.bytes == output.stat().st_size
+
+
+def test_chunks_with_the_gops_asked_of_nvenc_join_to_one_stream(tmp_path, filled, encoder, decoded):
+    # x264 in the structure that NVENC's profiles state: three B-frames, the middle one referred to.
+    asked, made = find_profile("h264_nvenc"), encoder("h264")
+    same = {name: asked.options[name] for name in ("bf", "g", "rc-lookahead")}
+    pattern = {"b-pyramid": "normal", "b_strategy": "0", "sc_threshold": "0"}
+    standing_in = replace(made, reorder=asked.reorder, options={**made.options, **same, **pattern})
+    session = filled("h264", frames=21, per_chunk=9, encoder=standing_in)
+    output = tmp_path / "out.mp4"
+    join(session, output)
+    assert decoded(output) == [
+        frame for index in range(3) for frame in decoded(session.chunk_path(index))
+    ]
+    with av.open(str(output)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        start = container.streams.video[0].start_time
+    shown_at = [packet.pts for packet in packets]
+    step = sorted(shown_at)[1]
+    assert start == 0
+    assert sorted(shown_at) == [number * step for number in range(21)]
+    assert [packet.dts for packet in packets] == [(n - asked.reorder) * step for n in range(21)]
+    assert max(n - pts // step for n, pts in enumerate(shown_at)) == asked.reorder == 2
+    keyframes = [packet.pts // step for packet in packets if packet.is_keyframe]
+    assert keyframes == [0, 9, 18]
+    for first, end in ((0, 9), (9, 18), (18, 21)):
+        assert {pts // step for pts in shown_at[first:end]} == set(range(first, end))
 
 
 @given(
