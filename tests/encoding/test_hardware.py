@@ -104,6 +104,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(av, "open", made.open_file)
     monkeypatch.setattr(av, "CodecContext", made)
     monkeypatch.setattr(hwaccel, "hwdevices_available", lambda: ["cuda"])
+    monkeypatch.setattr(hwaccel, "KEEPS_TAGS", 0)  # nothing is downloaded here
     monkeypatch.setattr(container, "in_software_format", made.frames)
     return made
 
@@ -331,6 +332,16 @@ def test_a_video_no_gpu_decodes_is_refused_by_name_and_left_to_software_by_auto(
     with VideoSource(path) as source:
         assert source.decoder == "software"
     assert not [text for text in messages() if "cuda" in text]
+
+
+def test_a_pyav_that_loses_tags_on_the_way_uses_no_gpu(clip, gpu, monkeypatch, messages):
+    monkeypatch.setattr(hwaccel, "KEEPS_TAGS", 99)
+    path = clip("a.mp4", frames=3)
+    with VideoSource(path) as source:
+        assert source.decoder == "software"
+    assert not messages()
+    with pytest.raises(DecoderError, match="PyAV before 18 loses color tags and side data"):
+        VideoSource(path, hwaccel="cuda")
 
 
 def test_an_unknown_device_is_refused_with_those_there_are(clip):
