@@ -1,0 +1,131 @@
+"""A function of tensors as one CUDA graph per shape: recorded once, replayed without launch gaps.
+
+Meant for the sampler, whose ten steps are thousands of small kernels that take longer to launch one
+by one than to run. What is recorded must not wait for the GPU or copy to it, and must compute the
+same kernels whatever the values are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Function = Callable[..., Tensor]
+Record = Callable[[Function, Sequence[Tensor]], tuple[Callable[[], None], Tensor]]
+"""(function, its inputs) -> (what computes it anew from the same memory, where the result is)."""
+
+GRAPHS_KEPT = 4
+"""Shapes whose graphs are kept; each holds the memory its function takes."""
+
+WARM_UPS = 3
+"""Runs before recording, in which libraries choose kernels and take memory of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A recorded function with the memory it reads and writes."""
+
+    inputs: list[Tensor]
+    output: Tensor
+    replay: Callable[[], None]
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """The function of `inputs`, in memory of its own."""
+        for own, given in zip(self.inputs, inputs, strict=True):
+            own.copy_(given, non_blocking=True)
+        self.replay()
+        return self.output.clone()
+
+
+class GraphedSampler:
+    """Replays a function of tensors; the first call with new shapes records it.
+
+    Frames are those of the function itself: the same kernels run in the same order. Weights may be
+    moved between calls, which has the function recorded again. For one thread at a time, and not
+    to be traced by torch.compile.
+    """
+
+    def __init__(
+        self,
+        sample: Function,
+        weights: Callable[[], Iterable[Tensor]],
+        record: Record | None = None,
+    ) -> None:
+        """`sample`: of tensors, to one; it may use those of `weights`, and else no tensor.
+
+        `record`: how it is recorded; default: by a `GpuRecorder`.
+        """
+        self._sample = sample
+        self._weights = weights
+        self._record = record or GpuRecorder()
+        self._graphs: dict[object, Graph] = {}
+        self._addresses: list[int] = []
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """`sample(*inputs)`.
+
+        The first input is on the GPU. The others may also be on the CPU; where they are page-locked
+        nothing waits for them.
+        """
+        addresses = [weight.data_ptr() for weight in self._weights()]
+        if addresses != self._addresses:
+            self._graphs.clear()
+            self._addresses = addresses
+        key = _key(inputs)
+        graph = self._graphs.pop(key, None) or self._recorded(inputs)
+        self._graphs[key] = graph  # the last used is the last
+        while len(self._graphs) > GRAPHS_KEPT:
+            del self._graphs[next(iter(self._graphs))]
+        return graph(inputs)
+
+    def _recorded(self, inputs: Sequence[Tensor]) -> Graph:
+        # Tensors made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            own = [torch.empty_like(x, device=inputs[0].device).copy_(x) for x in inputs]
+            replay, output = self._record(self._sample, own)
+        return Graph(own, output, replay)
+
+
+def _key(inputs: Sequence[Tensor]) -> object:
+    """All that decides which kernels run."""
+    shapes = tuple((tuple(x.shape), x.dtype) for x in inputs)
+    precision = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    return inputs[0].device, shapes, precision
+
+
+class GpuRecorder:
+    """Records CUDA graphs that share one pool of memory.
+
+    They may share it in any order, because nobody reads a graph's memory once its result is copied.
+    """
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        self._pool: Any = None  # PyTorch's handle has no public type
+
+    def __call__(
+        self, function: Function, inputs: Sequence[Tensor]
+    ) -> tuple[Callable[[], None], Tensor]:
+        """Run `function` to warm it up, then record it."""
+        device = inputs[0].device
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.autocast("cuda", enabled=False):
+            if self._stream is None or self._stream.device != device:
+                self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+            current = torch.cuda.current_stream(device)
+            self._stream.wait_stream(current)
+            with torch.cuda.stream(self._stream):
+                for _ in range(WARM_UPS):
+                    function(*inputs)
+            # Other threads go on: they decode, and may take page-locked memory meanwhile.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ):
+                output = function(*inputs)
+            current.wait_stream(self._stream)
+        return graph.replay, output
