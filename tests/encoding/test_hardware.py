@@ -181,9 +181,6 @@ def test_time_tags_and_side_data_stay_with_the_picture(clip):
     )
     with av.open(str(path)) as opened:
         software = next(opened.decode(video=0))
-    assert {"CONTENT_LIGHT_LEVEL", "DISPLAYMATRIX"} <= {
-        data.type.name for data in software.side_data
-    }
     found = regrouped(arranged(software), "yuv420p10le", VideoReformatter())
     assert (found.pts, found.dts, found.time_base) == (
         software.pts,
@@ -194,7 +191,7 @@ def test_time_tags_and_side_data_stay_with_the_picture(clip):
     assert [int(getattr(found, tag)) for tag in tags] == [9, 16, 9, 1]
     assert found.rotation == software.rotation != 0
     for kind in ("CONTENT_LIGHT_LEVEL", "DISPLAYMATRIX"):
-        assert bytes(found.side_data[kind]) == bytes(software.side_data[kind])
+        assert bytes(found.side_data[kind]) == bytes(software.side_data[kind]) != b""
 
 
 @pytest.mark.parametrize(
