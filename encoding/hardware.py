@@ -1,9 +1,9 @@
 """Frames decoded on a GPU, in the samples and the pixel format of the software decoder.
 
-The decoders of H.264, H.265, VP9 and AV1 are specified to the bit (ITU-T H.264 and H.265, clauses 8
-and C.4; VP9 bitstream specification, section 1; AV1 specification, section 7.1), so a GPU that
-conforms decodes the same samples; it only arranges them in another way: chroma interleaved, and
-more than 8 bits moved to the top of 16.
+A conforming decoder of H.264 or H.265 gives samples "exactly equal to" those the standard specifies
+(ITU-T H.265.1, 6.5.3; H.264.1 alike), and those of VP8, VP9 and AV1 are specified in integers, with
+checksums of every frame of their test vectors. So a GPU decodes the same samples; it only arranges
+them in another way: chroma interleaved, and more than 8 bits moved to the top of 16.
 """
 
 from __future__ import annotations

@@ -25,6 +25,10 @@ log = logging.getLogger("tlbvfi.hwaccel")
 AUTOMATIC = "cuda"
 """The device tried by `auto`: NVIDIA's is the one that ComfyUI's users have."""
 
+EXACT = ("h264", "hevc", "vp8", "vp9", "av1")
+"""Codecs that all decoders decode to the same samples; MPEG-2, MPEG-4 and JPEG let them round the
+inverse cosine transform each in its own way."""
+
 KEEPS_TAGS = 18
 """PyAV's first version that copies more than the pts of a frame when it downloads it."""
 
@@ -93,11 +97,13 @@ def _opening(source: VideoInput, device: str, first: av.VideoFrame) -> Hardware:
 def _decoder_name(stream: VideoStream, device: str) -> str:
     """The stream's decoder if it can use the device, or FFmpeg's own or special one that can."""
     codec = stream.codec_context.codec
-    if alpha_decoder(stream) is None:
-        for name in (codec.name, codec.canonical_name, f"{codec.canonical_name}_{device}"):
-            if device in _devices(name):
-                return name
-    raise DecoderError(f"it has no decoder for {codec.canonical_name}")
+    known = codec.canonical_name
+    for name in (codec.name, known, f"{known}_{device}"):
+        if device in _devices(name) and alpha_decoder(stream) is None:
+            if known not in EXACT:
+                raise DecoderError(f"decoders of {known} need not give the same samples")
+            return name
+    raise DecoderError(f"it has no decoder for {known}")
 
 
 def _devices(decoder: str) -> set[str]:

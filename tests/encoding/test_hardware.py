@@ -204,7 +204,6 @@ def test_time_tags_and_side_data_stay_with_the_picture(clip):
         ("a.ts", {}),
         ("open.mkv", {"options": {"qp": "0", "bf": "3", "g": "9", "x264-params": "open-gop=1"}}),
         ("a.webm", {"codec": "libvpx-vp9", "options": {"lossless": "1", "cpu-used": "8"}}),
-        ("a.mp4", {"codec": "mpeg4"}),
     ],
 )
 def test_frames_of_a_gpu_equal_those_of_software_from_any_index(clip, samples, gpu, name, facts):
@@ -317,6 +316,7 @@ def test_a_named_device_that_is_not_there_is_refused_in_one_sentence(clip, gpu):
     [
         ("a.mov", {"codec": "prores_ks", "pix_fmt": "yuv422p10le"}, "no decoder for prores"),
         ("a.webm", {"codec": "libvpx-vp9", "pix_fmt": "yuva420p"}, "no decoder for vp9"),
+        ("a.mp4", {"codec": "mpeg4"}, "decoders of mpeg4 need not give the same samples"),
         ("a.h264", {}, "no usable timestamps"),
     ],
 )
