@@ -30,7 +30,7 @@ NEIGHBORS = 9
 
 @cache
 def is_available(device: torch.device) -> bool:
-    """Whether the kernels run on `device`: a CUDA GPU, with Triton and what it needs to compile.
+    """Whether kernels run on `device`: a CUDA GPU, with Triton and what it needs to compile.
 
     Found out by running one, once per device.
     """
@@ -41,8 +41,8 @@ def is_available(device: torch.device) -> bool:
         warped(image, torch.zeros((1, 2, 2, 2), device=device), 0, 2)
     except Exception as error:  # noqa: BLE001 - a compiler, a driver: whatever fails, there is another way
         log.warning(
-            "Triton does not work on %s (%s): the flow is refined without it, which takes longer "
-            "and gives the same; install a C compiler, or the Triton that fits this PyTorch.",
+            "Triton does not work on %s (%s): plain PyTorch is used, which takes longer and gives "
+            "the same; install a C compiler, or the Triton that fits this PyTorch.",
             device,
             error,
         )

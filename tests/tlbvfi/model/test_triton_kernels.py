@@ -1,0 +1,201 @@
+"""The Triton kernels against plain arithmetic, in Triton's interpreter: no GPU is needed."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+from comfyui_tlbvfi.tlbvfi.model import correlation_kernel, split
+
+needs_triton = pytest.mark.skipif(
+    find_spec("triton") is None, reason="Triton comes with PyTorch's CUDA builds only"
+)
+
+CHILD = """
+import sys, torch
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("conftest", sys.argv[1])
+spec.loader.exec_module(module_from_spec(spec))
+def call(module, function, arguments):
+    package = import_module("comfyui_tlbvfi.tlbvfi.model." + module)
+    return getattr(package, function)(**arguments)
+torch.save([call(*asked) for asked in torch.load(sys.argv[2])], sys.argv[3])
+"""
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def case(flow, channels=64, rows=None, dtype=torch.float32):
+    batch, _, height, width = flow.shape
+    start, stop = rows or (0, height)
+    layout = {"memory_format": torch.channels_last}
+    return {
+        "blend": drawn(batch, channels, stop - start, width, seed=1).contiguous(**layout),
+        "features": drawn(batch, channels, height, width, seed=2).to(dtype).contiguous(**layout),
+        "flow": flow,
+        "start": start,
+        "stop": stop,
+    }
+
+
+def special():
+    """Whole pixels, both ends of the image to the last digit, and a little beyond."""
+    flow = torch.zeros(1, 2, 7, 8)
+    flow[:, 0] = torch.tensor([-1.0, 0, 1, 1 - 2**-24, -(2**-24), 8, -8])[:, None]
+    flow[:, 1] = torch.tensor([0.0, 1, -1, 6, -7, 2**-20, 0.5, 1 - 2**-20])
+    return flow
+
+
+CASES = {
+    "small": case(drawn(1, 2, 6, 9)),
+    "two images of a batch": case(3 * drawn(2, 2, 5, 7)),
+    "128 channels": case(2 * drawn(1, 2, 4, 6), channels=128),
+    "some rows": case(2 * drawn(1, 2, 9, 5), rows=(3, 7)),
+    "far out": case(1e4 * drawn(1, 2, 5, 6)),
+    "beyond every integer": case(1e30 * drawn(1, 2, 4, 4)),
+    "whole pixels and borders": case(special()),
+    "one half of a flow of four channels": case(drawn(2, 4, 5, 6).split(2, dim=1)[1]),
+    "smallest image": case(drawn(1, 2, 2, 2)),
+    "bfloat16 features": case(2 * drawn(1, 2, 4, 6), dtype=torch.bfloat16),
+    "zero features": case(drawn(1, 2, 4, 4)) | {"features": torch.zeros(1, 64, 4, 4)},
+}
+
+
+CONVOLUTIONS = {
+    "3x3": ((2, 64, 9, 11), (64, 64, 3, 3), {"padding": (1, 1)}),
+    "3x3 of a band": ((1, 64, 6, 7), (128, 64, 3, 3), {"padding": (0, 1)}),
+    "stride 2": ((1, 128, 9, 13), (64, 128, 3, 3), {"stride": 2}),
+    "2x2 phases": ((1, 32, 5, 6), (256, 32, 2, 2), {}),
+    "1x1": ((1, 96, 12, 13), (64, 96, 1, 1), {}),
+}
+
+
+def convolution(shape, kernel, options):
+    channels_last = {"memory_format": torch.channels_last}
+    scale = (kernel[1] * kernel[2] * kernel[3]) ** -0.5
+    return {
+        "x": drawn(*shape, seed=3).contiguous(**channels_last),
+        "weight": scale * drawn(*kernel, seed=4).contiguous(**channels_last),
+        "bias": None if kernel[2] == 1 else drawn(kernel[0], seed=5),
+        **options,
+    }
+
+
+def calls():
+    """(module, function, arguments) of everything to be interpreted, by name."""
+    asked = {}
+    for name, example in CASES.items():
+        along = {key: example[key] for key in ("features", "flow", "start")}
+        seen = along | {"stop": example["stop"]}
+        related = along | {"blend": example["blend"]}
+        asked["warped", name] = "correlation_kernel", "warped", seen
+        asked["correlation", name] = "correlation_kernel", "correlation", related
+    for name, example in CONVOLUTIONS.items():
+        asked["convolution", name] = "split", "conv2d", convolution(*example)
+    return asked
+
+
+@pytest.fixture(scope="module")
+def interpreted(root, tmp_path_factory):
+    """What the kernels gave, in a process that has Triton interpret them."""
+    folder = tmp_path_factory.mktemp("triton")
+    asked = calls()
+    torch.save(list(asked.values()), folder / "calls.pt")
+    files = [root / "tests/conftest.py", folder / "calls.pt", folder / "found.pt"]
+    command = [sys.executable, "-c", CHILD, *files]
+    subprocess.run(command, check=True, env={**os.environ, "TRITON_INTERPRET": "1"}, timeout=300)
+    return dict(zip(asked, torch.load(folder / "found.pt"), strict=True))
+
+
+def plain(blend, features, flow, start, stop):
+    """(correlation, warped) as the model's description says, in float64."""
+    features, flow = features.double(), flow.double()[:, :, start:stop]
+    height, width = features.shape[-2:]
+    column, x = parted(flow[:, 0] + torch.arange(width), width)
+    row, y = parted(flow[:, 1] + torch.arange(start, stop)[:, None], height)
+    padded = torch.nn.functional.pad(features, (1, 1, 1, 1))
+
+    def at(down, right):
+        rows, columns = row + 1 + down, column + 1 + right
+        return torch.stack([p[:, r, c] for p, r, c in zip(padded, rows, columns, strict=True)])
+
+    def seen(dy, dx):
+        above = torch.lerp(at(dy, dx), at(dy, dx + 1), x)
+        return torch.lerp(above, torch.lerp(at(dy + 1, dx), at(dy + 1, dx + 1), x), y)
+
+    neighbors = [seen(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    unit = normed(blend.double())
+    return torch.stack([(normed(n) * unit).sum(dim=1) for n in neighbors], dim=1), neighbors[4]
+
+
+def parted(position, size):
+    """The pixel before a position clamped to the image, and the fraction [B, 1, h, W] beyond it."""
+    position = position.clamp(0, size - 1)
+    before = position.floor().clamp(max=size - 2)
+    return before.long(), (position - before)[:, None]
+
+
+def normed(x):
+    return x / (x.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
+
+
+@needs_triton
+@pytest.mark.parametrize("name", CASES)
+def test_warp_and_correlation_equal_plain_arithmetic(interpreted, name):
+    wanted, seen = plain(**CASES[name])
+    cosines, found = interpreted["correlation", name], interpreted["warped", name]
+    assert cosines.shape == wanted.shape
+    assert (cosines - wanted).abs().max() < 1e-6
+    assert found.dtype == CASES[name]["features"].dtype
+    assert torch.isfinite(found).all()
+    exactness = 2e-6 if found.dtype == torch.float32 else 2e-2
+    assert (found.float() - seen).abs().max() < exactness
+
+
+@needs_triton
+def test_whole_pixels_are_moved_exactly(interpreted):
+    name = "whole pixels and borders"
+    wanted = plain(**CASES[name])[1]
+    exact = (CASES[name]["flow"].frac() == 0).all(dim=1)[:, None].expand_as(wanted)
+    assert exact.any()
+    assert torch.equal(interpreted["warped", name][exact], wanted[exact].float())
+
+
+@needs_triton
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_the_split_convolution_equals_a_convolution(interpreted, name):
+    asked = convolution(*CONVOLUTIONS[name])
+    wanted = torch.nn.functional.conv2d(
+        **{k: v.double() if isinstance(v, torch.Tensor) else v for k, v in renamed(asked).items()}
+    )
+    found = interpreted["convolution", name]
+    assert found.shape == wanted.shape
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert (found - wanted).abs().max() < 3e-6
+
+
+def renamed(asked):
+    return {"input" if key == "x" else key: value for key, value in asked.items()}
+
+
+def test_only_whole_blocks_of_float32_channels_fit_the_split_convolution():
+    def fits(weight, dtype=torch.float32, groups=1):
+        x, w = torch.empty(1, weight[1], 4, 4, dtype=dtype), torch.empty(weight, dtype=dtype)
+        return split.fits(x, w, groups)
+
+    assert fits((64, 64, 3, 3))
+    assert fits((128, 32, 1, 1))
+    assert not fits((64, 3, 3, 3))
+    assert not fits((4, 32, 3, 3))
+    assert not fits((64, 64, 3, 3), torch.bfloat16)
+    assert not fits((256, 32, 3, 3), groups=4)
+
+
+@pytest.mark.parametrize("module", [correlation_kernel, split])
+def test_there_are_no_kernels_for_a_cpu(module):
+    assert not module.is_available(torch.device("cpu"))

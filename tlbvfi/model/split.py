@@ -1,0 +1,99 @@
+"""Convolution in float32 accuracy on tensor cores, in one Triton kernel.
+
+A float32 factor is split into two TF32 numbers, x = large + small. Of the four products of two
+split factors three are summed, the smallest first; the fourth is below float32's rounding. (Ootomo
+and Yokota 2022, "Recovering single precision accuracy from Tensor Cores"; CUTLASS calls it 3xTF32.)
+
+Why not three TF32 convolutions of cuDNN: splitting the map and adding the results would pass eleven
+maps through memory, which costs what the tensor cores save where maps have 64 channels.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import correlation_kernel
+
+PAYS_OFF = ((8, 0), (9, 0), (10, 0))
+"""Compute capabilities (A100, H100, B200) whose TF32 rate is well above three times the float32 rate.
+
+On GeForce cards both rates are the same.
+"""
+
+BLOCK_PIXELS, BLOCK_IN, BLOCK_OUT = 128, 32, 64
+WARPS = 8
+"""Chosen so that nothing is spilled from registers, for compute capabilities 8.0 and 9.0."""
+
+
+@cache
+def is_available(device: torch.device) -> bool:
+    """Whether the kernel runs on `device` and is meant to be faster there than plain float32."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) not in PAYS_OFF:
+        return False
+    return correlation_kernel.is_available(device)
+
+
+def fits(x: Tensor, weight: Tensor, groups: int = 1) -> bool:
+    """Whether there is a kernel for this convolution: float32, and channels in whole blocks."""
+    channels_out, channels_in = weight.shape[:2]
+    is_whole = channels_in % BLOCK_IN == 0 and channels_out % BLOCK_OUT == 0
+    return is_whole and groups == 1 and x.dtype == weight.dtype == torch.float32
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """`torch.nn.functional.conv2d` of a map and a weight that `fits`, to float32 rounding.
+
+    `x`: [B, C_in, H, W], `weight`: [C_out, C_in, k, k]; both are best channels_last, the layout of
+    the result [B, C_out, H', W']. `padding`: zero rows above and below, columns left and right.
+    """
+    channels_out, channels_in, side, _ = weight.shape
+    batch, _, height, width = x.shape
+    rows, columns = (
+        (length + 2 * zeros - side) // stride + 1
+        for length, zeros in zip((height, width), padding, strict=True)
+    )
+    out = x.new_empty((batch, rows, columns, channels_out))
+    count = batch * rows * columns
+    if bias is None:
+        bias = x.new_zeros(channels_out)
+    grid = (-(-count // BLOCK_PIXELS), channels_out // BLOCK_OUT)
+    with torch.cuda.device_of(x):
+        _kernel()[grid](
+            x.contiguous(memory_format=torch.channels_last),
+            weight.contiguous(memory_format=torch.channels_last),
+            bias,
+            out,
+            count,
+            height,
+            width,
+            rows,
+            columns,
+            *padding,
+            1.0,
+            C_IN=channels_in,
+            C_OUT=channels_out,
+            SIDE=side,
+            STRIDE=stride,
+            BLOCK_PIXELS=BLOCK_PIXELS,
+            BLOCK_IN=BLOCK_IN,
+            BLOCK_OUT=BLOCK_OUT,
+            num_warps=WARPS,
+        )
+    return out.permute(0, 3, 1, 2)
+
+
+def _kernel() -> Any:  # noqa: ANN401 - a function as Triton has wrapped it
+    from .triton_convolution import convolution_kernel  # Triton is not everywhere
+
+    return convolution_kernel
