@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 from av.codec import Codec
-from av.codec.codec import UnknownCodecError
 from av.codec.hwaccel import hwdevices_available
 
 from .container import VideoInput, alpha_decoder, decode, open_video, source_name
@@ -42,13 +41,19 @@ def hwaccel_names() -> tuple[str, ...]:
 
 
 def find_hardware(
-    source: VideoInput, hwaccel: str, first: av.VideoFrame, *, has_times: bool
+    hwaccel: str,
+    source: VideoInput,
+    stream: VideoStream,
+    first: av.VideoFrame,
+    *,
+    has_times: bool,
 ) -> Hardware | None:
     """The decoder on a GPU for this video, proven by its first frame; None for software.
 
-    `first` is the first frame as decoded in software. `has_times`: whether frames are told by their
-    pts; otherwise a single thread of software counts them. `auto` tries cuda and tells only of a
-    GPU that is there and does not decode the video; `none` tries nothing.
+    `stream` is its stream, open, and `first` its first frame as decoded in software. `has_times`:
+    whether frames are told by their pts; otherwise a single thread of software counts them. `auto`
+    tries cuda and tells only of a GPU that is there and does not decode the video; `none` tries
+    nothing.
 
     Raises:
         DecoderError: the device that `hwaccel` names does not exist here or cannot decode the video.
@@ -64,7 +69,7 @@ def find_hardware(
     try:
         if not has_times:
             raise DecoderError("the file has no usable timestamps")
-        hardware = _opening(source, device, first)
+        hardware = _opening(stream, device, first)
         level = logging.INFO  # there is a GPU: that it does not help is worth a word
         _prove(source, hardware, first)
     except DecoderError as error:
@@ -77,7 +82,7 @@ def find_hardware(
     return hardware
 
 
-def _opening(source: VideoInput, device: str, first: av.VideoFrame) -> Hardware:
+def _opening(stream: VideoStream, device: str, first: av.VideoFrame) -> Hardware:
     """The decoder for the device, which opens.
 
     Raises:
@@ -85,8 +90,7 @@ def _opening(source: VideoInput, device: str, first: av.VideoFrame) -> Hardware:
     """
     if int(av.__version__.split(".")[0]) < KEEPS_TAGS:
         raise DecoderError("PyAV before 18 loses color tags and side data on the way from a GPU")
-    with open_video(source) as (_, stream):
-        decoder, usual = _decoder_name(stream, device), stream.codec_context.codec.name
+    decoder, usual = _decoder_name(stream, device), stream.codec_context.codec.name
     hardware = Hardware(
         device=device, decoder=decoder, pix_fmt=first.format.name, is_default=decoder == usual
     )
@@ -109,9 +113,9 @@ def _decoder_name(stream: VideoStream, device: str) -> str:
 def _devices(decoder: str) -> set[str]:
     try:
         configs = Codec(decoder, "r").hardware_configs
-    except UnknownCodecError:
+        return {config.device_type.name for config in configs if config.is_supported}
+    except ValueError:  # no such decoder, or a device that PyAV has no name for
         return set()
-    return {config.device_type.name for config in configs if config.is_supported}
 
 
 def _prove(source: VideoInput, hardware: Hardware, first: av.VideoFrame) -> None:

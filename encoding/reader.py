@@ -75,7 +75,9 @@ class VideoSource(Closable):
             self.info: VideoInfo = describe(
                 source_name(source), container, stream, first, self.timestamps
             )
-        self._hardware = find_hardware(source, hwaccel, first, has_times=self._scan.is_ordered)
+            self._hardware = find_hardware(
+                hwaccel, source, stream, first, has_times=self._scan.is_ordered
+            )
         self._count = len(self._scan.ticks)
         self._repeated: set[int] = set()
         self._end: int | None = None
