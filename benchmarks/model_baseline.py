@@ -4,6 +4,8 @@ No savings: three frames are encoded for every pair, at full and at reduced size
 levels; attention multiplies its matrices out; the correlation copies its input nine times; warps
 nobody reads are computed; upsampling convolves the large map. Float32, contiguous tensors, whole
 maps. The weights and the small parts without a saving are those of the model measured against.
+
+`tlbvfi bench --baseline` runs it.
 """
 
 # What is reached by name has no type here; B, C, H, W are the field's names.
@@ -13,6 +15,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from comfyui_tlbvfi.tlbvfi.model import TLBVFI, Geometry
+from comfyui_tlbvfi.tlbvfi.model.autoencoder import flow_pyramid, luma
+from comfyui_tlbvfi.tlbvfi.model.bridge import sample_bridge, step_list
+from comfyui_tlbvfi.tlbvfi.model.flow import rescale_flow
+from comfyui_tlbvfi.tlbvfi.model.layers import per_frame
+from comfyui_tlbvfi.tlbvfi.model.tlbvfi import pad_frame, reduce_frame
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,19 +28,23 @@ from torch.nn import functional as F
 class Baseline:
     """The model's weights in the reference's graph; one pair at a time."""
 
-    def __init__(self, package: Any, model: Any) -> None:
-        """`package`: the imported `comfyui_tlbvfi.tlbvfi.model`; `model`: its network."""
-        self.parts = package
+    def __init__(self, model: TLBVFI) -> None:
+        """`model`: the network whose weights are used, all float32 and contiguous."""
         self.model = model
-        self.encoder = model.vqgan.encoder
-        self.decoder = model.vqgan.decoder
+        self.encoder: Any = model.vqgan.encoder
+        self.decoder: Any = model.vqgan.decoder
 
     @torch.no_grad()
     def __call__(
-        self, frame0: Tensor, frame1: Tensor, geometry: Any, steps: int, noise: Sequence[Tensor]
+        self,
+        frame0: Tensor,
+        frame1: Tensor,
+        geometry: Geometry,
+        steps: int,
+        noise: Sequence[Tensor],
     ) -> Tensor:
         """Frame halfway between two frames [1, 3, H, W] in [0, 1]."""
-        frames = self.parts.tlbvfi.pad_frame(torch.cat([frame0, frame1]), geometry)
+        frames = pad_frame(torch.cat([frame0, frame1]), geometry)
         clip = with_unknown(frames)
         phi, deepest = self.features(clip)
         y = self.latent(clip, deepest)
@@ -53,28 +65,26 @@ class Baseline:
         return [feature[[0, 2]] for feature in kept], h
 
     def latent(self, clip: Tensor, deepest: Tensor) -> Tensor:
-        lumas = self.parts.autoencoder.luma(clip).split(1)
-        return self.parts.layers.per_frame(
-            self.model.vqgan.quant_conv, self.encoder(deepest.split(1), lumas)
-        )
+        lumas = luma(clip).split(1)
+        return per_frame(self.model.vqgan.quant_conv, self.encoder(deepest.split(1), lumas))
 
     def sample(self, y: Tensor, steps: int, noise: Sequence[Tensor]) -> Tensor:
-        visited = self.parts.bridge.step_list(steps)
+        visited = step_list(steps)
         unet = self.model.denoise_fn
 
         def denoise(x: Tensor, step: int) -> Tensor:
             emb = unet.embed([visited[step]], x.device)
             return unet(x, unet.embed_context(y), emb)
 
-        return self.parts.bridge.sample_bridge(denoise, y, steps, noise)
+        return sample_bridge(denoise, y, steps, noise)
 
-    def flow(self, frames: Tensor, padded: Tensor, phi: list[Tensor], geometry: Any) -> Tensor:
+    def flow(self, frames: Tensor, padded: Tensor, phi: list[Tensor], geometry: Geometry) -> Tensor:
         if not geometry.reduces_flow:
             return self.refine(padded, phi)
-        canvas = self.parts.tlbvfi.reduce_frame(frames, geometry).contiguous()
+        canvas = reduce_frame(frames, geometry).contiguous()
         reduced, _ = self.features(with_unknown(canvas))
         flow = self.refine(canvas * 2 - 1, reduced)
-        pyramid = [flow, *self.parts.autoencoder.flow_pyramid(flow, 3)]
+        pyramid = [flow, *flow_pyramid(flow, 3)]
         for feature, level in zip(reduced, pyramid, strict=False):
             warp_both(feature, level)
         size = padded.shape[-2:]
@@ -83,17 +93,16 @@ class Baseline:
 
     def refine(self, canvas: Tensor, phi: Sequence[Tensor]) -> Tensor:
         net = self.decoder.refinenet
-        rescale = self.parts.flow.rescale_flow
-        flow = rescale(self.decoder.flownet(*canvas.split(1)), 0.25)
+        flow = rescale_flow(self.decoder.flownet(*canvas.split(1)), 0.25)
         for level, block in ((3, net.rf_block4), (2, net.rf_block3), (1, net.rf_block2)):
-            flow = rescale(refine_block(block, phi[level], flow), 2)
+            flow = rescale_flow(refine_block(block, phi[level], flow), 2)
         return refine_block(net.rf_block1, phi[0], flow)
 
     def decode(self, latent: Tensor, phi: list[Tensor], flow: Tensor, frames: Tensor) -> Tensor:
         decoder = self.decoder
-        clip = self.parts.layers.per_frame(self.model.vqgan.post_quant_conv, latent)
+        clip = per_frame(self.model.vqgan.post_quant_conv, latent)
         h = decoder.mid(decoder.conv_in(clip))[:, :, 0].contiguous()
-        flows = [flow, *self.parts.autoencoder.flow_pyramid(flow, 3)]
+        flows = [flow, *flow_pyramid(flow, 3)]
         seen = [warp_both(feature, level) for feature, level in zip(phi, flows, strict=False)]
         for level in (4, 3, 2, 1, 0):
             context = [phi[level + 1], *([seen[level + 1]] if level < 3 else [])]
@@ -138,7 +147,8 @@ def max_vit(block: Any, x: Tensor, context: Tensor | None) -> Tensor:
 
 def attend(fn: Any, queries: Tensor, keys: Tensor) -> Tensor:
     q, k, v = fn.to_q(queries), fn.to_k(keys), fn.to_v(keys)
-    coordinates = torch.cartesian_prod(torch.arange(8), torch.arange(8))
+    side = torch.arange(8, device=q.device)
+    coordinates = torch.cartesian_prod(side, side)
     apart = coordinates[:, None] - coordinates[None] + 7
     bias = fn.rel_pos_bias.weight[apart[..., 0] * 15 + apart[..., 1], 0]
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(1, 2) + bias
@@ -177,12 +187,10 @@ def project(proj: Any, context: Tensor) -> Tensor:
 def warp(image: Tensor, flow: Tensor) -> Tensor:
     """`grid_sample` along `flow` [B, 2, H, W]."""
     H, W = flow.shape[-2:]
+    columns = torch.linspace(-1, 1, W, device=flow.device).expand(H, W)
+    rows = torch.linspace(-1, 1, H, device=flow.device)[:, None].expand(H, W)
     grid = torch.stack(
-        [
-            torch.linspace(-1, 1, W).expand(H, W) + flow[:, 0] / ((W - 1) / 2),
-            torch.linspace(-1, 1, H)[:, None].expand(H, W) + flow[:, 1] / ((H - 1) / 2),
-        ],
-        dim=-1,
+        [columns + flow[:, 0] / ((W - 1) / 2), rows + flow[:, 1] / ((H - 1) / 2)], dim=-1
     )
     return F.grid_sample(image, grid, padding_mode="border", align_corners=True)
 

@@ -2,7 +2,6 @@
 
 import json
 from fractions import Fraction
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import av
@@ -10,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from comfyui_tlbvfi.tlbvfi.bench.stand_in import stand_in_weights
 from comfyui_tlbvfi.tlbvfi.checkpoint import load_checkpoint
 from comfyui_tlbvfi.tlbvfi.method import PairKey
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
@@ -23,11 +23,8 @@ SAVED_GRAPHS = sorted((Path(__file__).parent / "saved_graphs").glob("*.json"))
 @pytest.fixture(scope="module")
 def checkpoint(comfyui, root):
     """`vimeo_unet.pth` in ComfyUI's model folder, as long as these tests run."""
-    path = root / "benchmarks" / "model_weights.py"
-    spec = spec_from_file_location("model_weights", path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    weights = module.stand_in_weights(module.read_shapes(module.KEY_LIST))
+    rows = map(str.split, (root / "tests/data/tlbvfi_keys.txt").read_text().splitlines())
+    weights = stand_in_weights({name: tuple(map(int, sides)) for name, *sides in rows})
     target = comfyui.base / "models" / "interpolation" / "vimeo_unet.pth"
     torch.save({"model": weights}, target)
     yield target

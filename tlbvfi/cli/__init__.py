@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from ... import __version__
 from ...encoding.errors import VideoError
 from ..errors import InterpolationError
-from . import comfy, inspect, interpolate, models, sessions
+from . import bench, comfy, inspect, interpolate, models, sessions
 from .arguments import PathsAnywhere
 
-COMMANDS = (interpolate, sessions, inspect, models, comfy)
+COMMANDS = (interpolate, sessions, inspect, bench, models, comfy)
 """Each has `add_parsers(subparsers, shared)`, which sets `run` to a function of the parsed arguments."""
 
 

@@ -2,28 +2,19 @@
 
 import json
 import os
-from importlib.util import module_from_spec, spec_from_file_location
 
 import pytest
 import torch
+from comfyui_tlbvfi.tlbvfi.bench.stand_in import stand_in_weights
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 
 @pytest.fixture(scope="session")
-def weights_module(root):
-    """benchmarks/model_weights.py."""
-    path = root / "benchmarks/model_weights.py"
-    spec = spec_from_file_location("model_weights", path)
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def stand_in_state(weights_module):
+def stand_in_state(root):
     """Every tensor of the official file but the schedule, as a dict."""
-    return weights_module.stand_in_weights(weights_module.read_shapes(weights_module.KEY_LIST))
+    rows = map(str.split, (root / "tests/data/tlbvfi_keys.txt").read_text().splitlines())
+    return stand_in_weights({name: tuple(map(int, sides)) for name, *sides in rows})
 
 
 @pytest.fixture(scope="session")

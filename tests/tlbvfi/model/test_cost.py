@@ -1,11 +1,12 @@
 """What a mid frame costs: arithmetic counted without computing it, precision, memory."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 import torch
+from comfyui_tlbvfi.tlbvfi.bench.report import run_task
+from comfyui_tlbvfi.tlbvfi.bench.sizes import Size
+from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
+from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
+from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.model import TLBVFI, plan_geometry, predict_peak_memory, sample
 from comfyui_tlbvfi.tlbvfi.model.bands import CACHED_VALUES, Bands
 from torch.nn import functional as F
@@ -68,9 +69,25 @@ def test_more_pixels_and_a_larger_canvas_take_more_memory():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("size", "scale"), [("256x256", 0.5), ("512x512", 0.5), ("512x512", 1.0), ("768x1024", 0.5)]
+    ("size", "scale"),
+    [
+        (Size(256, 256), 0.5),
+        (Size(512, 512), 0.5),
+        (Size(512, 512), 1.0),
+        (Size(1024, 768), 0.5),
+    ],
 )
-def test_predicted_memory_is_what_is_measured(root, size, scale):
-    command = [sys.executable, root / "benchmarks/model_memory.py", size, str(scale)]
-    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    assert report["predicted"] == pytest.approx(report["measured"], rel=0.15)
+def test_predicted_memory_is_what_is_measured(tmp_path, size, scale):
+    weights = tmp_path / "weights.safetensors"
+    write_stand_in(weights)
+    task = Task(
+        kind="model",
+        folder=tmp_path,
+        method=MethodConfig(model=weights, device="cpu", flow_scale=scale),
+        threads=2,
+        size=size,
+        pairs=1,
+    )
+    found = run_task(task)
+    measured = found["peak_bytes"] - found["idle_bytes"]
+    assert found["predicted_bytes"] == pytest.approx(measured, rel=0.15)

@@ -1,12 +1,12 @@
 """Stand-in weights for TLB-VFI: deterministic, bit-identical everywhere, no download.
 
 Every tensor is made from its own name alone: raw PCG64 output seeded with the CRC-32 of the name,
-summed to a bell shape by integer arithmetic, scaled to keep activations of unit size.
-
-    python benchmarks/model_weights.py stand_in.pth
+summed to a bell shape by integer arithmetic, scaled to keep activations of unit size, in float16
+too. Speed and memory do not depend on the values of weights; pictures do, so these show nothing.
 """
 
-import argparse
+from __future__ import annotations
+
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
+
+from ..model import TLBVFI
 
 CODEBOOK_DEVIATION = 2.2
 BELL_DEVIATION = 37837.22723720648  # of half the centered sum of four 16-bit integers
@@ -37,7 +41,7 @@ GAINS = (
 """Factor of a weight's scale by its name without `vqgan.`; the first match counts."""
 
 
-def bell(name: str, shape: Sequence[int]) -> np.ndarray:
+def bell(name: str, shape: Sequence[int]) -> NDArray[np.float64]:
     """Bell-shaped float64 values of mean 0 and variance 1, a function of the name only."""
     count = int(np.prod(shape))
     raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(count)
@@ -60,7 +64,7 @@ def stand_in(name: str, shape: Sequence[int], *, has_bias: bool) -> Tensor:
     return torch.from_numpy(scaled(name, bell(name, shape), has_bias=has_bias).astype(np.float32))
 
 
-def scaled(name: str, z: np.ndarray, *, has_bias: bool) -> np.ndarray:
+def scaled(name: str, z: NDArray[np.float64], *, has_bias: bool) -> NDArray[np.float64]:
     """Unit noise brought to the scale of the kind of tensor that the name says it is."""
     if name.endswith("running_mean"):
         return 0.1 * z
@@ -87,20 +91,9 @@ def stand_in_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
     }
 
 
-def read_shapes(key_list: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes from lines such as `encoder.conv_in.weight 64 3 3 3`."""
-    rows = (line.split() for line in key_list.read_text().splitlines())
-    return {name: tuple(map(int, sides)) for name, *sides in rows}
-
-
-KEY_LIST = Path(__file__).parent.parent / "tests/data/tlbvfi_keys.txt"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("output", type=Path, help="the checkpoint to write")
-    torch.save({"model": stand_in_weights(read_shapes(KEY_LIST))}, parser.parse_args().output)
-
-
-if __name__ == "__main__":
-    main()
+def write_stand_in(target: Path) -> None:
+    """Write stand-in weights for the network as a safetensors file that `load_checkpoint` takes."""
+    with torch.device("meta"):
+        state = TLBVFI().state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    save_file(stand_in_weights(shapes), target, metadata={"format": "pt", "network": "tlbvfi"})

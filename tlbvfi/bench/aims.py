@@ -1,0 +1,123 @@
+"""What the project promises of speed and memory, beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from ..methods import MethodConfig
+from .figures import Row
+from .sizes import Size
+
+FULL_HD, UHD, UHD_8K = Size(1920, 1080), Size(3840, 2160), Size(7680, 4320)
+LOW = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aim:
+    """A figure that is to be at most, or at least, so much at one size on one kind of device."""
+
+    text: str
+    size: Size
+    value: Callable[[Row], float | None]
+    unit: str
+    at_least: float | None = None
+    at_most: float | None = None
+    device: str = "cuda"
+    precisions: tuple[str, ...] = ("float32", "tf32", *LOW)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """An aim and what was measured."""
+
+    text: str
+    size: str
+    measured: float
+    wanted: str
+    unit: str
+    passed: bool
+
+
+def _faster(row: Row) -> float | None:
+    return row.times_faster
+
+
+def _psnr(row: Row) -> float | None:
+    return row.baseline.psnr if row.baseline else None
+
+
+def _peak_gb(row: Row) -> float | None:
+    return row.model.peak_bytes / 1e9 if row.model else None
+
+
+def _of_model(row: Row) -> float | None:
+    return 100 * row.job.of_model_rate if row.job else None
+
+
+def _sampler(row: Row) -> float | None:
+    return row.model.stages_ms["sampler"] if row.model else None
+
+
+def _busy(row: Row) -> float | None:
+    return 100 * row.model.gpu_busy if row.model and row.model.gpu_busy is not None else None
+
+
+AIMS = (
+    Aim(text="faster than the baseline", size=FULL_HD, value=_faster, unit="x", at_least=10),
+    Aim(text="last frame against float32", size=FULL_HD, value=_psnr, unit="dB", at_least=50),
+    Aim(text="job at the model's own rate", size=FULL_HD, value=_of_model, unit="%", at_least=85),
+    Aim(text="sampler", size=FULL_HD, value=_sampler, unit="ms", at_most=3),
+    Aim(text="GPU busy", size=FULL_HD, value=_busy, unit="%", at_least=90),
+    Aim(text="job at the model's own rate", size=UHD, value=_of_model, unit="%", at_least=85),
+    Aim(text="peak memory", size=UHD, value=_peak_gb, unit="GB", at_most=4, precisions=LOW),
+    Aim(
+        text="peak memory", size=UHD, value=_peak_gb, unit="GB", at_most=7, precisions=("float32",)
+    ),
+    Aim(text="peak memory", size=UHD_8K, value=_peak_gb, unit="GB", at_most=12, precisions=LOW),
+    Aim(
+        text="faster than the baseline",
+        size=Size(512, 512),
+        value=_faster,
+        unit="x",
+        at_least=2.2,
+        device="cpu",
+    ),
+    Aim(
+        text="peak memory",
+        size=Size(1536, 1024),
+        value=_peak_gb,
+        unit="GB",
+        at_most=1.6,
+        device="cpu",
+    ),
+)
+
+
+def judge(rows: Iterable[Row], config: MethodConfig, device: str) -> list[Verdict]:
+    """The aims that something was measured for."""
+    return [verdict for row in rows for verdict in _of_row(row, config, device)]
+
+
+def _of_row(row: Row, config: MethodConfig, device: str) -> Iterator[Verdict]:
+    for aim in AIMS:
+        applies = device.startswith(aim.device) and config.precision in aim.precisions
+        value = aim.value(row) if applies and row.size == aim.size else None
+        if value is not None:
+            yield _verdict(aim, value)
+
+
+def _verdict(aim: Aim, value: float) -> Verdict:
+    is_enough = aim.at_least is None or value >= aim.at_least
+    is_little = aim.at_most is None or value <= aim.at_most
+    wanted = (
+        f"at least {aim.at_least:g}" if aim.at_least is not None else f"at most {aim.at_most:g}"
+    )
+    return Verdict(
+        text=aim.text,
+        size=str(aim.size),
+        measured=value,
+        wanted=wanted,
+        unit=aim.unit,
+        passed=is_enough and is_little,
+    )

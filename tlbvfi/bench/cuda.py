@@ -1,0 +1,108 @@
+"""All that is measured differently on an NVIDIA GPU.
+
+A GPU computes behind the program's back, so a clock waits for it; memory is counted by PyTorch's
+allocator; and how busy the GPU is, only the profiler tells.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from .process import peak_resident_bytes
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, once the device has done all it was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin a new peak on a GPU. On a CPU the peak is that of the process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory tensors had on the GPU since `forget_peak`, or the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return peak_resident_bytes()
+
+
+def idle_bytes(device: torch.device) -> int:
+    """The part of `peak_bytes` that is there before anything is computed."""
+    return 0 if device.type == "cuda" else peak_resident_bytes()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU allocator has no exception of its own: "DefaultCPUAllocator: can't allocate memory",
+    # on Windows "not enough memory".
+    words = ("allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
+def kernel_seconds(work: Callable[[], object]) -> float:
+    """Seconds in which at least one kernel ran during `work`, as the profiler saw it.
+
+    Copies do not count. Kernels of several streams that run at once count once.
+    """
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        work()
+        torch.cuda.synchronize()
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in profiler.events() or ()
+        if event.device_type.name == "CUDA"
+        and _is_kernel(event.name)
+        # Ranges that the program marked also appear on the GPU's clock. Older PyTorch: no such field.
+        and not getattr(event, "is_user_annotation", False)
+    ]
+    return covered(spans) / 1e6
+
+
+def _is_kernel(name: str) -> bool:
+    return not name.startswith(("Memcpy", "Memset"))
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Length of the union of spans (start, end)."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def gpu_facts(device: torch.device) -> dict[str, str | int]:
+    """Name, memory and driver of a GPU; nothing of a CPU."""
+    if device.type != "cuda":
+        return {}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "gpu": properties.name,
+        "gpu_memory_bytes": properties.total_memory,
+        "gpu_capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda or "none",
+        "driver": _driver(),
+    }
+
+
+def _driver() -> str:
+    """Version of NVIDIA's driver as its own tool tells it: PyTorch does not."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return "unknown"
+    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    return told[0] if told else "unknown"

@@ -1,0 +1,35 @@
+"""The plain implementation that `--baseline` compares with: not in the package, only in a checkout."""
+
+from __future__ import annotations
+
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from ..errors import SettingsError
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "model_baseline.py"
+
+
+def require_plain(file: Path = FILE) -> None:
+    """Raises: SettingsError: this is not a checkout."""
+    if not file.is_file():
+        raise SettingsError(
+            f"--baseline needs {file}, which only a checkout of the repository has: run the "
+            "command from one, or leave --baseline out."
+        )
+
+
+def load_plain(file: Path = FILE) -> Any:  # noqa: ANN401 - a class that only the file knows
+    """The class `Baseline`, which is made of a model and computes one mid frame when called.
+
+    Raises:
+        SettingsError: this is not a checkout.
+    """
+    require_plain(file)
+    spec = spec_from_file_location("tlbvfi_model_baseline", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Baseline

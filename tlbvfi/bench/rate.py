@@ -1,0 +1,229 @@
+"""How long a mid frame takes: the model in the pipeline, and the plain implementation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import count, pairwise
+from statistics import fmean, median
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..checkpoint import load_checkpoint
+from ..device import choose_device
+from ..errors import FrameError
+from ..method import Batching, Method, PairKey
+from ..methods.tlbvfi import TlbvfiMethod, open_tlbvfi
+from ..model import SamplingOptions
+from ..model.precision import matmul_precision
+from ..model.sampling import draw_noise
+from ..pipeline import Rules, interpolate
+from ..spans import SourceFrame
+from ..timeline import Bisection
+from .cuda import forget_peak, idle_bytes, kernel_seconds, peak_bytes
+from .figures import BaselineFigures, ModelFigures, psnr
+from .pictures import RATE, as_frames, pictures, there_and_back
+from .plain import load_plain
+from .stages import count_gflop, watched
+from .tasks import Task
+
+HALFWAY = Fraction(1, 2)
+SEED = 0
+FRAMES = 3
+"""Held in memory and shown there and back; a pipeline holds about as many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """Readings of a clock on the wall and of that of the CPU, per mid frame."""
+
+    seconds: Sequence[float]
+    cpu_seconds: Sequence[float]
+
+    @property
+    def ms(self) -> float:
+        """Median milliseconds."""
+        return 1e3 * median(self.seconds)
+
+    @property
+    def cpu_ms(self) -> float:
+        """Median milliseconds of CPU time, all threads."""
+        return 1e3 * median(self.cpu_seconds)
+
+
+def measure_model(task: Task) -> ModelFigures:
+    """Rate, memory, stages and arithmetic of the model; its last frame is left for the baseline.
+
+    Raises:
+        FrameError: the frames are NaN or infinite, as too low a precision makes them.
+    """
+    idle = idle_bytes(choose_device(task.method.device))
+    method = open_method(task)
+    device, model = method.device, method.model
+    at_once = pairs_at_once(method, task)
+    warm_up, pairs = warm_up_pairs(device, at_once), measured_pairs(task, device, at_once)
+    busy = None
+    with closing(mid_frames(method, _frames(task))) as frames:
+        forget_peak(device)
+        clock, last = timed(frames, warm_up, pairs, at_once)
+        peak = peak_bytes(device)
+        _check(last)
+        save_file({"frame": last.contiguous()}, task.last_frame)
+        if device.type == "cuda":
+            # The profiler slows the program down but not the kernels, so the clock is the one above.
+            running = kernel_seconds(lambda: take(frames, pairs))
+            busy = running / pairs / fmean(clock.seconds)
+        with watched(model, device) as spent:
+            take(frames, pairs)
+    geometry = method.options.geometry(task.size.height, task.size.width)
+    return ModelFigures(
+        ms=clock.ms,
+        cpu_ms=clock.cpu_ms,
+        pairs=pairs,
+        peak_bytes=peak,
+        idle_bytes=idle,
+        predicted_bytes=method.memory_needed(task.size.height, task.size.width),
+        stages_ms={stage: 1e3 * total / pairs for stage, total in spent.items()},
+        stages_gflop=count_gflop(geometry, method.options.steps),
+        gpu_busy=busy,
+    )
+
+
+def measure_baseline(task: Task) -> BaselineFigures:
+    """The plain implementation on the frames, weights and noise of `measure_model`.
+
+    Raises:
+        SettingsError: it is not there, because this is not a checkout.
+    """
+    device = choose_device(task.method.device)
+    last_of_ours = load_file(task.last_frame)["frame"]
+    warm_up, pairs = warm_up_pairs(device), measured_pairs(task, device)
+    forget_peak(device)
+    with matmul_precision(tf32=False), closing(plain_frames(task, device)) as frames:
+        clock, last = timed(frames, warm_up, pairs)
+    peak = peak_bytes(device)
+    off = last_of_ours - last
+    return BaselineFigures(
+        ms=clock.ms,
+        cpu_ms=clock.cpu_ms,
+        peak_bytes=peak,
+        largest_difference=off.abs().max().item(),
+        psnr=psnr(off.square().mean().item()),
+        ms_torch_defaults=_with_torch_defaults(task, device, warm_up, pairs),
+    )
+
+
+def _with_torch_defaults(
+    task: Task, device: torch.device, warm_up: int, pairs: int
+) -> float | None:
+    """The same with TF32 in cuDNN, where there is one."""
+    if device.type != "cuda":
+        return None
+    with closing(plain_frames(task, device)) as frames:
+        return timed(frames, warm_up, pairs)[0].ms
+
+
+def open_method(task: Task) -> TlbvfiMethod:
+    """The method a job would run, from the file that the task names."""
+    assert task.method.model is not None  # the process that starts us has found or made one
+    return open_tlbvfi(task.method.model, task.method)
+
+
+def mid_frames(method: Method, frames: Sequence[Tensor]) -> Generator[Tensor]:
+    """Mid frames of an endless sequence as the pipeline makes them, [3, H, W] on the CPU."""
+    source = (
+        SourceFrame(
+            index=n, time=n / RATE, image=frames[there_and_back(n, len(frames))], picture=None
+        )
+        for n in count()
+    )
+    for frame in interpolate(source, method, Bisection(times=1), Rules(seed=SEED)):
+        if frame.image is not None:
+            yield frame.image
+
+
+def plain_frames(task: Task, device: torch.device) -> Generator[Tensor]:
+    """The same frames from the plain implementation, every pair by itself."""
+    config = task.method
+    assert config.model is not None
+    model = load_checkpoint(config.model, device=device)
+    # torch's stubs lack this overload.
+    model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    baseline = load_plain()(model)
+    options = SamplingOptions(
+        steps=config.steps, flow_scale=config.flow_scale, padding=config.padding
+    )
+    geometry = options.geometry(task.size.height, task.size.width)
+    frames = _frames(task)
+    for n in count():
+        seed = PairKey(SEED, n).node_seed(HALFWAY)
+        noise = draw_noise(seed, geometry, config.steps, device)
+        shown = (frames[there_and_back(i, len(frames))] for i in (n, n + 1))
+        frame0, frame1 = (frame[None].to(device) for frame in shown)
+        yield baseline(frame0, frame1, geometry, config.steps, noise)[0].cpu()
+
+
+def timed(
+    frames: Iterator[Tensor], warm_up: int, pairs: int, at_once: int = 1
+) -> tuple[Clock, Tensor]:
+    """Time of each group of `at_once` frames after `warm_up` others, and the last frame.
+
+    No wait for the device: a frame that has come to the CPU is done, and what a method begins
+    ahead of time is its own.
+    """
+    take(frames, warm_up)
+    arrived, spent, frame = [time.perf_counter()], [time.process_time()], torch.empty(0)
+    for _ in range(0, pairs, at_once):
+        frame = take(frames, at_once)
+        arrived.append(time.perf_counter())
+        spent.append(time.process_time())
+    return Clock(seconds=_apart(arrived, at_once), cpu_seconds=_apart(spent, at_once)), frame
+
+
+def _apart(readings: Sequence[float], at_once: int) -> list[float]:
+    return [(end - start) / at_once for start, end in pairwise(readings)]
+
+
+def take(frames: Iterator[Tensor], number: int) -> Tensor:
+    """The last of the next `number` frames, at least one."""
+    for _ in range(number - 1):
+        next(frames)
+    return next(frames)
+
+
+def pairs_at_once(method: Method, task: Task) -> int:
+    """Pairs the method does together at this size."""
+    if isinstance(method, Batching):
+        return method.pairs_at_once(task.size.height, task.size.width)
+    return 1
+
+
+def warm_up_pairs(device: torch.device, at_once: int = 1) -> int:
+    """Pairs before the clock starts: libraries choose and compile their kernels in the first."""
+    return _whole_groups(3 if device.type == "cuda" else 1, at_once)
+
+
+def measured_pairs(task: Task, device: torch.device, at_once: int = 1) -> int:
+    """Pairs the median is taken of."""
+    return _whole_groups(task.pairs or (20 if device.type == "cuda" else 3), at_once)
+
+
+def _whole_groups(pairs: int, at_once: int) -> int:
+    return -(-pairs // at_once) * at_once
+
+
+def _frames(task: Task) -> list[Tensor]:
+    return as_frames(pictures(task.size, task.clip, FRAMES))
+
+
+def _check(frame: Tensor) -> None:
+    if not torch.isfinite(frame).all():
+        raise FrameError(
+            "The mid frame holds NaN or infinite pixels, so its time means nothing: choose another "
+            "precision."
+        )

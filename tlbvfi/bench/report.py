@@ -1,0 +1,182 @@
+"""Starts a process for every measurement and puts together what they found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ..errors import InterpolationError, ModelMissingError
+from ..methods import MethodConfig
+from ..models import find_model
+from .figures import BaselineFigures, JobFigures, ModelFigures, Row
+from .plain import require_plain
+from .sizes import Size
+from .tasks import Kind, Task, task_to_json
+
+ROOT = Path(__file__).parents[2]
+
+START = """
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+root = sys.argv[1]
+spec = spec_from_file_location(
+    "comfyui_tlbvfi", root + "/__init__.py", submodule_search_locations=[root])
+sys.modules["comfyui_tlbvfi"] = module = module_from_spec(spec)
+spec.loader.exec_module(module)
+from comfyui_tlbvfi.tlbvfi.bench.child import main
+main(sys.argv[2])
+"""
+"""A process that runs this very package, installed or not, by the name the baseline knows it by."""
+
+JOB_SECONDS = 10
+"""A job is long enough for what happens once (session, join, verification) not to show."""
+
+JOB_PAIRS = (4, 1000)
+"""The fewest and the most of a job."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchOptions:
+    """What is to be measured."""
+
+    sizes: tuple[Size, ...]
+    method: MethodConfig
+    """Options of tlbvfi. Without a model, that which a job would find, else stand-in weights."""
+    pairs: int | None = None
+    """Mid frames the median is taken of; None: as many as suit the device."""
+    baseline: bool = False
+    clip: Path | None = None
+    """Frames to measure on; None: generated ones."""
+    threads: int | None = None
+    """Of torch; None: its default."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A benchmark that has begun: what it runs on, and the processes it can start."""
+
+    options: BenchOptions
+    task: Task
+    """The task all others are made of."""
+    machine: dict[str, Any]
+    """Facts; `matmul_tflops` by precision."""
+    has_stand_in: bool
+    """Whether the weights are stand-ins."""
+    say: Say
+
+    def rows(self) -> Iterator[Row]:
+        """What is measured at each size, as it is done."""
+        for size in self.options.sizes:
+            yield self._row(replace(self.task, size=size))
+
+    def _row(self, task: Task) -> Row:
+        row = Row(size=task.size)
+        row = self._add(row, "model", replace(task, kind="model"), ModelFigures)
+        if self.options.baseline and row.model is not None:
+            row = self._add(row, "baseline", replace(task, kind="baseline"), BaselineFigures)
+        if row.model is not None:
+            pairs = job_pairs(row.model.ms)
+            row = self._add(row, "job", replace(task, kind="clip", pairs=pairs), None)
+            row = self._add(row, "job", replace(task, kind="job"), JobFigures)
+        return row
+
+    def _add(self, row: Row, name: str, task: Task, figures: Callable[..., Any] | None) -> Row:
+        """The row with the figures of one task, or with the reason why there are none."""
+        if name in row.problems:
+            return row
+        self.say(f"{task.size}: {WORDS[task.kind]} ...")
+        found = run_task(task)
+        if "problem" in found:
+            return replace(row, problems={**row.problems, name: found["problem"]})
+        return replace(row, **{name: figures(**found)}) if figures else row
+
+
+WORDS: dict[Kind, str] = {
+    "machine": "matrix products",
+    "weights": "stand-in weights",
+    "model": "the model",
+    "baseline": "the plain implementation",
+    "clip": "a clip",
+    "job": "from file to file",
+}
+
+
+@contextmanager
+def open_bench(options: BenchOptions, say: Say) -> Iterator[Bench]:
+    """Look at the machine and find weights, in a folder that is gone afterwards.
+
+    Raises:
+        ModelMissingError: the model named in the options is not there.
+        SettingsError: an option is out of its range, or this is no checkout for the baseline.
+        InterpolationError: the machine cannot be measured.
+    """
+    if options.baseline:
+        require_plain()
+    model = installed_model(options.method)
+    with TemporaryDirectory(prefix="tlbvfi-bench-") as name:
+        task = Task(
+            kind="machine",
+            folder=Path(name),
+            method=replace(options.method, model=model),
+            threads=options.threads,
+            size=options.sizes[0],
+            pairs=options.pairs,
+            clip=options.clip,
+        )
+        say("matrix products ...")
+        machine = required(task)
+        if model is None:
+            say("stand-in weights ...")
+            required(replace(task, kind="weights"))
+            task = replace(task, method=replace(task.method, model=task.weights))
+        yield Bench(
+            options=options, task=task, machine=machine, has_stand_in=model is None, say=say
+        )
+
+
+def installed_model(config: MethodConfig) -> Path | None:
+    """The weights a job would run; None where none are installed and none are named."""
+    try:
+        return find_model("tlbvfi", path=config.model)
+    except ModelMissingError:
+        if config.model is not None:
+            raise
+        return None
+
+
+def job_pairs(ms: float) -> int:
+    """Pairs of a job at so many milliseconds per mid frame."""
+    fewest, most = JOB_PAIRS
+    return max(fewest, min(most, round(1e3 * JOB_SECONDS / ms)))
+
+
+def required(task: Task) -> dict[str, Any]:
+    """What a task found that all others need.
+
+    Raises:
+        InterpolationError: it has failed.
+    """
+    found = run_task(task)
+    if "problem" in found:
+        raise InterpolationError(found["problem"])
+    return found
+
+
+def run_task(task: Task) -> dict[str, Any]:
+    """What a task found, in a process of its own, or a `problem`; its log goes to stderr."""
+    command = [sys.executable, "-c", START, str(ROOT), json.dumps(task_to_json(task))]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if ended.returncode == -9:
+        return {"problem": "out of memory: the system killed the process"}
+    if ended.returncode != 0 or not ended.stdout:
+        return {"problem": f"the process failed with exit code {ended.returncode}, see above"}
+    return json.loads(ended.stdout.splitlines()[-1])

@@ -1,0 +1,83 @@
+"""Where the time of a mid frame goes, and how much arithmetic each stage is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..model import TLBVFI, Geometry
+from .cuda import now
+from .figures import STAGES
+
+
+@contextmanager
+def watched(model: TLBVFI, device: torch.device) -> Iterator[dict[str, float]]:
+    """Seconds the model spends in each stage within the block, and in between (`other`).
+
+    On a GPU the clock waits after every stage, so the sum is more than an undisturbed run takes.
+    """
+    spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    owners: tuple[tuple[str, Any, str], ...] = (
+        ("encode", model, "encode"),
+        ("latent", model, "encode_clip"),
+        ("sampler", model, "sample_latent"),
+        ("quantizer", model.vqgan.quantize, "forward"),
+        ("flow", model, "estimate_flow"),
+        ("decode", model, "decode"),
+    )
+    for stage, owner, name in owners:
+        # An attribute of the object hides the method of its class until it is deleted again.
+        setattr(owner, name, _clocked(stage, getattr(owner, name), spent, device))
+    began = now(device)
+    try:
+        yield spent
+    finally:
+        for _, owner, name in owners:
+            delattr(owner, name)
+        spent["other"] = now(device) - began - sum(spent.values())
+
+
+def _clocked(
+    stage: str, call: Callable[..., Any], spent: dict[str, float], device: torch.device
+) -> Callable[..., Any]:
+    def timed(*arguments: object, **options: object) -> Any:  # noqa: ANN401 - passed through
+        began = now(device)
+        result = call(*arguments, **options)
+        spent[stage] += now(device) - began
+        return result
+
+    return timed
+
+
+@torch.no_grad()
+def count_gflop(geometry: Geometry, steps: int) -> dict[str, float]:
+    """GFLOP of each stage for a mid frame inside a sequence; nothing is computed.
+
+    Counted on the meta device, whole maps: what bands compute twice at their edges does not count.
+    Attention is two products there; on a CPU the counter would not see it at all.
+    """
+    with torch.device("meta"):
+        model = TLBVFI().eval()
+        frame = torch.empty(1, 3, geometry.height, geometry.width)
+        noise = [torch.empty(1, 3, 3, *geometry.latent)] * (steps - 1)
+    unknown = model.encode_unknown(geometry)
+    counted: dict[str, float] = {}
+
+    def count(stage: str, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - passed through
+        with FlopCounterMode(display=False) as counter:
+            result = call()
+        counted[stage] = counter.get_total_flops() / 1e9
+        return result
+
+    features = count("encode", lambda: model.encode(frame, geometry))
+    y: Tensor = count("latent", lambda: model.encode_clip(features, unknown, features))
+    latent = count("sampler", lambda: model.sample_latent(y, steps, noise))
+    latent = count("quantizer", lambda: model.vqgan.quantize(latent))
+    flow = count("flow", lambda: model.estimate_flow(features, features))
+    count("decode", lambda: model.decode(latent, features, features, flow))
+    return counted

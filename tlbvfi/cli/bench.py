@@ -1,0 +1,84 @@
+"""`tlbvfi bench`: how fast TLB-VFI is here, and how much memory it takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .interpolate import method_config
+
+SIZES = "256,512,720,1080,1440,2160"
+
+
+def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+    parser = subparsers.add_parser(
+        "bench",
+        parents=[shared],
+        help="measure speed and memory of tlbvfi on this machine",
+        description="Measure TLB-VFI: time and memory of a mid frame, its stages, and a job from "
+        "file to file. Without weights installed, stand-ins of the same shapes are used.",
+    )
+    parser.add_argument(
+        "--sizes", default=SIZES, help=f"heights (16:9) or WIDTHxHEIGHT (default {SIZES})"
+    )
+    parser.add_argument("--model", type=Path, metavar="FILE", help="weights of tlbvfi")
+    parser.add_argument("--steps", type=int, default=10, help="sampling steps (default 10)")
+    parser.add_argument(
+        "--flow-scale", type=float, default=0.5, help="scale of the flow (default 0.5)"
+    )
+    parser.add_argument("--padding", choices=("reference", "tight"), default="reference")
+    parser.add_argument(
+        "--precision", choices=("float32", "tf32", "bfloat16", "float16"), default="float32"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
+    parser.add_argument(
+        "--pairs", type=int, help="mid frames the median is taken of (default 3, on a GPU 20)"
+    )
+    parser.add_argument("--threads", type=int, help="of torch on the CPU (default: its own choice)")
+    parser.add_argument(
+        "--baseline",
+        action="store_true",
+        help="measure a plain float32 implementation as well (from a checkout)",
+    )
+    parser.add_argument(
+        "--clip", type=Path, metavar="FILE", help="frames to measure on (default: generated)"
+    )
+    parser.set_defaults(run=run_bench, method="tlbvfi")
+
+
+def run_bench(arguments: argparse.Namespace) -> int:
+    """Measure, and print tables on stdout; Ctrl-C prints what there is."""
+    from ..bench.aims import judge
+    from ..bench.figures import Row
+    from ..bench.report import BenchOptions, open_bench
+    from ..bench.sizes import parse_sizes
+    from ..bench.table import as_json, heading, tables
+
+    options = BenchOptions(
+        sizes=parse_sizes(arguments.sizes),
+        method=method_config(arguments),
+        pairs=arguments.pairs,
+        baseline=arguments.baseline,
+        clip=arguments.clip,
+        threads=arguments.threads,
+    )
+    rows: list[Row] = []
+    code = 0
+    with open_bench(options, _say) as bench:
+        try:
+            rows.extend(bench.rows())
+        except KeyboardInterrupt:
+            code = 130
+        verdicts = judge(rows, options.method, bench.machine["device"])
+        if arguments.json:
+            print(json.dumps(as_json(bench, rows, verdicts, arguments.argv), default=str))
+        else:
+            print("\n".join([*heading(bench), *tables(bench, rows, verdicts)]))
+    return code
+
+
+def _say(text: str) -> None:
+    print(f"tlbvfi: {text}", file=sys.stderr)
