@@ -182,6 +182,7 @@ FORMATS: dict[str, Format] = {
     "bfloat16": partial(stored, torch.bfloat16),
 }
 QUICK = tuple(name for name in FORMATS if name != "3xtf32 cut")
+USUAL = "latent", "flow", "decoder", "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +299,7 @@ def stand_in_model() -> TLBVFI:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=QUICK)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=tuple(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=USUAL)
     parser.add_argument("--golden", type=Path, default=GOLDEN, help="folder of golden files")
     parser.add_argument("--clip", type=Path, help="video whose first frames are taken as well")
     parser.add_argument("--width", type=int, default=456, help="of the clip's frames")
