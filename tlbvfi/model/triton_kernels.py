@@ -1,7 +1,7 @@
-"""Triton kernels of the warp and of the correlation; to be imported only where Triton is.
+"""Triton kernels of the warp, the correlation and the UNet's norm; to be imported only where Triton is.
 
-Pixels are counted over a batch of rows, tokens [C] lie one after the other (channels_last). All
-arithmetic is float32, square roots and quotients are rounded as IEEE 754 says.
+In the first two, pixels are counted over a batch of rows and tokens [C] lie one after the other
+(channels_last). All arithmetic is float32, square roots and quotients are rounded as IEEE 754 says.
 """
 # Triton is installed with PyTorch's CUDA builds only; its functions are compiled from their source.
 # pyright: basic, reportMissingImports=false
@@ -162,3 +162,37 @@ def correlation_kernel(
         tl.store(at + 1, cosine(reference, own, mixed(center_above, center, down)), inside)
         tl.store(at + 2, cosine(reference, own, mixed(right_above, right, down)), inside)
         left_above, center_above, right_above = left, center, right
+
+
+@triton.jit
+def norm_kernel(
+    x,
+    weight,
+    bias,
+    scale,
+    shift,
+    out,
+    values,
+    per_channel,
+    eps,
+    GROUPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    IS_MODULATED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One group of one clip, its `values` one after the other: norm, scale and shift, SiLU."""
+    group = tl.program_id(0)
+    number = tl.arange(0, BLOCK)
+    inside = number < values
+    at = group.to(tl.int64) * values + number
+    found = tl.load(x + at, inside, 0.0)
+    mean = tl.div_rn(tl.sum(found, axis=0), values.to(tl.float32))
+    apart = tl.where(inside, found - mean, 0.0)
+    variance = tl.div_rn(tl.sum(apart * apart, axis=0), values.to(tl.float32))
+    channel = group % GROUPS * (CHANNELS // GROUPS) + number // per_channel
+    factor = tl.div_rn(tl.load(weight + channel, inside, 0.0), tl.sqrt_rn(variance + eps))
+    found = apart * factor + tl.load(bias + channel, inside, 0.0)
+    if IS_MODULATED:
+        own = group // GROUPS * CHANNELS + channel
+        found = found * (1 + tl.load(scale + own, inside, 0.0)) + tl.load(shift + own, inside, 0.0)
+    tl.store(out + at, found * tl.sigmoid(found), inside)

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.model import correlation_kernel, split
+from comfyui_tlbvfi.tlbvfi.model import correlation_kernel, norm_kernel, split
 
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="Triton comes with PyTorch's CUDA builds only"
@@ -22,7 +22,7 @@ spec.loader.exec_module(module_from_spec(spec))
 def call(module, function, arguments):
     package = import_module("comfyui_tlbvfi.tlbvfi.model." + module)
     return getattr(package, function)(**arguments)
-torch.save([call(*asked) for asked in torch.load(sys.argv[2])], sys.argv[3])
+torch.save([call(*asked) for asked in torch.load(sys.argv[2], weights_only=False)], sys.argv[3])
 """
 
 
@@ -86,6 +86,23 @@ def convolution(shape, kernel, options):
     }
 
 
+NORMS = {
+    "a channel a group": ((1, 32, 3, 4, 6), False),
+    "two channels a group": ((2, 64, 3, 5, 7), False),
+    "scaled and shifted": ((2, 32, 3, 4, 5), True),
+    "far from zero": ((1, 32, 3, 9, 11), True),
+}
+
+
+def normalization(shape, is_modulated):
+    norm = torch.nn.GroupNorm(32, shape[1], eps=1e-5).requires_grad_(False)
+    norm.weight.copy_(drawn(shape[1], seed=6))
+    norm.bias.copy_(drawn(shape[1], seed=7))
+    x = drawn(*shape, seed=8) + (100 if shape[3] == 9 else 0)
+    modulation = drawn(shape[0], 2 * shape[1], seed=9) if is_modulated else None
+    return {"norm": norm, "x": x, "modulation": modulation}
+
+
 def calls():
     """(module, function, arguments) of everything to be interpreted, by name."""
     asked = {}
@@ -97,6 +114,8 @@ def calls():
         asked["correlation", name] = "correlation_kernel", "correlation", related
     for name, example in CONVOLUTIONS.items():
         asked["convolution", name] = "split", "conv2d", convolution(*example)
+    for name, example in NORMS.items():
+        asked["norm", name] = "norm_kernel", "norm_and_silu", normalization(*example)
     return asked
 
 
@@ -181,6 +200,25 @@ def test_the_split_convolution_equals_a_convolution(interpreted, name):
 
 def renamed(asked):
     return {"input" if key == "x" else key: value for key, value in asked.items()}
+
+
+@needs_triton
+@pytest.mark.parametrize("name", NORMS)
+def test_the_norm_equals_a_group_norm(interpreted, name):
+    asked = normalization(*NORMS[name])
+    x, modulation = asked["x"].double(), asked["modulation"]
+    wanted = asked["norm"].double()(x)
+    if modulation is not None:
+        scale, shift = modulation.double()[..., None, None, None].chunk(2, dim=1)
+        wanted = wanted * (1 + scale) + shift
+    wanted = torch.nn.functional.silu(wanted)
+    assert (interpreted["norm", name] - wanted).abs().max() < (2e-4 if x.mean() > 50 else 3e-6)
+
+
+def test_only_groups_that_can_be_held_fit_the_norm():
+    assert norm_kernel.fits(torch.empty(1, 32, 3, 80, 128), 32)
+    assert not norm_kernel.fits(torch.empty(1, 64, 3, 80, 128), 32)
+    assert not norm_kernel.fits(torch.empty(1, 32, 3, 8, 8, dtype=torch.float16), 32)
 
 
 def test_only_whole_blocks_of_float32_channels_fit_the_split_convolution():
