@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 
+import psutil
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -37,9 +38,11 @@ def peak_bytes(device: torch.device) -> int:
     return peak_resident_bytes()
 
 
-def idle_bytes(device: torch.device) -> int:
-    """The part of `peak_bytes` that is there before anything is computed."""
-    return 0 if device.type == "cuda" else peak_resident_bytes()
+def allocated_bytes(device: torch.device) -> int:
+    """What `peak_bytes` is the peak of, now."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return psutil.Process().memory_info().rss
 
 
 def is_out_of_memory(error: BaseException) -> bool:

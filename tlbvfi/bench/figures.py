@@ -22,9 +22,9 @@ class ModelFigures:
     pairs: int
     peak_bytes: int
     idle_bytes: int
-    """Of the peak, what the process had before it loaded the model; 0 on a GPU."""
+    """What was taken before the first frame: weights, and on a CPU interpreter and torch."""
     predicted_bytes: int
-    """What the planner expected at the peak beyond `idle_bytes`."""
+    """What the method expected to need, `Method.memory_needed`."""
     stages_ms: dict[str, float]
     """Mean by stage, with a wait for the device after each; `other` is what lies between."""
     stages_gflop: dict[str, float]

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import platform
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,8 +22,11 @@ from .tasks import Task
 
 PACKAGES = ("torch", "numpy", "av")
 
-SIDE = {"cpu": 2048, "cuda": 8192}
-"""Of the square matrices; twice 17 or 1,100 GFLOP."""
+SIDES = ((256, 512, 1024, 2048), (2048, 8192))
+"""Of the square matrices, on a CPU and on a GPU; the largest take 17 and 1,100 GFLOP."""
+
+LONG_SECONDS = 0.05
+"""A product of this length has got over what it costs to begin one."""
 
 PRODUCTS = 7
 
@@ -59,20 +61,29 @@ def cpu_name() -> str:
 
 
 def matmul_tflops(device: torch.device, precision: Precision) -> float:
-    """TFLOP/s of the median of a few large `torch.mm`, the most this device does in practice."""
-    side, dtype = SIDE.get(device.type, SIDE["cpu"]), DTYPES[precision]
+    """TFLOP/s of the median of a few large `torch.mm`: the most this device does in practice.
+
+    As large as `SIDES` goes, or as takes a moment: bfloat16 can be 300 times slower than float32 on
+    a CPU without instructions for it.
+    """
     generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
-    seconds = []
+    reached = 0.0
     with matmul_precision(tf32=precision == "tf32"):
-        torch.mm(a, b)
-        for _ in range(PRODUCTS):
-            began = now(device)
-            torch.mm(a, b)
-            seconds.append(now(device) - began)
-    return 2 * side**3 / median(seconds) / 1e12
+        for side in SIDES[device.type == "cuda"]:
+            drawn = torch.randn(side, side, generator=generator)
+            factor = drawn.to(device, DTYPES[precision])
+            seconds = _product_seconds(factor, device)
+            reached = 2 * side**3 / seconds / 1e12
+            if seconds > LONG_SECONDS:
+                break
+    return reached
 
 
-def describe(facts: Mapping[str, Any]) -> str:
-    """The device in a few words."""
-    return str(facts.get("gpu") or f"{facts['cpu']}, {facts['threads']} threads")
+def _product_seconds(factor: torch.Tensor, device: torch.device) -> float:
+    torch.mm(factor, factor)
+    seconds = []
+    for _ in range(PRODUCTS):
+        began = now(device)
+        torch.mm(factor, factor)
+        seconds.append(now(device) - began)
+    return median(seconds)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..checkpoint import load_checkpoint
 from ..device import choose_device
-from ..errors import FrameError
+from ..errors import FrameError, SettingsError
 from ..method import Batching, Method, PairKey
 from ..methods.tlbvfi import TlbvfiMethod, open_tlbvfi
 from ..model import SamplingOptions
@@ -25,7 +25,7 @@ from ..model.sampling import draw_noise
 from ..pipeline import Rules, interpolate
 from ..spans import SourceFrame
 from ..timeline import Bisection
-from .cuda import forget_peak, idle_bytes, kernel_seconds, peak_bytes
+from .cuda import allocated_bytes, forget_peak, kernel_seconds, peak_bytes
 from .figures import BaselineFigures, ModelFigures, psnr
 from .pictures import RATE, as_frames, pictures, there_and_back
 from .plain import load_plain
@@ -33,6 +33,8 @@ from .stages import count_gflop, watched
 from .tasks import Task
 
 HALFWAY = Fraction(1, 2)
+PLAIN_CANVAS = 128
+"""Sides of the flow's canvas in the paper's code are multiples of this."""
 SEED = 0
 FRAMES = 3
 """Held in memory and shown there and back; a pipeline holds about as many."""
@@ -62,9 +64,9 @@ def measure_model(task: Task) -> ModelFigures:
     Raises:
         FrameError: the frames are NaN or infinite, as too low a precision makes them.
     """
-    idle = idle_bytes(choose_device(task.method.device))
     method = open_method(task)
     device, model = method.device, method.model
+    idle = allocated_bytes(device)
     at_once = pairs_at_once(method, task)
     warm_up, pairs = warm_up_pairs(device, at_once), measured_pairs(task, device, at_once)
     busy = None
@@ -148,17 +150,27 @@ def mid_frames(method: Method, frames: Sequence[Tensor]) -> Generator[Tensor]:
 
 
 def plain_frames(task: Task, device: torch.device) -> Generator[Tensor]:
-    """The same frames from the plain implementation, every pair by itself."""
+    """The same frames from the plain implementation, every pair by itself.
+
+    Raises:
+        SettingsError: it is not there, or the flow scale is not one it can do.
+    """
     config = task.method
+    options = SamplingOptions(
+        steps=config.steps, flow_scale=config.flow_scale, padding=config.padding
+    )
+    geometry = options.geometry(task.size.height, task.size.width)
+    if any(side % PLAIN_CANVAS for side in geometry.canvas):
+        raise SettingsError(
+            f"The baseline, as the paper's code, needs sides that at flow scale {config.flow_scale:g} "
+            f"are multiples of {PLAIN_CANVAS} once padded, and they are "
+            f"{' and '.join(map(str, geometry.canvas))}: choose another flow scale."
+        )
     assert config.model is not None
     model = load_checkpoint(config.model, device=device)
     # torch's stubs lack this overload.
     model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     baseline = load_plain()(model)
-    options = SamplingOptions(
-        steps=config.steps, flow_scale=config.flow_scale, padding=config.padding
-    )
-    geometry = options.geometry(task.size.height, task.size.width)
     frames = _frames(task)
     for n in count():
         seed = PairKey(SEED, n).node_seed(HALFWAY)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..errors import InterpolationError, ModelMissingError
+from ..errors import InterpolationError, ModelMissingError, SettingsError
 from ..methods import MethodConfig
 from ..models import find_model
 from .figures import BaselineFigures, JobFigures, ModelFigures, Row
@@ -58,6 +58,12 @@ class BenchOptions:
     """Frames to measure on; None: generated ones."""
     threads: int | None = None
     """Of torch; None: its default."""
+
+    def __post_init__(self) -> None:
+        for name in ("pairs", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SettingsError(f"{name} must be at least 1, got {value}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

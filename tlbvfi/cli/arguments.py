@@ -32,6 +32,25 @@ def add_encoder(parser: argparse.ArgumentParser, *, codec: str | None) -> None:
     )
 
 
+def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
+    """Options of the methods that are networks; `interpolate.method_config` reads them."""
+    group.add_argument("--model", type=Path, metavar="FILE", help="weights of tlbvfi or film")
+    group.add_argument("--steps", type=int, default=10, help="tlbvfi: sampling steps (default 10)")
+    group.add_argument(
+        "--flow-scale", type=float, default=0.5, help="tlbvfi: scale of the flow (default 0.5)"
+    )
+    group.add_argument(
+        "--padding", choices=("reference", "tight"), default="reference", help="tlbvfi: padding"
+    )
+    group.add_argument(
+        "--precision",
+        choices=("float32", "tf32", "bfloat16", "float16"),
+        default="float32",
+        help="arithmetic of tlbvfi and film (default float32)",
+    )
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
+
+
 def encoder_settings(arguments: argparse.Namespace) -> EncoderSettings | None:
     """What the options of `add_encoder` ask for; None where none of them is given."""
     from ...encoding.profiles import EncoderSettings

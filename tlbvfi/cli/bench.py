@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .arguments import add_network
 from .interpolate import method_config
 
 SIZES = "256,512,720,1080,1440,2160"
@@ -24,16 +25,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
     parser.add_argument(
         "--sizes", default=SIZES, help=f"heights (16:9) or WIDTHxHEIGHT (default {SIZES})"
     )
-    parser.add_argument("--model", type=Path, metavar="FILE", help="weights of tlbvfi")
-    parser.add_argument("--steps", type=int, default=10, help="sampling steps (default 10)")
-    parser.add_argument(
-        "--flow-scale", type=float, default=0.5, help="scale of the flow (default 0.5)"
-    )
-    parser.add_argument("--padding", choices=("reference", "tight"), default="reference")
-    parser.add_argument(
-        "--precision", choices=("float32", "tf32", "bfloat16", "float16"), default="float32"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
+    add_network(parser)
     parser.add_argument(
         "--pairs", type=int, help="mid frames the median is taken of (default 3, on a GPU 20)"
     )

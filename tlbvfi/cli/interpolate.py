@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods import METHODS, MethodConfig
-from .arguments import add_encoder, add_root, encoder_settings, session_place
+from .arguments import add_encoder, add_network, add_root, encoder_settings, session_place
 from .show import ProgressBar
 
 if TYPE_CHECKING:
@@ -126,21 +126,7 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
 def _add_method(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("method")
     group.add_argument("--method", choices=METHODS, default="tlbvfi", help="default: tlbvfi")
-    group.add_argument("--model", type=Path, metavar="FILE", help="weights of tlbvfi or film")
-    group.add_argument("--steps", type=int, default=10, help="tlbvfi: sampling steps (default 10)")
-    group.add_argument(
-        "--flow-scale", type=float, default=0.5, help="tlbvfi: scale of the flow (default 0.5)"
-    )
-    group.add_argument(
-        "--padding", choices=("reference", "tight"), default="reference", help="tlbvfi: padding"
-    )
-    group.add_argument(
-        "--precision",
-        choices=("float32", "tf32", "bfloat16", "float16"),
-        default="float32",
-        help="arithmetic of tlbvfi and film (default float32)",
-    )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
+    add_network(group)
     group.add_argument("--seed", type=int, default=0, help="tlbvfi: seed of the noise (default 0)")
 
 

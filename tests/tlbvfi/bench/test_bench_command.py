@@ -1,0 +1,213 @@
+"""`tlbvfi bench`: once for real, at the smallest size; else with processes that only pretend."""
+
+import json
+import re
+
+import pytest
+from comfyui_tlbvfi.tlbvfi.bench import report
+from comfyui_tlbvfi.tlbvfi.bench.figures import STAGES
+
+MACHINE = {
+    "cpu": "a CPU",
+    "threads": 2,
+    "torch": "2.9",
+    "device": "cpu",
+    "matmul_tflops": {"float32": 2.0},
+}
+MODEL = {
+    "ms": 500.0,
+    "cpu_ms": 900.0,
+    "pairs": 3,
+    "peak_bytes": 1_500_000_000,
+    "idle_bytes": 300_000_000,
+    "predicted_bytes": 1_100_000_000,
+    "stages_ms": {**dict.fromkeys(STAGES, 80.0), "other": 20.0},
+    "stages_gflop": dict.fromkeys(STAGES, 50.0),
+    "gpu_busy": None,
+}
+BASELINE = {
+    "ms": 1500.0,
+    "cpu_ms": 2900.0,
+    "peak_bytes": 3_000_000_000,
+    "largest_difference": 3.5e-6,
+    "psnr": 118.0,
+    "ms_torch_defaults": None,
+}
+JOB = {
+    "pairs": 20,
+    "mid_frames": 20,
+    "frames": 41,
+    "seconds": 12.5,
+    "model_ms": 500.0,
+    "decode_ms": 3.0,
+    "encode_ms": 9.0,
+    "peak_bytes": 1_600_000_000,
+    "encoder": "libx264",
+}
+FOUND = {
+    "machine": MACHINE,
+    "weights": {},
+    "model": MODEL,
+    "baseline": BASELINE,
+    "clip": {},
+    "job": JOB,
+}
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Replacer of every measurement by values; `changes` by (kind, size)."""
+
+    def replace(changes=None):
+        asked = []
+
+        def run_task(task):
+            asked.append((task.kind, str(task.size)))
+            found = (changes or {}).get((task.kind, str(task.size)), FOUND[task.kind])
+            if isinstance(found, BaseException):
+                raise found
+            return found
+
+        monkeypatch.setattr(report, "run_task", run_task)
+        monkeypatch.setattr(report, "installed_model", lambda config: None)
+        return asked
+
+    return replace
+
+
+def table(out, name):
+    """Cells by size of the table that begins with `name`."""
+    lines = out[out.index(f"\n{name}  ") :].split("\n\n")[0].strip().splitlines()
+    return {line.split()[0]: re.split(r" {2,}", line)[1:] for line in lines[1:]}
+
+
+@pytest.fixture
+def one_pair_jobs(monkeypatch):
+    """Jobs as short as can be."""
+    monkeypatch.setattr(report, "JOB_PAIRS", (1, 1))
+
+
+def test_a_real_run_measures_everything(tlbvfi, one_pair_jobs, monkeypatch, tmp_path):
+    monkeypatch.setenv("TLBVFI_MODELS", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    words = "--sizes 64x48 --pairs 1 --steps 1 --device cpu --threads 1 --baseline --json"
+    code, out, err = tlbvfi("bench", *words.split())
+    assert code == 0
+    found = json.loads(out)
+    assert found["stand_in_weights"]
+    assert found["machine"]["threads"] == 1
+    assert found["machine"]["matmul_tflops"]["float32"] > 0
+    assert found["command"][:2] == ["tlbvfi", "bench"]
+    (row,) = found["rows"]
+    assert row["problems"] == {}
+    model, job, baseline = row["model"], row["job"], row["baseline"]
+    assert all(model["stages_ms"][stage] > 0 for stage in STAGES)
+    assert sum(model["shares"].values()) == pytest.approx(1)
+    assert 200e6 < model["idle_bytes"] < model["peak_bytes"]
+    assert model["tflops"] == pytest.approx(sum(model["stages_gflop"].values()) / model["ms"])
+    assert baseline["largest_difference"] < 5e-5
+    assert baseline["psnr"] > 80
+    assert row["times_faster"] == pytest.approx(baseline["ms"] / model["ms"])
+    assert (job["pairs"], job["mid_frames"], job["frames"]) == (1, 1, 3)
+    assert job["limit"] == "model"
+    assert "64x48: from file to file" in err
+
+
+def test_tables_tell_the_figures_of_every_size(tlbvfi, pretend):
+    asked = pretend()
+    code, out, _ = tlbvfi("bench", "--sizes", "256,512x512", "--baseline")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == "TLB-VFI on a CPU, 2 threads; torch 2.9"
+    assert "stand-in weights" in lines[1]
+    row = "512x512"
+    assert table(out, "model")[row] == ["500.0", "2", "1.50 GB", "0.6", "30 %"]
+    assert table(out, "stages")[row] == [*["16 %"] * 6, "4 %", "80.0", "-"]
+    assert table(out, "file to file")[row][:3] == ["3.28", "80 %", "model"]
+    assert table(out, "baseline")[row][:3] == ["1500.0", "3.00", "3.22"]
+    assert [kind for kind, size in asked if size == "512x512"] == [
+        *("model", "baseline", "clip", "job")
+    ]
+
+
+def test_aims_are_judged_where_they_were_measured(tlbvfi, pretend):
+    pretend()
+    _, out, _ = tlbvfi("bench", "--sizes", "256,512x512,1536x1024", "--baseline")
+    lines = out[out.index("aim ") :].splitlines()[1:]
+    assert [line.split()[-1] for line in lines] == ["pass", "pass"]
+    assert re.split(" {2,}", lines[0]) == [
+        *("faster than the baseline", "512x512", "3 x", "at least 2.2 x", "pass")
+    ]
+    _, out, _ = tlbvfi("bench", "--sizes", "256")
+    assert "aim " not in out
+
+
+def test_a_gpu_is_judged_by_the_aims_for_gpus(tlbvfi, pretend):
+    gpu = {**MACHINE, "gpu": "a GPU", "device": "cuda", "matmul_tflops": {"bfloat16": 300.0}}
+    model = {**MODEL, "gpu_busy": 0.93, "peak_bytes": 4_400_000_000}
+    pretend(
+        {
+            ("machine", "1920x1080"): gpu,
+            ("model", "1920x1080"): model,
+            ("model", "3840x2160"): model,
+        }
+    )
+    words = ("--sizes", "1080,2160", "--precision", "bfloat16", "--baseline", "--json")
+    found = json.loads(tlbvfi("bench", *words)[1])
+    judged = {(aim["text"], aim["size"]): aim["passed"] for aim in found["aims"]}
+    assert judged == {
+        ("faster than the baseline", "1920x1080"): False,
+        ("last frame against float32", "1920x1080"): True,
+        ("job at the model's own rate", "1920x1080"): False,
+        ("sampler", "1920x1080"): False,
+        ("GPU busy", "1920x1080"): True,
+        ("job at the model's own rate", "3840x2160"): False,
+        ("peak memory", "3840x2160"): False,
+    }
+
+
+def test_out_of_memory_at_one_size_leaves_the_others(tlbvfi, pretend):
+    full = {"problem": "out of memory"}
+    asked = pretend({("model", "1280x720"): full, ("baseline", "910x512"): full})
+    code, out, _ = tlbvfi("bench", "--sizes", "720,512", "--baseline")
+    assert code == 0
+    assert "1280x720: model: out of memory" in out.splitlines()
+    assert "910x512: baseline: out of memory" in out.splitlines()
+    assert ("job", "1280x720") not in asked
+    assert ("job", "910x512") in asked
+
+
+def test_ctrl_c_prints_what_was_measured(tlbvfi, pretend):
+    pretend({("model", "1280x720"): KeyboardInterrupt()})
+    code, out, _ = tlbvfi("bench", "--sizes", "512,720")
+    assert code == 130
+    assert "910x512" in out
+    assert "1280x720" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--sizes", "big"), "sizes are heights or WIDTHxHEIGHT"),
+        (("--model", "nothing.pth"), "There is no tlbvfi model at nothing.pth"),
+        (("--sizes", "256", "--device", "cuda:9"), "The device cuda:9 cannot be used here"),
+        (("--sizes", "256", "--pairs", "0"), "pairs must be at least 1"),
+        (("--sizes", "256", "--threads", "0"), "threads must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_sentence(tlbvfi, words, said):
+    code, out, err = tlbvfi("bench", *words)
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith(f"tlbvfi: {said}")
+
+
+def test_a_process_that_dies_is_told_apart_from_one_that_was_killed(tmp_path, monkeypatch):
+    from comfyui_tlbvfi.tlbvfi.bench.sizes import Size
+    from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
+    from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
+
+    task = Task(kind="model", folder=tmp_path, method=MethodConfig(), threads=1, size=Size(64, 64))
+    monkeypatch.setattr(report, "START", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert report.run_task(task)["problem"].startswith("out of memory")
+    monkeypatch.setattr(report, "START", "raise SystemExit(3)")
+    assert "exit code 3" in report.run_task(task)["problem"]

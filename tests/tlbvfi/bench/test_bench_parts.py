@@ -1,0 +1,176 @@
+"""Sizes, spans, pictures and figures of the benchmark: arithmetic, without measuring anything."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from comfyui_tlbvfi.tlbvfi.bench.cuda import covered, is_out_of_memory
+from comfyui_tlbvfi.tlbvfi.bench.figures import psnr
+from comfyui_tlbvfi.tlbvfi.bench.pictures import (
+    moving_picture,
+    pictures,
+    there_and_back,
+    write_clip,
+)
+from comfyui_tlbvfi.tlbvfi.bench.plain import require_plain
+from comfyui_tlbvfi.tlbvfi.bench.rate import plain_frames
+from comfyui_tlbvfi.tlbvfi.bench.report import START, job_pairs
+from comfyui_tlbvfi.tlbvfi.bench.sizes import Size, parse_sizes
+from comfyui_tlbvfi.tlbvfi.bench.stages import count_gflop, watched
+from comfyui_tlbvfi.tlbvfi.bench.tasks import Task, task_from_json, task_to_json
+from comfyui_tlbvfi.tlbvfi.errors import SettingsError
+from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
+from comfyui_tlbvfi.tlbvfi.model import TLBVFI, plan_geometry
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def test_a_height_is_that_of_a_16_to_9_picture():
+    sizes = parse_sizes("256, 720,1080,2160,4320,512x448")
+    assert list(map(str, sizes)) == [
+        "456x256",
+        "1280x720",
+        "1920x1080",
+        "3840x2160",
+        "7680x4320",
+        "512x448",
+    ]
+
+
+@given(st.integers(8, 3000).map(lambda half: 2 * half))
+def test_widths_are_even_and_within_a_pixel_of_16_to_9(height):
+    (size,) = parse_sizes(str(height))
+    assert size.width % 2 == 0
+    assert abs(size.width - height * 16 / 9) <= 1
+
+
+@pytest.mark.parametrize("text", ["1080p", "", "1080,", "511x512", "8x8", "1920:1080"])
+def test_what_is_no_size_is_refused_in_one_sentence(text):
+    with pytest.raises(SettingsError, match=r"^[^.\n]*(\. )?[^.\n]*\.$"):
+        parse_sizes(text)
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=12))
+def test_spans_that_overlap_count_once(pieces):
+    spans = [(start, start + length) for start, length in pieces]
+    inside = {n for start, end in spans for n in range(start, end)}
+    assert covered(spans) == len(inside)
+
+
+@given(st.integers(0, 500), st.integers(2, 20))
+def test_there_and_back_moves_one_frame_at_a_time(number, count):
+    here, there = there_and_back(number, count), there_and_back(number + 1, count)
+    assert abs(here - there) == 1
+    assert 0 <= here < count
+
+
+def test_a_psnr_of_equal_frames_is_none():
+    assert psnr(0.0) is None
+    assert psnr(1e-5) == pytest.approx(50)
+
+
+def test_jobs_last_long_enough_but_no_longer():
+    assert job_pairs(100.0) == 100
+    assert job_pairs(60_000.0) == 4
+    assert job_pairs(0.1) == 1000
+
+
+def test_tasks_travel_as_json(tmp_path):
+    method = MethodConfig(model=tmp_path / "w.pth", steps=4, device="cpu", precision="float16")
+    task = Task(
+        kind="job",
+        folder=tmp_path,
+        method=method,
+        threads=3,
+        size=Size(64, 48),
+        pairs=2,
+        clip=tmp_path / "in.mp4",
+    )
+    assert task_from_json(task_to_json(task)) == task
+
+
+def test_the_baseline_outside_of_a_checkout_is_one_sentence(tmp_path):
+    with pytest.raises(SettingsError, match="only a checkout of the repository has"):
+        require_plain(tmp_path / "model_baseline.py")
+
+
+def test_a_flow_scale_the_baseline_cannot_do_is_one_sentence(tmp_path):
+    task = Task(
+        kind="baseline",
+        folder=tmp_path,
+        method=MethodConfig(flow_scale=0.25),
+        threads=1,
+        size=Size(256, 256),
+    )
+    with pytest.raises(
+        SettingsError, match=r"multiples of 128 once padded, and they are 64 and 64"
+    ):
+        next(plain_frames(task, torch.device("cpu")))
+
+
+def test_a_clip_has_the_frames_asked_for_at_the_size_asked_for(tmp_path, pictures_of):
+    size = Size(96, 64)
+    write_clip(tmp_path / "a.mp4", moving_picture(size, 3), 7)
+    shown = pictures_of(tmp_path / "a.mp4")
+    assert [picture.shape for picture in shown] == [(64, 96, 3)] * 7
+    again = pictures(Size(48, 32), tmp_path / "a.mp4", 5)
+    assert [picture.shape for picture in again] == [(32, 48, 3)] * 5
+    # What H.264 and half the size leave of the picture: far less than the next one differs.
+    wanted = [picture[::2, ::2].astype(float) for picture in moving_picture(size, 2)]
+    off = [abs(again[0] - picture).mean() for picture in wanted]
+    assert off[0] < 12
+    assert off[0] < off[1]
+
+
+def test_a_clip_of_one_frame_is_refused(tmp_path, clip):
+    clip(tmp_path / "one.mp4", 1)
+    with pytest.raises(SettingsError, match="has only one frame"):
+        pictures(Size(32, 32), tmp_path / "one.mp4")
+
+
+def test_watching_leaves_the_model_as_it_was():
+    with torch.device("meta"):
+        model = TLBVFI()
+    before = dict(vars(model))
+    with watched(model, torch.device("cpu")) as spent:
+        assert "encode" in vars(model)
+    assert vars(model) == before
+    assert set(spent) == {
+        *("encode", "latent", "sampler", "quantizer", "flow", "decode"),
+        "other",
+    }
+
+
+def test_arithmetic_is_that_of_a_mid_frame_in_a_sequence():
+    counted = count_gflop(plan_geometry(256, 256), 2)
+    assert 420 / 4 < sum(counted.values()) < 480 / 4
+    assert counted["decode"] > counted["encode"] > counted["sampler"]
+    assert counted["quantizer"] >= 0
+
+
+def test_the_errors_of_a_full_memory_are_known():
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux grants more memory than there is")
+def test_more_than_the_free_memory_is_an_error_not_a_swap(root):
+    code = START.split("from comfyui_tlbvfi.tlbvfi")[0] + (
+        "import psutil, torch\n"
+        "from comfyui_tlbvfi.tlbvfi.bench.cuda import is_out_of_memory\n"
+        "from comfyui_tlbvfi.tlbvfi.bench.process import *\n"
+        "stop_at_free_memory()\n"
+        "try:\n"
+        "    torch.empty(2 * psutil.virtual_memory().total, dtype=torch.uint8)\n"
+        "except RuntimeError as error:\n"
+        "    print(is_out_of_memory(error), peak_resident_bytes())\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(root)], capture_output=True, text=True, check=True
+    )
+    known, peak = re.findall(r"(\w+) (\d+)", ended.stdout)[0]
+    assert known == "True"
+    assert 50e6 < int(peak) < 2e9
