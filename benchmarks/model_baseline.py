@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from comfyui_tlbvfi.tlbvfi.model import TLBVFI, Geometry
-from comfyui_tlbvfi.tlbvfi.model.autoencoder import flow_pyramid, luma
+from comfyui_tlbvfi.tlbvfi.model.autoencoder import flow_pyramid, haar, luma
 from comfyui_tlbvfi.tlbvfi.model.bridge import sample_bridge, step_list
 from comfyui_tlbvfi.tlbvfi.model.flow import rescale_flow
 from comfyui_tlbvfi.tlbvfi.model.layers import per_frame
@@ -65,8 +65,12 @@ class Baseline:
         return [feature[[0, 2]] for feature in kept], h
 
     def latent(self, clip: Tensor, deepest: Tensor) -> Tensor:
-        lumas = luma(clip).split(1)
-        return per_frame(self.model.vqgan.quant_conv, self.encoder(deepest.split(1), lumas))
+        """The latent clip [1, 3, T=3, h, w] of `clip` [T=3, 3, H, W] and its phi[5]."""
+        encoder = self.encoder
+        gate = 1 + torch.sigmoid(frequencies(encoder.frequency_extractor, luma(clip)))
+        h = encoder.mid((deepest * gate).transpose(0, 1)[None].contiguous())
+        h = encoder.conv_out(F.silu(per_frame(encoder.norm_out, h)))
+        return per_frame(self.model.vqgan.quant_conv, h)
 
     def sample(self, y: Tensor, steps: int, noise: Sequence[Tensor]) -> Tensor:
         visited = step_list(steps)
@@ -124,6 +128,17 @@ class Baseline:
 def with_unknown(frames: Tensor) -> Tensor:
     """[2, 3, H, W] -> [3, 3, H, W], gray in the middle."""
     return torch.stack([frames[0], torch.full_like(frames[0], 0.5), frames[1]])
+
+
+def frequencies(extractor: Any, lumas: Tensor) -> Tensor:
+    """Features [1, 256, H/32, W/32] of the wavelet details of `lumas` [T=3, 1, H, W]."""
+    low, *fine = haar(lumas.transpose(0, 1))
+    _, *coarse = haar(low)
+    h = extractor.conv_in(torch.cat([*fine, *coarse], dim=1))
+    for block in extractor.Blocks:
+        inner = block.conv1(F.relu(block.norm1(h)))
+        h = block.conv2(F.relu(block.norm2(inner))) + block.shortcut(h)
+    return h
 
 
 def res_block(block: Any, x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -141,6 +142,17 @@ def test_watching_leaves_the_model_as_it_was():
         *("encode", "latent", "sampler", "quantizer", "flow", "decode"),
         "other",
     }
+
+
+def test_a_stage_within_a_stage_counts_once(monkeypatch):
+    with torch.device("meta"):
+        model = TLBVFI()
+    monkeypatch.setattr(TLBVFI, "encode", lambda self: time.sleep(0.3))
+    monkeypatch.setattr(TLBVFI, "decode", lambda self: (time.sleep(0.01), self.encode()))
+    with watched(model, torch.device("cpu")) as spent:
+        model.decode()
+    assert spent["encode"] >= 0.3
+    assert 0.01 <= spent["decode"] < 0.3
 
 
 def test_arithmetic_is_that_of_a_mid_frame_in_a_sequence():
