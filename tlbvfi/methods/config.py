@@ -34,8 +34,15 @@ class MethodConfig:
     """tlbvfi, film: arithmetic of the network."""
     device: str = "auto"
     """tlbvfi, film: `auto` is a GPU where there is one."""
+    memory: int | None = None
+    """tlbvfi: bytes it may take, weights included; of a GPU, or of RAM for the whole process.
+
+    None is what is free. Frames are the same; with less they take longer.
+    """
 
     def __post_init__(self) -> None:
+        if self.memory is not None and self.memory <= 0:
+            raise SettingsError(f"memory must be above 0 bytes, got {self.memory}.")
         for field, allowed in (
             ("name", METHODS),
             ("precision", get_args(Precision)),

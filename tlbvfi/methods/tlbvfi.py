@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
@@ -14,11 +15,22 @@ from torch import Tensor
 from ..checkpoint import load_checkpoint, weights_hash
 from ..device import choose_device
 from ..errors import FrameError, SettingsError
+from ..memory import free_memory, used_memory
 from ..method import PairKey
-from ..model import TLBVFI, Bands, FrameFeatures, Geometry, SamplingOptions, predict_peak_memory
+from ..model import (
+    TLBVFI,
+    FrameFeatures,
+    Geometry,
+    MemoryPlan,
+    SamplingOptions,
+    plan_memory,
+)
+from ..model.memory import LIBRARIES
 from ..model.precision import matmul_precision
 from ..model.sampling import check_values, draw_noise
 from .config import MethodConfig
+
+log = logging.getLogger("tlbvfi.model")
 
 DTYPES = {
     "float32": torch.float32,
@@ -27,6 +39,9 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 """Type the convolutions of the decoder compute in, by precision."""
+
+FREE_SHARE = 0.9
+"""Of the memory that is free; the rest is for what others begin to do meanwhile."""
 
 
 def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
@@ -44,7 +59,16 @@ def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
     )
     device = choose_device(config.device)
     model = load_checkpoint(path, dtype=DTYPES[config.precision], device=device)
-    return TlbvfiMethod(model, options, weights=weights_hash(path))
+    available = memory_left(device, config.memory)
+    return TlbvfiMethod(model, options, weights=weights_hash(path), available=available)
+
+
+def memory_left(device: torch.device, budget: int | None) -> int:
+    """Bytes of a budget, or of what is free, that frames may take once the weights are loaded."""
+    libraries = LIBRARIES if device.type == "cpu" else 0
+    if budget is None:
+        return int(FREE_SHARE * free_memory(device)) - libraries
+    return max(0, budget - used_memory(device) - libraries)
 
 
 class TlbvfiMethod:
@@ -63,17 +87,17 @@ class TlbvfiMethod:
         options: SamplingOptions | None = None,
         *,
         weights: str = "",
-        bands: Bands | None = None,
+        available: int | None = None,
     ) -> None:
         """`weights`: identity of the weights for `settings`, as `weights_hash` gives it.
 
-        `bands`: how much of a map is computed at a time; None suits the device. Frames are the
-        same to float rounding.
+        `available`: bytes that features and maps may take; None: as many as are fastest.
         """
         self.model = model
         self.options = options or SamplingOptions()
         self.weights = weights
-        self.bands = bands
+        self.available = available
+        self._plan: tuple[object, MemoryPlan] | None = None
         self._unknown: tuple[Geometry, Tensor] | None = None
 
     @property
@@ -88,9 +112,34 @@ class TlbvfiMethod:
         return {**asdict(self.options), "dtype": dtype, "weights": self.weights}
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Bytes at the peak for frames of this size, weights included."""
-        geometry = self.options.geometry(height, width)
-        return predict_peak_memory(geometry, dtype=self.model.compute_dtype)
+        """Bytes that frames of this size take at the peak, beside the weights."""
+        return self.plan(self.options.geometry(height, width)).peak
+
+    def plan(self, geometry: Geometry) -> MemoryPlan:
+        """How frames of this geometry are computed in the memory there is."""
+        wanted = geometry, self.available
+        if self._plan is None or self._plan[0] != wanted:
+            self._plan = wanted, self._make_plan(geometry)
+        return self._plan[1]
+
+    def _make_plan(self, geometry: Geometry) -> MemoryPlan:
+        plan = plan_memory(
+            geometry,
+            available=self.available,
+            device=self.device.type,
+            dtype=self.model.compute_dtype,
+        )
+        log.debug("%s", plan)
+        if self.available is not None and plan.peak > self.available:
+            log.warning(
+                "frames of %dx%d take about %.1f GB beside the weights, more than the %.1f GB there "
+                "are: allow more memory, or scale them down, if it fails.",
+                geometry.width,
+                geometry.height,
+                plan.peak / 1e9,
+                self.available / 1e9,
+            )
+        return plan
 
     def prepare(self, frame: Tensor) -> FrameFeatures:
         """Features of a frame [C, H, W], RGB or RGBA floats nominally in [0, 1].
@@ -159,16 +208,16 @@ class TlbvfiMethod:
         noise = draw_noise(seed, geometry, steps, self.device)
         with matmul_precision(tf32=self.options.tf32):
             unknown = self._unknown_of(geometry)
-            return self.model(features0, unknown, features1, steps, noise, self.bands)
+            return self.model(features0, unknown, features1, steps, noise, self.plan(geometry))
 
     @torch.no_grad()
     def _encode(self, frame: Tensor, geometry: Geometry) -> FrameFeatures:
         with matmul_precision(tf32=self.options.tf32):
-            return self.model.encode(frame, geometry, self.bands)
+            return self.model.encode(frame, geometry, self.plan(geometry))
 
     def _unknown_of(self, geometry: Geometry) -> Tensor:
         """Features of the unknown frame, kept for the geometry they were last needed for."""
         if self._unknown is None or self._unknown[0] != geometry:
             self.options.report(geometry)
-            self._unknown = geometry, self.model.encode_unknown(geometry, self.bands)
+            self._unknown = geometry, self.model.encode_unknown(geometry, self.plan(geometry))
         return self._unknown[1]

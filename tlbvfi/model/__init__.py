@@ -1,8 +1,8 @@
 """The TLB-VFI networks: tensors in, tensors out; no files, no devices, no video."""
 
-from .bands import Bands, default_bands
+from .bands import Bands
 from .geometry import MINIMUM_SIDE, Geometry, Padding, plan_geometry
-from .memory import predict_peak_memory
+from .memory import WHOLE, MemoryPlan, plan_memory
 from .precision import COMPUTE_DTYPES
 from .sampling import SamplingOptions, sample
 from .tlbvfi import TLBVFI, FrameFeatures
@@ -11,13 +11,14 @@ __all__ = [
     "COMPUTE_DTYPES",
     "MINIMUM_SIDE",
     "TLBVFI",
+    "WHOLE",
     "Bands",
     "FrameFeatures",
     "Geometry",
+    "MemoryPlan",
     "Padding",
     "SamplingOptions",
-    "default_bands",
     "plan_geometry",
-    "predict_peak_memory",
+    "plan_memory",
     "sample",
 ]

@@ -15,8 +15,9 @@ from .bands import (
     Bands,
     Kernel,
     Rows,
+    added,
     convolved,
-    downsampled,
+    derived,
     gather,
     joined,
     keep,
@@ -24,9 +25,12 @@ from .bands import (
     kernel_of,
     mapped,
     normed,
+    settle,
     stored,
+    strided,
     upsampled,
     whole,
+    with_halo,
 )
 from .flow import IFNet, RefineNet, resize, warped
 from .layers import (
@@ -43,7 +47,7 @@ from .layers import (
     swish,
 )
 from .lookup import tokens_of
-from .norm import Moments, group_norm
+from .norm import Moments
 from .unet import LATENT
 from .warp import sample_at, sampling_grid
 
@@ -91,11 +95,17 @@ def haar(clip: Tensor) -> list[Tensor]:
     return bands
 
 
-def wavelet_details(clip: Tensor) -> Tensor:
+def wavelet_details(clip: Tensor) -> Rows:
     """Details of two Haar levels of a three-frame luma clip [B, 3, H, W]: [B, 21, H, W]."""
-    low, *fine = haar(clip)
-    _, *coarse = haar(low)
-    return torch.cat([*fine, *coarse], dim=1)
+    B, _, H, W = clip.shape
+
+    def compute(start: int, stop: int) -> Tensor:
+        # Zeros below the clip give zeros below each level, as the padding asks for.
+        low, *fine = haar(with_halo(stored(clip), start, stop + 2))
+        _, *coarse = haar(low)
+        return torch.cat([*fine, *coarse], dim=1)[:, :, : stop - start]
+
+    return derived((B, 21, H, W), compute)
 
 
 class FrequencyBlock(nn.Module):
@@ -109,25 +119,30 @@ class FrequencyBlock(nn.Module):
         self.conv2 = ops.Conv2d(out_channels, out_channels, 5, stride=2, padding=2)
         self.shortcut = ops.Conv2d(channels, out_channels, 5, stride=4, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.relu_(group_norm(self.norm1, x)))
-        h = self.conv2(F.relu_(group_norm(self.norm2, h)))
-        return h.add_(self.shortcut(x))
+    def forward(self, x: Rows, moments: Moments, bands: Bands) -> tuple[Rows, Moments]:
+        """A stored map and its moments to those of the next."""
+        h = normed(self.norm1, x, moments, F.relu_)
+        h, gathered = keep_and_gather(strided(kernel_of(self.conv1), h, 2, before=2), bands)
+        h = normed(self.norm2, h, gathered, F.relu_)
+        h = strided(kernel_of(self.conv2), h, 2, before=2)
+        return keep_and_gather(added(h, strided(kernel_of(self.shortcut), x, 4, before=1)), bands)
 
 
 class FrequencyExtractor(nn.Module):
-    """Wavelet details [B, 21, H, W] -> features [B, 256, H/32, W/32]."""
+    """Wavelet details of a clip to features [B, 256, H/32, W/32]."""
 
     def __init__(self, ops: Operations) -> None:
         super().__init__()
         self.conv_in = ops.Conv2d(21, 64, 3, stride=2, padding=1)
         self.Blocks = nn.ModuleList([FrequencyBlock(ops, 64, 64), FrequencyBlock(ops, 64, DEEP)])
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
+    def forward(self, clip: Tensor, bands: Bands) -> Tensor:
+        """`clip`: luma of three frames, [B, 3, H, W]."""
+        details = wavelet_details(clip)
+        h, moments = keep_and_gather(strided(kernel_of(self.conv_in), details, 2, before=1), bands)
         for block in self.Blocks:
-            x = block(x)
-        return x
+            h, moments = block(h, moments, bands)
+        return whole(h)
 
 
 class EncoderLevel(nn.Module):
@@ -144,7 +159,8 @@ class EncoderLevel(nn.Module):
         h = self.block[0](x, moments, bands)
         for attention in self.attn:
             h = in_place(attention, keep(h, bands), None, bands)
-        return keep_and_gather(downsampled(kernel_of(self.downsample.conv), h), bands)
+        down = strided(kernel_of(self.downsample.conv), h, 2, before=0)
+        return keep_and_gather(down, bands)
 
 
 def in_place(attention: nn.Module, x: Tensor, context: Tensor | None, bands: Bands) -> Rows:
@@ -182,31 +198,25 @@ class Encoder(nn.Module):
         self.norm_out = new_group_norm(ops, DEEP)
         self.conv_out = ops.Conv3d(DEEP, LATENT, 3, padding=1)
 
-    def features(
-        self, frame: Tensor, levels: int, bands: Bands, *, keep_first: bool
-    ) -> list[Tensor | None]:
-        """phi[0..levels] of a frame [B, 3, H, W]; phi[k] is at 1 / 2**k.
+    def first(self, frame: Tensor) -> Rows:
+        """The first features [B, 64, H, W] of a frame [B, 3, H, W]: large, and cheap to compute."""
+        return convolved(kernel_of(self.conv_in), stored(frame.to(self.conv_in.weight.dtype)))
 
-        phi[0] is None unless `keep_first`: it is the largest by far, rarely needed, and cheap.
-        """
-        h = convolved(kernel_of(self.conv_in), stored(frame.to(self.conv_in.weight.dtype)))
-        if keep_first:
-            h, gathered = keep_and_gather(h, bands)
-            features: list[Tensor | None] = [whole(h)]
-        else:
-            gathered = gather(h, bands)
-            features = [None]
-        for level in self.down[:levels]:
+    def levels(self, first: Rows, count: int, bands: Bands) -> list[Tensor]:
+        """What the first `count` levels make of it; that of level i is at 1 / 2**(i + 1)."""
+        h, gathered = first, gather(first, bands)
+        made = []
+        for level in self.down[:count]:
             h, gathered = level(h, gathered, bands)
-            features.append(whole(h))
-        return features
+            made.append(whole(h))
+        return made
 
-    def forward(self, deepest: Sequence[Tensor], lumas: Sequence[Tensor]) -> Tensor:
+    def forward(self, deepest: Sequence[Tensor], lumas: Sequence[Tensor], bands: Bands) -> Tensor:
         """Latent clip [B, 3, T=3, h, w] of three frames, before `quant_conv`.
 
-        `deepest`: phi[5] of each, [B, 256, h, w]; `lumas`: [B, 1, H, W] each.
+        `deepest`: the last level of each, [B, 256, h, w]; `lumas`: [B, 1, H, W] each.
         """
-        frequencies = self.frequency_extractor(wavelet_details(torch.cat(list(lumas), dim=1)))
+        frequencies = self.frequency_extractor(torch.cat(list(lumas), dim=1), bands)
         gate = 1 + torch.sigmoid(frequencies)
         clip = torch.stack([phi * gate for phi in deepest], dim=2).contiguous()
         clip = self.mid(clip)
@@ -288,7 +298,7 @@ class ContextProjection(nn.Module):
         """Features of both frames, their channels together [B, C_in, H, W] -> [B, C, H, W]."""
         h = mapped(F.gelu, convolved(self.kernel("0", "1"), context))
         h = mapped(F.gelu, convolved(self.kernel("3", "4"), h))
-        h, gathered = keep_and_gather(h, bands)
+        h, gathered = settle(h, bands)
         gate = self.get_submodule("6")(gathered.mean)[:, :, None, None]
         h = mapped(lambda rows: rows * gate.to(rows), h)
         return keep(convolved(self.kernel("7", "8"), h), bands)
@@ -370,30 +380,33 @@ class Decoder(nn.Module):
     def forward(
         self,
         clip: Tensor,
-        phi0: Sequence[Tensor | None],
-        phi1: Sequence[Tensor | None],
+        levels0: Sequence[Tensor],
+        levels1: Sequence[Tensor],
         flow: Tensor,
         bands: Bands,
     ) -> Rows:
         """Logits [B, 4, H, W] of residual (3) and mask (1).
 
-        `clip`: [B, 3, T=3, h, w] after `post_quant_conv`; phi of each frame; `flow` [B, 4, H, W].
+        `clip`: [B, 3, T=3, h, w] after `post_quant_conv`; the encoder's levels of each frame;
+        `flow` [B, 4, H, W].
         """
         deep = self.mid(self.conv_in(clip))[:, :, 0].to(self.conv_out.weight.dtype)
         h = stored(deep.contiguous(memory_format=torch.channels_last))
         gathered = gather(h, bands)
         flows = flow_pyramid(flow, len(WARPED_LEVELS))
         for level in (4, 3, 2, 1, 0):
-            pair = (phi0[level + 1], phi1[level + 1])
-            context = [stored(phi.to(deep.dtype)) for phi in pair if phi is not None]
+            pair = (levels0[level], levels1[level])
+            context = [stored(features) for features in pair]
             if level in WARPED_LEVELS:
-                pairs = zip(context, flows[level].split(2, dim=1), strict=True)
-                context += [warped_features(feature, f) for feature, f in pairs]
+                pairs = zip(pair, flows[level].split(2, dim=1), strict=True)
+                context += [warped(tokens_of(features), f) for features, f in pairs]
+            context = [mapped(lambda rows: rows.to(deep.dtype), source) for source in context]
             stage: Any = self.up[level]  # a ModuleList does not know the type of its parts
-            x = stage.features(h, gathered, bands)
+            x = stage.features(h, gathered, bands.beside(h))
+            del h  # which may be stored
             h = stage(x, joined(context), bands)
             if level:
-                h, gathered = keep_and_gather(h, bands)
+                h, gathered = settle(h, bands)
         # The largest map of all is computed twice rather than kept: it is the cheapest, too.
         h = normed(self.norm_out, h, gather(h, bands), swish)
         return self.head(convolved(kernel_of(self.conv_out), h), bands)
@@ -401,17 +414,10 @@ class Decoder(nn.Module):
     def head(self, h: Rows, bands: Bands) -> Rows:
         """Logits of the last features."""
         for conv, norm in ((0, 1), (3, 4)):
-            h = convolved(kernel_of(self.moduleout[conv]), h)
-            h, gathered = keep_and_gather(h, bands)
+            h, gathered = settle(convolved(kernel_of(self.moduleout[conv]), h), bands)
+            bands = bands.beside(h)
             h = normed(self.moduleout[norm], h, gathered, F.relu_)
         return convolved(kernel_of(self.moduleout[6]), h)
-
-
-def warped_features(source: Rows, flow: Tensor) -> Rows:
-    """A kept map seen along `flow` [B, 2, H, W]."""
-    features = whole(source)
-    seen = warped(tokens_of(features), flow)
-    return mapped(lambda rows: rows.to(features.dtype), seen)
 
 
 def flow_pyramid(flow: Tensor, levels: int) -> list[Tensor]:
@@ -428,12 +434,12 @@ def compose(frame0: Tensor, frame1: Tensor, flow: Tensor, logits: Rows) -> Rows:
 
     `frame0`, `frame1`: [B, C, H, W] in [0, 1], RGB and further channels, which get no residual.
     """
-    grids = [sampling_grid(f) for f in flow.split(2, dim=1)]
+    flows = flow.split(2, dim=1)
 
     def compute(start: int, stop: int) -> Tensor:
         seen0, seen1 = (
-            sample_at(frame, grid[:, start:stop])
-            for frame, grid in zip((frame0, frame1), grids, strict=True)
+            sample_at(frame, sampling_grid(f, start, stop))
+            for frame, f in zip((frame0, frame1), flows, strict=True)
         )
         residual, mask = logits.compute(start, stop).float().sigmoid().split((3, 1), dim=1)
         mixed = torch.lerp(seen1, seen0, mask)
@@ -441,7 +447,7 @@ def compose(frame0: Tensor, frame1: Tensor, flow: Tensor, logits: Rows) -> Rows:
         return mixed.clamp_(0, 1)
 
     B, _, H, W = logits.shape
-    return Rows((B, frame0.shape[1], H, W), compute)
+    return derived((B, frame0.shape[1], H, W), compute, logits)
 
 
 class Autoencoder(nn.Module):

@@ -6,44 +6,55 @@ halo). Nothing is computed until `keep` walks over the rows in bands. A band sma
 cache is also faster on a CPU than the whole map, whose fresh memory costs more than arithmetic.
 
 What is global, such as the moments of a group norm, is gathered in one walk and used in the next:
-the result is that of the whole map, to float rounding.
+the result is that of the whole map, to float rounding. Moments are those of single rows until all
+are there, so they do not depend on the bands.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .norm import Moments, factor_and_offset, merge, moments
-
-CACHED_VALUES = 1 << 20
-"""Values of a band on a CPU: 4 MB of float32."""
-
+from .norm import Gathering, Moments, factor_and_offset
 
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 """(row, column) in a block of 2x2 pixels."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bands:
-    """How maps are walked over."""
+    """How maps are walked over, and which of them are stored on the way."""
 
-    values: int | None
-    """Values of a band, about; None walks over every map in one step."""
+    values: int | None = None
+    """Values of the widest map of a band, about; None walks over every map in one step."""
+    room: int | None = None
+    """Values of the maps that may be stored to save their being computed again; None: all."""
 
     def cut(self, height: int, values_per_row: int) -> Iterator[tuple[int, int]]:
         """Row ranges [start, stop) that together are 0..height."""
-        rows = height if self.values is None else max(1, self.values // values_per_row)
+        rows = height if self.values is None else max(1, self.values // max(1, values_per_row))
         for start in range(0, height, rows):
             yield start, min(start + rows, height)
 
+    def have_room(self, source: Rows) -> bool:
+        """Whether a map may be stored."""
+        return self.room is None or source.values <= self.room
 
-def default_bands(device: torch.device) -> Bands:
-    """Bands for the cache of a CPU; whole maps on anything else."""
-    return Bands(CACHED_VALUES if device.type == "cpu" else None)
+    def beside(self, source: Rows) -> Bands:
+        """The same with what room is left beside `source`, if that is stored."""
+        if self.room is None or source.widest > 0:
+            return self
+        return replace(self, room=self.room - source.values)
+
+
+WHOLE_MAPS = Bands()
+"""Every map in one step, all of them stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +66,18 @@ class Rows:
 
     shape: tuple[int, int, int, int]
     compute: Callable[[int, int], Tensor]
+    widest: int
+    """Values per row of the widest map that is computed on the way to this one; 0 if it is stored."""
 
     @property
     def height(self) -> int:
         """Rows there are."""
         return self.shape[2]
+
+    @property
+    def values(self) -> int:
+        """Values of the whole map."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +94,18 @@ class Kernel:
         return self.weight.shape[-1] // 2
 
 
+def derived(
+    shape: tuple[int, int, int, int],
+    compute: Callable[[int, int], Tensor],
+    *sources: Rows,
+    step: int = 1,
+) -> Rows:
+    """A map computed of others, of which each of its rows needs `step` rows."""
+    B, C, _, W = shape
+    widest = [step * source.widest for source in sources]
+    return Rows(shape, compute, max(B * C * W, *widest, 0))
+
+
 def kernel_of(layer: Any) -> Kernel:  # noqa: ANN401 - a convolution of any namespace
     """The kernel of a convolution layer."""
     return Kernel(layer.weight, layer.bias)
@@ -84,7 +114,7 @@ def kernel_of(layer: Any) -> Kernel:  # noqa: ANN401 - a convolution of any name
 def stored(x: Tensor) -> Rows:
     """Rows of a map that exists."""
     B, C, H, W = x.shape
-    return Rows((B, C, H, W), lambda start, stop: x[:, :, start:stop])
+    return Rows((B, C, H, W), lambda start, stop: x[:, :, start:stop], widest=0)
 
 
 def whole(source: Rows) -> Tensor:
@@ -96,7 +126,7 @@ def mapped(function: Callable[[Tensor], Tensor], source: Rows, channels: int | N
     """`function` of every row by itself; `channels` where it changes their number."""
     B, C, H, W = source.shape
     shape = (B, channels or C, H, W)
-    return Rows(shape, lambda start, stop: function(source.compute(start, stop)))
+    return derived(shape, lambda start, stop: function(source.compute(start, stop)), source)
 
 
 def joined(sources: Sequence[Rows]) -> Rows:
@@ -106,7 +136,7 @@ def joined(sources: Sequence[Rows]) -> Rows:
     def compute(start: int, stop: int) -> Tensor:
         return torch.cat([source.compute(start, stop) for source in sources], dim=1)
 
-    return Rows((B, sum(source.shape[1] for source in sources), H, W), compute)
+    return derived((B, sum(source.shape[1] for source in sources), H, W), compute, *sources)
 
 
 def added(first: Rows, second: Rows) -> Rows:
@@ -115,7 +145,25 @@ def added(first: Rows, second: Rows) -> Rows:
     def compute(start: int, stop: int) -> Tensor:
         return first.compute(start, stop).add_(second.compute(start, stop))
 
-    return Rows(first.shape, compute)
+    return derived(first.shape, compute, first, second)
+
+
+def remembered(source: Rows, reach: int = 0) -> Rows:
+    """A map whose last band is kept, for several to look at; computed `reach` rows further.
+
+    The widest range of a band, less `reach`, has to be asked for first.
+    """
+    kept: list[tuple[int, int, Tensor]] = []
+
+    def compute(start: int, stop: int) -> Tensor:
+        if not (kept and kept[0][0] <= start and stop <= kept[0][1]):
+            kept.clear()
+            first, last = max(0, start - reach), min(source.height, stop + reach)
+            kept.append((first, last, source.compute(first, last)))
+        first, _, rows = kept[0]
+        return rows[:, :, start - first : stop - first]
+
+    return derived(source.shape, compute, source)
 
 
 def normed(
@@ -157,19 +205,26 @@ def convolved(kernel: Kernel, source: Rows) -> Rows:
             return F.linear(rows.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
         return F.conv2d(rows, weight, bias, padding=padding, groups=kernel.groups)
 
-    return Rows((B, kernel.weight.shape[0], H, W), compute)
+    return derived((B, kernel.weight.shape[0], H, W), compute, source)
 
 
-def downsampled(kernel: Kernel, source: Rows) -> Rows:
-    """3x3 with stride 2; one row and column of zeros below and on the right only."""
+def strided(kernel: Kernel, source: Rows, stride: int, before: int) -> Rows:
+    """`kernel` at every `stride`-th row and column, whose sides are multiples of it.
+
+    `before`: zeros above and on the left; below and on the right there are as many as it takes.
+    """
     B, _, H, W = source.shape
+    size = kernel.weight.shape[-1]
+    after = size - stride - before
 
     def compute(start: int, stop: int) -> Tensor:
-        rows = F.pad(with_halo(source, 2 * start, 2 * stop + 1), (0, 1))
+        rows = with_halo(source, stride * start - before, stride * stop + after)
         bias = None if kernel.bias is None else kernel.bias.to(rows)
-        return F.conv2d(rows, kernel.weight.to(rows), bias, stride=2)
+        padded = F.pad(rows, (before, max(0, after)))
+        return F.conv2d(padded, kernel.weight.to(rows), bias, stride=stride)
 
-    return Rows((B, kernel.weight.shape[0], H // 2, W // 2), compute)
+    shape = (B, kernel.weight.shape[0], H // stride, W // stride)
+    return derived(shape, compute, source, step=stride)
 
 
 def upsampled(kernel: Kernel, source: Rows) -> Rows:
@@ -193,7 +248,7 @@ def upsampled(kernel: Kernel, source: Rows) -> Rows:
             out[:, :, row::2, column::2] = seen
         return out[:, :, start - 2 * first : stop - 2 * first]
 
-    return Rows((B, channels, 2 * H, 2 * W), compute)
+    return derived((B, channels, 2 * H, 2 * W), compute, source)
 
 
 def phase_kernels(weight: Tensor) -> list[Tensor]:
@@ -215,33 +270,51 @@ def collapse_to_phases(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def walk(source: Rows, bands: Bands) -> Iterator[tuple[int, int, Tensor]]:
     """(start, stop, rows) of one band after the other."""
-    B, C, H, W = source.shape
-    for start, stop in bands.cut(H, B * C * W):
+    for start, stop in bands.cut(source.height, source.widest):
         yield start, stop, source.compute(start, stop)
 
 
 def keep(source: Rows, bands: Bands) -> Tensor:
     """The whole map, computed band by band."""
-    return _keep(source, bands, gather=None)
+    return _keep(walk(source, bands), source)
 
 
 def keep_and_gather(source: Rows, bands: Bands) -> tuple[Rows, Moments]:
     """The whole map, computed band by band, and its moments."""
-    pieces: list[Moments] = []
-    kept = _keep(source, bands, gather=pieces)
-    return stored(kept), merge(pieces)
+    gathered: list[Gathering] = []
+    kept = _keep(_gathering(source, bands, gathered), source)
+    return stored(kept), gathered[0].moments()
 
 
 def gather(source: Rows, bands: Bands) -> Moments:
     """The moments of a map, of which no band is kept."""
-    return merge(moments(rows) for _, _, rows in walk(source, bands))
+    gathered: list[Gathering] = []
+    for _ in _gathering(source, bands, gathered):
+        pass
+    return gathered[0].moments()
 
 
-def _keep(source: Rows, bands: Bands, gather: list[Moments] | None) -> Tensor:
-    kept: Tensor | None = None
+def settle(source: Rows, bands: Bands) -> tuple[Rows, Moments]:
+    """A map and its moments: stored where there is room, else computed again wherever it is read."""
+    if bands.have_room(source):
+        return keep_and_gather(source, bands)
+    return source, gather(source, bands)
+
+
+def _gathering(
+    source: Rows, bands: Bands, gathered: list[Gathering]
+) -> Iterator[tuple[int, int, Tensor]]:
+    """`walk`, on which the moments are gathered."""
     for start, stop, rows in walk(source, bands):
-        if gather is not None:
-            gather.append(moments(rows))
+        if not gathered:
+            gathered.append(Gathering(rows, source.height))
+        gathered[0].add(rows)
+        yield start, stop, rows
+
+
+def _keep(walked: Iterable[tuple[int, int, Tensor]], source: Rows) -> Tensor:
+    kept: Tensor | None = None
+    for start, stop, rows in walked:
         if (start, stop) == (0, source.height):
             return rows
         if kept is None:

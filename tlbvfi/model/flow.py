@@ -16,10 +16,12 @@ from .bands import (
     Rows,
     added,
     convolved,
+    derived,
     joined,
     keep,
     kernel_of,
     mapped,
+    remembered,
     stored,
     whole,
 )
@@ -86,32 +88,34 @@ class IFNet(nn.Module):
 def correlation(blend: Rows, tokens: Tensor, flow: Tensor) -> Rows:
     """[B, 9, H, W]: cosine of `blend` [B, C, H, W] and the neighbors of a warped map.
 
-    `tokens`: of the map, with a border of one pixel; `flow`: [B, 2, H, W].
+    `tokens`: of the map; `flow`: [B, 2, H, W].
     """
     B, _, H, W = blend.shape
 
     def compute(start: int, stop: int) -> Tensor:
         rows = blend.compute(start, stop)
         reference = rows / length(rows)
-        taps = taps_along(flow, start, stop, border=1)
+        down, across = taps_along(flow, start, stop)
+        lines = {dy: down.moved(dy, H) for dy in (-1, 0, 1)}
+        columns = {dx: across.moved(dx, W) for dx in (-1, 0, 1)}
         cosines = []
         for dy, dx in OFFSETS:
-            found = look_up(tokens, taps, dy, dx)
+            found = look_up(tokens, (H, W), lines[dy], columns[dx])
             norm = length(found)
             cosines.append(found.mul_(reference).sum(dim=1, keepdim=True) / norm)
         return torch.cat(cosines, dim=1)
 
-    return Rows((B, len(OFFSETS), H, W), compute)
+    return derived((B, len(OFFSETS), H, W), compute, blend)
 
 
-def warped(tokens: Tensor, flow: Tensor, *, border: int = 0) -> Rows:
-    """A map, given as its tokens with such a border, seen along `flow` [B, 2, H, W]; float32."""
+def warped(tokens: Tensor, flow: Tensor) -> Rows:
+    """A map, given as its tokens, seen along `flow` [B, 2, H, W]; float32."""
     B, _, H, W = flow.shape
 
     def compute(start: int, stop: int) -> Tensor:
-        return look_up(tokens, taps_along(flow, start, stop, border=border))
+        return look_up(tokens, (H, W), *taps_along(flow, start, stop))
 
-    return Rows((B, tokens.shape[1], H, W), compute)
+    return derived((B, tokens.shape[1], H, W), compute)
 
 
 def length(x: Tensor) -> Tensor:
@@ -142,18 +146,20 @@ class RefineBlock(nn.Module):
         self.flow_head = stack(width, (3,), out=2)
 
     def forward(self, features: tuple[Tensor, Tensor], flow: Tensor, bands: Bands) -> Tensor:
-        """Features of both frames [B, C, H, W], flow [B, 4, H, W] -> corrected flow."""
+        """Features of both frames [B, C, H, W], flow [B, 4, H, W] -> corrected flow.
+
+        Nothing but the flow is kept: a band goes through all layers before the next.
+        """
         flows = flow.split(2, dim=1)
-        tokens = [tokens_of(feature, border=1) for feature in features]
-        # Looked up anew wherever they are needed: that costs less than keeping them.
-        seen = [warped(t, f, border=1) for t, f in zip(tokens, flows, strict=True)]
-        blend = stored(keep(self.blend(*seen), bands))
-        shared = stored(keep(self.gru_of_blend(blend), bands))
-        corrected = []
-        for own, token, f in zip(seen, tokens, flows, strict=True):
-            cosines = correlation(blend, token, f)
-            corrected.append(self.corrected(shared, own, cosines, stored(f), bands))
-        return torch.cat(corrected, dim=1)
+        tokens = [tokens_of(feature) for feature in features]
+        seen = [remembered(warped(t, f), reach=1) for t, f in zip(tokens, flows, strict=True)]
+        blend = remembered(self.blend(*seen))
+        shared = remembered(self.gru_of_blend(blend))
+        corrected = [
+            self.corrected(shared, own, correlation(blend, token, f), stored(f))
+            for own, token, f in zip(seen, tokens, flows, strict=True)
+        ]
+        return keep(joined(corrected), bands)
 
     def blend(self, seen0: Rows, seen1: Rows) -> Rows:
         """Mix of both warped features, by which of them is not hidden."""
@@ -163,7 +169,7 @@ class RefineBlock(nn.Module):
             logits = chain(self.occl_convs, stored(torch.cat([first, second], dim=1)))
             return torch.lerp(second, first, torch.sigmoid(whole(logits)))
 
-        return Rows(seen0.shape, compute)
+        return derived(seen0.shape, compute, seen0, seen1)
 
     def gru_of_blend(self, blend: Rows) -> Rows:
         """What the blend adds to the first layer of `gru`, the same for both directions."""
@@ -175,15 +181,11 @@ class RefineBlock(nn.Module):
         parts = [chain(self.corr_convs, cosines), chain(self.flow_convs, flow)]
         return chain(self.motion_convs, joined(parts))
 
-    def corrected(
-        self, shared: Rows, seen: Rows, cosines: Rows, flow: Rows, bands: Bands
-    ) -> Tensor:
+    def corrected(self, shared: Rows, seen: Rows, cosines: Rows, flow: Rows) -> Rows:
         """Corrected flow [B, 2, H, W] of one direction."""
-        motion = stored(keep(self.motion(cosines, flow), bands))
         own = Kernel(kernel_of(self.gru[0]).weight[:, seen.shape[1] :], None)
-        h = added(convolved(own, joined([seen, motion, flow])), shared)
-        h = stored(keep(h, bands))
-        return keep(added(chain(self.flow_head, chain(list(self.gru)[1:], h)), flow), bands)
+        h = added(convolved(own, joined([seen, self.motion(cosines, flow), flow])), shared)
+        return added(chain(self.flow_head, chain(list(self.gru)[1:], h)), flow)
 
 
 def chain(layers: Iterable[nn.Module], source: Rows) -> Rows:

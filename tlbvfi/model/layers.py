@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .bands import Bands, Kernel, Rows, added, convolved, keep_and_gather, kernel_of, normed
+from .bands import Bands, Kernel, Rows, added, convolved, kernel_of, normed, settle
 from .norm import Moments
 
 WINDOW = 8
@@ -119,9 +119,9 @@ class ResBlock2d(nn.Module):
         )
 
     def forward(self, x: Rows, moments: Moments, bands: Bands) -> Rows:
-        """`moments`: those of `x`. The first half is computed here, the second when asked for."""
+        """`moments`: those of `x`. The second half, at least, is computed when asked for."""
         h = convolved(kernel_of(self.conv1), normed(self.norm1, x, moments, swish))
-        h, gathered = keep_and_gather(h, bands)
+        h, gathered = settle(h, bands)
         h = convolved(kernel_of(self.conv2), normed(self.norm2, h, gathered, swish))
         shortcut = self.nin_shortcut
         return added(h, x if shortcut is None else convolved(kernel_of(shortcut), x))
@@ -144,6 +144,15 @@ class ResBlock3d(nn.Module):
         return h.add_(self.nin_shortcut(x))
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of one head, [B, L, C] each.
+
+    Contiguous, because only then PyTorch takes the kernels that never hold all L x L weights.
+    """
+    q, k, v = (x[:, None].contiguous() for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v)[:, 0]
+
+
 class ClipAttention(nn.Module):
     """Attention of every position of every frame to every other."""
 
@@ -158,7 +167,7 @@ class ClipAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n = self.norm(x)
         q, k, v = (part(n).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))
-        attended = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        attended = attend(q, k, v)
         return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))
 
 

@@ -6,6 +6,7 @@ other memory format. For the three channels of a frame `grid_sample` is faster.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -14,37 +15,33 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """The four pixels of each position: `index` [B, h, w] is the first, the others follow it."""
+    """Along one axis, the two lines of pixels that each position lies between; [B, h, w, 2] both."""
 
     index: Tensor
-    """int64, counted over a batch of images with their borders."""
-    weights: Tensor
-    """[B * h * w, 4] float32, adding up to 1."""
-    stride: int
-    """Pixels from one row to the next."""
+    """int64."""
+    weight: Tensor
+    """float32, adding up to 1 less what lies outside of the image."""
+
+    def moved(self, offset: int, size: int) -> "Taps":
+        """As if the image of `size` lines had been moved by `offset`, zeros following from outside."""
+        index = self.index + offset
+        is_inside = (index >= 0) & (index < size)
+        return Taps(index.clamp_(0, size - 1), self.weight * is_inside)
 
 
-def taps_along(flow: Tensor, start: int, stop: int, *, border: int = 0) -> Taps:
-    """Taps of rows [start, stop) of the warp along `flow` [B, 2, H, W], x then y, in pixels.
+def taps_along(flow: Tensor, start: int, stop: int) -> tuple[Taps, Taps]:
+    """Taps down and across of rows [start, stop) of the warp along `flow` [B, 2, H, W].
 
-    Positions are clamped to the image. H and W are at least 2. `border`: pixels that the tokens
-    have around the image.
+    The flow is x then y, in pixels. Positions are clamped to the image, of at least 2x2 pixels.
     """
-    B, _, H, W = flow.shape
+    H, W = flow.shape[-2:]
     columns = torch.arange(W, device=flow.device)
     rows = torch.arange(start, stop, device=flow.device)[:, None]
-    column, x = _clamped(flow[:, 0, start:stop], columns, W)
-    row, y = _clamped(flow[:, 1, start:stop], rows, H)
-    image = torch.arange(B, device=flow.device)[:, None, None]
-    stride = W + 2 * border
-    index = (image * (H + 2 * border) + row + border) * stride + column + border
-    left, above = 1 - x, 1 - y
-    weights = torch.stack([above * left, above * x, y * left, y * x], dim=-1)
-    return Taps(index, weights.view(-1, 4), stride)
+    return _taps(flow[:, 1, start:stop], rows, H), _taps(flow[:, 0, start:stop], columns, W)
 
 
-def _clamped(shift: Tensor, origin: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Whole part (int64) and rest of `origin + shift`, clamped to [0, size - 1].
+def _taps(shift: Tensor, origin: Tensor, size: int) -> Taps:
+    """Taps at `origin + shift`, clamped to [0, size - 1].
 
     The shift is split before it is added, which loses no digits at large origins. The last pixel
     is the one before it plus 1, so that no position needs a neighbor outside.
@@ -53,26 +50,25 @@ def _clamped(shift: Tensor, origin: Tensor, size: int) -> tuple[Tensor, Tensor]:
     floor = shift.floor()
     whole, rest = floor.long() + origin, shift - floor
     rest = torch.where(whole < 0, 0.0, torch.where(whole > size - 2, 1.0, rest))
-    return whole.clamp_(0, size - 2), rest
+    first = whole.clamp_(0, size - 2)
+    return Taps(torch.stack([first, first + 1], -1), torch.stack([1 - rest, rest], -1))
 
 
-def tokens_of(image: Tensor, *, border: int = 0) -> Tensor:
-    """[B, C, H, W] with a border of zeros as [B * h * w, C] float32.
-
-    Without a border a view of `image`, if that is channels_last and float32.
-    """
-    if border:
-        image = F.pad(image, (border,) * 4)
-    return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1]).float()
+def tokens_of(image: Tensor) -> Tensor:
+    """[B, C, H, W] as [B * H * W, C]; a view of `image` if that is channels_last."""
+    return image.permute(0, 2, 3, 1).reshape(-1, image.shape[1])
 
 
-def look_up(tokens: Tensor, taps: Taps, dy: int = 0, dx: int = 0) -> Tensor:
-    """Map [B, C, h, w] of tokens at the taps, float32 and channels_last.
-
-    `dy`, `dx`, up to the width of the border: as if the image had been moved by that, zeros following from outside,
-    before positions were clamped to it.
-    """
-    around = torch.tensor([0, 1, taps.stride, taps.stride + 1], device=tokens.device)
-    corners = taps.index.view(-1, 1) + (around + dy * taps.stride + dx)
-    found = F.embedding_bag(corners, tokens, per_sample_weights=taps.weights, mode="sum")
-    return found.view(*taps.index.shape, -1).permute(0, 3, 1, 2)
+def look_up(tokens: Tensor, size: tuple[int, int], down: Taps, across: Taps) -> Tensor:
+    """Map [B, C, h, w] of the tokens of images of `size` at the taps, float32 and channels_last."""
+    H, W = size
+    B, h, w, _ = down.index.shape
+    image = torch.arange(0, B * H * W, H * W, device=tokens.device).view(B, 1, 1, 1, 1)
+    index = (down.index[..., None] * W + image + across.index[..., None, :]).view(-1, 4)
+    weight = (down.weight[..., None] * across.weight[..., None, :]).view(-1, 4)
+    if tokens.dtype == torch.float32:
+        found = F.embedding_bag(index, tokens, per_sample_weights=weight, mode="sum")
+    else:  # embedding_bag would round the weights to the type of the tokens
+        corners = (tokens[index[:, i]].float() * weight[:, i, None] for i in range(4))
+        found = reduce(torch.add, corners)
+    return found.view(B, h, w, -1).permute(0, 3, 1, 2)

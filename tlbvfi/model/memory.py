@@ -1,39 +1,288 @@
-"""How much memory TLB-VFI takes, for a warning before a job that will not fit."""
+"""How a pair is computed within a budget of memory: which maps are stored, how large bands are.
+
+The frames are the same under every plan. What a stage takes and costs is counted per padded pixel
+(SPEC sections 4, 11 to 13 and 15), so that choosing a plan is plain arithmetic.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
+from .bands import WHOLE_MAPS, Bands
 from .geometry import Geometry
 
 WEIGHTS = 44_300_000
 """Numbers that inference uses."""
+LIBRARIES = 110_000_000
+"""Bytes that torch and its libraries take on a CPU once they have computed something."""
 
-WORKSPACE = 195_000_000
-"""Bytes that do not depend on the size: bands, repacked weights, the libraries' own."""
+IN_HAND = 4
+"""Frames on a CPU that are on their way from the decoder and to the encoder."""
 
+FLOAT = 4
+"""Bytes of what is float32 whatever the decoder computes in."""
 FRAMES = 2
-FULL_SIZE_VALUES = 30.0
-"""Per padded pixel and frame: phi[1..5] and the frame itself."""
-FIRST_FEATURE_VALUES = 64
-"""Per padded pixel and frame: phi[0], kept where the flow is estimated at full size."""
-REDUCED_VALUES = 93
-"""Per pixel of the reduced canvas and frame: phi[0..3] of it and the canvas."""
-DECODER_VALUES = 155
-"""Per padded pixel: the largest maps of the output head, and what leads to them."""
-REFINEMENT_VALUES = 515
-"""Per pixel of the canvas: eight maps of 64 channels at the finest level of the refinement."""
+FRAME_VALUES, LEVEL_VALUES = 3, 26.75
+"""Per padded pixel: the frame, and what the encoder's levels made of it."""
+CANVAS_VALUES = 93
+"""Per pixel of the reduced canvas: the canvas and all that the flow is estimated from."""
+FIRST_VALUES = 67
+"""Per pixel, where the flow is estimated at full size: what it needs beside the levels."""
+
+CPU_BANDS = (1 << 20, 1 << 19)
+"""Values of a band on a CPU: more than 4 MB of float32 are slower, much less saves nothing."""
+CPU_FLOW_BANDS = (1 << 22, 1 << 21, 1 << 20)
+"""The same where many layers follow each other, so that a band needs many rows beyond its own."""
+GPU_BANDS = (None, *(1 << n for n in range(28, 18, -1)))
 
 
-def predict_peak_memory(geometry: Geometry, *, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes TLB-VFI takes at most for one pair on a CPU, weights and features included.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """How the stages of a pair are computed."""
 
-    What the interpreter and torch take on their own (some 230 MB) is not. Within 10 % of what
-    benchmarks/model_memory.py measures; `dtype` is that of the decoder.
+    encode: Bands = WHOLE_MAPS
+    canvas: Bands = WHOLE_MAPS
+    """The encoder on the reduced canvas."""
+    flow: Bands = WHOLE_MAPS
+    decode: Bands = WHOLE_MAPS
+    keeps_flow_features: bool = True
+    """Whether these serve both pairs of a frame, or are computed for each pair anew."""
+    peak: int = 0
+    """Bytes that features and maps take at most, the weights left aside; about."""
+
+
+WHOLE = MemoryPlan()
+"""Every map whole, everything kept."""
+
+
+def plan_memory(
+    geometry: Geometry,
+    *,
+    available: int | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    batch: int = 1,
+) -> MemoryPlan:
+    """The fastest plan within `available` bytes; where there is none, the one that takes least.
+
+    `available` is what features and maps may take, None no limit; `device` the type of the device,
+    `dtype` that of the decoder.
     """
-    pixels = geometry.padded_height * geometry.padded_width
-    area = float(geometry.flow_scale) ** 2
-    flow_features = REDUCED_VALUES * area if geometry.reduces_flow else FIRST_FEATURE_VALUES
-    kept = FRAMES * (FULL_SIZE_VALUES + flow_features) * torch.float32.itemsize
-    decoding = DECODER_VALUES * dtype.itemsize
-    refining = REFINEMENT_VALUES * area * torch.float32.itemsize
-    weights = WEIGHTS * torch.float32.itemsize
-    return int(weights + WORKSPACE + pixels * (kept + max(decoding, refining)))
+    plans = []
+    for keeps in (True, False):
+        stages = _Stages(geometry, device, batch, dtype.itemsize, keeps=keeps)
+        bands, flow_bands = (GPU_BANDS,) * 2 if device == "cuda" else (CPU_BANDS, CPU_FLOW_BANDS)
+        encode = stages.encode().choose(bands, available)
+        chosen = {
+            "encode": encode,
+            "canvas": stages.canvas().choose(bands, available),
+            "clip": stages.clip().choose((encode.bands.values,), available),
+            "flow": stages.flow().choose(flow_bands, available),
+            "decode": stages.decode().choose(bands, available),
+        }
+        peak = max(choice.peak for choice in chosen.values())
+        spent = sum(choice.spent for choice in chosen.values())
+        del chosen["clip"]
+        plan = MemoryPlan(
+            **{name: choice.bands for name, choice in chosen.items()},
+            keeps_flow_features=keeps,
+            peak=int(peak),
+        )
+        plans.append((plan, spent))
+    fitting = [
+        (plan, spent) for plan, spent in plans if available is None or plan.peak <= available
+    ]
+    if fitting:
+        return min(fitting, key=lambda found: found[1])[0]
+    return min(plans, key=lambda found: found[0].peak)[0]
+
+
+def give_back_freed_memory(device: torch.device) -> None:
+    """Let the system have what bands took on a CPU.
+
+    The GNU allocator keeps what is freed between things that are still there: several hundred MB
+    after the many bands of a stage.
+    """
+    if device.type == "cpu" and sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+        if trim is not None:
+            trim(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Storable:
+    """A map that may be stored to save computing it again."""
+
+    values: float
+    """Of it and of what is stored at the same time."""
+    cost: float
+    """FLOPs that storing it saves."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    bands: Bands
+    spent: float
+    peak: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stage:
+    """What a stage takes and costs."""
+
+    needed: float
+    """Bytes that are there in any case."""
+    itemsize: int = FLOAT
+    """Bytes of a value of its maps."""
+    storable: Sequence[_Storable] = ()
+    widest: float
+    """Values of its widest map."""
+    row: float
+    """Values of that for each row of the map that is walked over."""
+    maps: float
+    """Maps as wide as that, or parts of them, that a band takes at once."""
+    halo: int
+    """Rows that a band is computed beyond its own."""
+    cost: float
+    """FLOPs with everything stored, nothing computed twice."""
+
+    def choose(self, sizes: Sequence[int | None], available: int | None) -> _Choice:
+        """The fastest way that fits; where none does, the one that takes least."""
+        choices = [self._choice(values, available) for values in sizes]
+        fitting = [c for c in choices if available is None or c.peak <= available]
+        if fitting:
+            return min(fitting, key=lambda choice: choice.spent)
+        return min(choices, key=lambda choice: choice.peak)
+
+    def _choice(self, values: int | None, available: int | None) -> _Choice:
+        band = self.widest if values is None else min(values, self.widest)
+        taken = self.needed + self.maps * self.itemsize * band
+        everything = max((map_.values for map_ in self.storable), default=0.0)
+        room = everything
+        if available is not None:
+            room = min(everything, max(0.0, available - taken) / self.itemsize)
+        again = sum(map_.cost for map_ in self.storable if map_.values > room)
+        beyond = 0.0 if band == self.widest else self.halo / max(1, band // self.row)
+        return _Choice(
+            bands=Bands(values=values, room=None if room == everything else int(room)),
+            spent=(self.cost + again) * (1 + beyond),
+            peak=taken + room * self.itemsize,
+        )
+
+
+class _Stages:
+    """The stages for frames of one geometry; figures are values and kFLOP per padded pixel."""
+
+    def __init__(
+        self, geometry: Geometry, device: str, batch: int, itemsize: int, *, keeps: bool
+    ) -> None:
+        """`itemsize`: of the decoder's values; `keeps`: see `MemoryPlan.keeps_flow_features`."""
+        self.in_hand = IN_HAND if device == "cpu" else 0
+        self.pixels = batch * geometry.padded_height * geometry.padded_width
+        self.columns = batch * geometry.padded_width
+        self.scale = float(geometry.flow_scale)
+        self.area = self.scale**2
+        self.itemsize = itemsize
+        self.reduces = geometry.reduces_flow
+        self.keeps = keeps and self.reduces
+        self.frame = FRAME_VALUES * FLOAT
+        self.features = self.frame + LEVEL_VALUES * (itemsize if self.reduces else FLOAT)
+        self.canvas_features = CANVAS_VALUES * self.area * FLOAT
+
+    @property
+    def kept(self) -> float:
+        """Bytes per pixel of both frames' features, outside of the flow's stages."""
+        return FRAMES * (self.features + (self.canvas_features if self.keeps else 0))
+
+    @property
+    def known_to_flow(self) -> float:
+        """Bytes per pixel of both frames' features while the flow is estimated."""
+        if not self.reduces:
+            return FRAMES * (self.features + FIRST_VALUES * FLOAT)
+        if self.keeps:
+            return self.kept
+        # The second frame's levels are computed after the flow.
+        return self.features + self.frame + FRAMES * self.canvas_features
+
+    def encode(self) -> _Stage:
+        other = self.features + (self.canvas_features if self.keeps else 0)
+        return self._stage(
+            needed=other + 30 * FLOAT,  # the frame twice, and its first two levels
+            storable=((64, 74), (32, 37)),
+            widest=64,
+            row=128,
+            maps=10,
+            halo=3,
+            cost=375,
+        )
+
+    def canvas(self) -> _Stage:
+        return self._stage(
+            needed=self.known_to_flow if self.reduces else 0,
+            storable=((64 * self.area, 74 * self.area), (32 * self.area, 37 * self.area)),
+            widest=64 * self.area,
+            row=128 * self.scale,
+            maps=10,
+            halo=3,
+            cost=(1 if self.keeps else FRAMES) * 343 * self.area if self.reduces else 0,
+        )
+
+    def flow(self) -> _Stage:
+        return self._stage(
+            needed=self.known_to_flow + (90 * self.area + 4) * FLOAT,
+            widest=130 * self.area,
+            row=130 * self.scale,
+            maps=9,
+            halo=10,
+            cost=1640 * self.area,
+        )
+
+    def clip(self) -> _Stage:
+        return self._stage(
+            needed=self.kept + (4 + 3 + 3 + 16 + 4) * FLOAT,
+            widest=42,
+            row=84,
+            maps=10,
+            halo=2,
+            cost=80,
+        )
+
+    def decode(self) -> _Stage:
+        return self._stage(
+            needed=self.kept + 6 * FLOAT + 32 * self.itemsize,
+            itemsize=self.itemsize,
+            storable=((32, 65), (48, 18), (64, 33), (32, 33), (64, 180), (96, 37)),
+            widest=64,
+            row=128,
+            maps=14,
+            halo=6,
+            cost=640,
+        )
+
+    def _stage(
+        self,
+        *,
+        needed: float,
+        widest: float,
+        row: float,
+        maps: float,
+        halo: int,
+        cost: float,
+        itemsize: int = FLOAT,
+        storable: Sequence[tuple[float, float]] = (),
+    ) -> _Stage:
+        return _Stage(
+            needed=(needed + self.in_hand * self.frame) * self.pixels,
+            itemsize=itemsize,
+            storable=[_Storable(v * self.pixels, c * 1e3 * self.pixels) for v, c in storable],
+            widest=widest * self.pixels,
+            row=row * self.columns,
+            maps=maps,
+            halo=halo,
+            cost=cost * 1e3 * self.pixels,
+        )

@@ -14,6 +14,7 @@ from ..errors import FrameError, SettingsError
 from ..method import PairKey
 from .bridge import MAX_STEPS
 from .geometry import MINIMUM_SIDE, Geometry, Padding, plan_geometry
+from .memory import plan_memory
 from .precision import matmul_precision
 from .tlbvfi import TLBVFI
 from .unet import LATENT
@@ -139,7 +140,10 @@ def sample(
         noise = draw_noise(PairKey(seed, 0).node_seed(HALFWAY), geometry, steps, model.device)
     else:
         check_noise(noise, len(frame0), geometry, steps)
+    plan = plan_memory(
+        geometry, device=model.device.type, dtype=model.compute_dtype, batch=len(frame0)
+    )
     with matmul_precision(tf32=tf32):
-        features0, features1 = (model.encode(f.float(), geometry) for f in (frame0, frame1))
-        unknown = model.encode_unknown(geometry)
-        return model(features0, unknown, features1, steps, noise)
+        features0, features1 = (model.encode(f.float(), geometry, plan) for f in (frame0, frame1))
+        unknown = model.encode_unknown(geometry, plan)
+        return model(features0, unknown, features1, steps, noise, plan)

@@ -16,38 +16,50 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .autoencoder import Autoencoder, compose, luma
-from .bands import Bands, default_bands, keep
+from .bands import keep, stored
 from .bridge import sample_bridge, step_list
 from .geometry import Geometry
 from .layers import Operations, per_frame
+from .memory import WHOLE, MemoryPlan, give_back_freed_memory
 from .unet import UNet
 
 UNKNOWN = 0.5
 """Value of every pixel of the frame to be found, before it is found."""
 
-DEEPEST = 5
+LEVELS = 5
 FLOW_LEVELS = 3
-"""Levels of the encoder whose features refine the flow."""
+"""Levels of the encoder whose features refine the flow, beside its first features."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FlowFeatures:
+    """What the flow between a frame and another is estimated from."""
+
+    canvas: Tensor
+    """The padded frame, or its reduced canvas in [-1, 1]."""
+    features: Sequence[Tensor]
+    """The encoder's first features of it, and its first three levels; float32."""
+
+
+@dataclass(slots=True, kw_only=True)
 class FrameFeatures:
     """What is known of one frame, for both pairs it belongs to."""
 
     geometry: Geometry
     frame: Tensor
     """Padded, [B, C, Hp, Wp] in [0, 1]; RGB, and further channels that are only warped."""
-    phi: Sequence[Tensor | None]
-    """phi[k] of the whole frame at 1 / 2**k, k = 0..5; phi[0] only where the flow needs it."""
-    canvas: Tensor
-    """What the flow estimator sees: the frame, or its reduced canvas in [-1, 1]."""
-    flow_phi: Sequence[Tensor]
-    """phi[0..3] of what the flow estimator sees."""
+    levels: Sequence[Tensor] | None = None
+    """What the encoder's five levels made of it; that of level i is at 1 / 2**(i + 1).
+
+    Where memory is short they are computed when the first pair needs them.
+    """
+    flow: FlowFeatures | None = None
+    """None where it is computed for every pair anew, to save memory."""
 
     @property
-    def deepest(self) -> Tensor:
-        """phi[5], [B, 256, h, w]."""
-        return present(self.phi[DEEPEST:])[0]
+    def rgb(self) -> Tensor:
+        """The padded frame as the encoder takes it."""
+        return self.frame[:, :3].contiguous(memory_format=torch.channels_last)
 
 
 class TLBVFI(nn.Module):
@@ -80,52 +92,72 @@ class TLBVFI(nn.Module):
             part.to(dtype)
         return self
 
-    def encode(
-        self, frame: Tensor, geometry: Geometry, bands: Bands | None = None
-    ) -> FrameFeatures:
+    def encode(self, frame: Tensor, geometry: Geometry, plan: MemoryPlan = WHOLE) -> FrameFeatures:
         """Features of frames [B, C >= 3, H, W] in [0, 1] of the size that `geometry` was made for."""
-        encoder = self.vqgan.encoder
-        bands = bands or default_bands(frame.device)
-        padded = pad_frame(frame, geometry)
-        rgb = padded[:, :3].contiguous(memory_format=torch.channels_last)
-        phi = encoder.features(rgb, DEEPEST, bands, keep_first=not geometry.reduces_flow)
-        if not geometry.reduces_flow:
-            return FrameFeatures(
-                geometry=geometry, frame=padded, phi=phi, canvas=rgb, flow_phi=present(phi[:4])
-            )
-        canvas = reduce_frame(frame[:, :3], geometry)
-        flow_phi = encoder.features(canvas, FLOW_LEVELS, bands, keep_first=True)
-        return FrameFeatures(
-            geometry=geometry,
-            frame=padded,
-            phi=phi,
-            canvas=canvas.mul_(2).sub_(1),
-            flow_phi=present(flow_phi),
-        )
+        features = FrameFeatures(geometry=geometry, frame=pad_frame(frame, geometry))
+        if plan.keeps_flow_features:
+            self.levels_of(features, plan)
+            features.flow = self.encode_canvas(features, plan) if geometry.reduces_flow else None
+        return features
 
-    def encode_unknown(self, geometry: Geometry, bands: Bands | None = None) -> Tensor:
-        """phi[5] of the unknown frame, [1, 256, h, w]: the same for all pairs of one geometry."""
+    def levels_of(self, features: FrameFeatures, plan: MemoryPlan = WHOLE) -> Sequence[Tensor]:
+        """The encoder's levels of a frame, computed if they were not yet."""
+        if features.levels is None:
+            encoder = self.vqgan.encoder
+            levels = encoder.levels(encoder.first(features.rgb), LEVELS, plan.encode)
+            if features.geometry.reduces_flow:  # then only the decoder looks at these
+                levels[:-1] = [level.to(self.compute_dtype) for level in levels[:-1]]
+            features.levels = levels
+            give_back_freed_memory(self.device)
+        return features.levels
+
+    def encode_canvas(self, features: FrameFeatures, plan: MemoryPlan = WHOLE) -> FlowFeatures:
+        """What the flow is estimated from, where that is done on a smaller canvas."""
+        encoder, geometry = self.vqgan.encoder, features.geometry
+        frame = features.frame[:, :3, : geometry.height, : geometry.width]
+        canvas = reduce_frame(frame, geometry)
+        first = keep(encoder.first(canvas), plan.canvas)
+        levels = encoder.levels(stored(first), FLOW_LEVELS, plan.canvas)
+        give_back_freed_memory(self.device)
+        return FlowFeatures(canvas=canvas.mul_(2).sub_(1), features=[first, *levels])
+
+    def flow_features(self, features: FrameFeatures, plan: MemoryPlan = WHOLE) -> FlowFeatures:
+        """What the flow is estimated from, kept or computed now."""
+        if features.flow is not None:
+            return features.flow
+        if features.geometry.reduces_flow:
+            return self.encode_canvas(features, plan)
+        rgb = features.rgb
+        first = keep(self.vqgan.encoder.first(rgb), plan.encode)
+        levels = self.levels_of(features, plan)[:FLOW_LEVELS]
+        return FlowFeatures(canvas=rgb, features=[first, *levels])
+
+    def encode_unknown(self, geometry: Geometry, plan: MemoryPlan = WHOLE) -> Tensor:
+        """The last level of the unknown frame, [1, 256, h, w]: the same for all pairs of a geometry."""
         size = (1, 3, geometry.padded_height, geometry.padded_width)
         gray = torch.full(size, UNKNOWN, device=self.device)
         gray = gray.contiguous(memory_format=torch.channels_last)
-        bands = bands or default_bands(self.device)
-        features = self.vqgan.encoder.features(gray, DEEPEST, bands, keep_first=False)
-        return present(features[DEEPEST:])[0]
+        encoder = self.vqgan.encoder
+        return encoder.levels(encoder.first(gray), LEVELS, plan.encode)[-1]
 
     def encode_clip(
-        self, features0: FrameFeatures, unknown: Tensor, features1: FrameFeatures
+        self,
+        features0: FrameFeatures,
+        unknown: Tensor,
+        features1: FrameFeatures,
+        plan: MemoryPlan = WHOLE,
     ) -> Tensor:
         """Latent clip [B, 3, T=3, h, w] of frame 0, the unknown frame and frame 1."""
-        phi0, phi1 = features0.deepest.float(), features1.deepest.float()
+        deepest0, deepest1 = (self.levels_of(f, plan)[-1] for f in (features0, features1))
         luma0, luma1 = luma(features0.frame), luma(features1.frame)
-        deepest = (phi0, unknown.float().expand_as(phi0), phi1)
+        deepest = (deepest0, unknown.expand_as(deepest0), deepest1)
         # The weights of luma add up to 0.9999, so gray keeps a luma a little below itself.
         lumas = (
             luma0,
             luma(features0.frame.new_full((1, 3, 1, 1), UNKNOWN)).expand_as(luma0),
             luma1,
         )
-        return per_frame(self.vqgan.quant_conv, self.vqgan.encoder(deepest, lumas))
+        return per_frame(self.vqgan.quant_conv, self.vqgan.encoder(deepest, lumas, plan.encode))
 
     def sample_latent(self, y: Tensor, steps: int, noise: Sequence[Tensor]) -> Tensor:
         """The clean latent clip, from that of the frames; [B, 3, 3, h, w] both."""
@@ -137,14 +169,13 @@ class TLBVFI(nn.Module):
         )
 
     def estimate_flow(
-        self, features0: FrameFeatures, features1: FrameFeatures, bands: Bands | None = None
+        self, features0: FrameFeatures, features1: FrameFeatures, plan: MemoryPlan = WHOLE
     ) -> Tensor:
         """Flow from the frame between into both frames, [B, 4, Hp, Wp]."""
-        bands = bands or default_bands(self.device)
-        decoder = self.vqgan.decoder
-        flow = decoder.flownet(features0.canvas, features1.canvas)
-        flow = decoder.refinenet(flow, features0.flow_phi, features1.flow_phi, bands)
-        geometry = features0.geometry
+        decoder, geometry = self.vqgan.decoder, features0.geometry
+        known0, known1 = (self.flow_features(f, plan) for f in (features0, features1))
+        flow = decoder.flownet(known0.canvas, known1.canvas)
+        flow = decoder.refinenet(flow, known0.features, known1.features, plan.flow)
         if not geometry.reduces_flow:
             return flow
         size = (geometry.padded_height, geometry.padded_width)
@@ -157,13 +188,13 @@ class TLBVFI(nn.Module):
         features0: FrameFeatures,
         features1: FrameFeatures,
         flow: Tensor,
-        bands: Bands | None = None,
+        plan: MemoryPlan = WHOLE,
     ) -> Tensor:
         """Frame between [B, C, H, W] in [0, 1], of the quantized latent clip."""
         clip = per_frame(self.vqgan.post_quant_conv, latent)
-        bands = bands or default_bands(self.device)
-        logits = self.vqgan.decoder(clip, features0.phi, features1.phi, flow, bands)
-        between = keep(compose(features0.frame, features1.frame, flow, logits), bands)
+        levels = [self.levels_of(features, plan) for features in (features0, features1)]
+        logits = self.vqgan.decoder(clip, *levels, flow, plan.decode)
+        between = keep(compose(features0.frame, features1.frame, flow, logits), plan.decode)
         geometry = features0.geometry
         return between[:, :, : geometry.height, : geometry.width]
 
@@ -174,22 +205,21 @@ class TLBVFI(nn.Module):
         features1: FrameFeatures,
         steps: int,
         noise: Sequence[Tensor],
-        bands: Bands | None = None,
+        plan: MemoryPlan = WHOLE,
     ) -> Tensor:
         """Frame halfway between two frames, [B, C, H, W] in [0, 1].
 
         `unknown`: from `encode_unknown` for the same geometry; `noise`: steps - 1 draws of
         N(0, 1), [B, 3, 3, h, w] each.
         """
-        y = self.encode_clip(features0, unknown, features1)
+        # The flow first: where its features are not kept, they are gone before the largest maps come.
+        flow = self.estimate_flow(features0, features1, plan)
+        give_back_freed_memory(self.device)
+        y = self.encode_clip(features0, unknown, features1, plan)
+        give_back_freed_memory(self.device)
         latent = self.vqgan.quantize(self.sample_latent(y, steps, noise))
-        flow = self.estimate_flow(features0, features1, bands)
-        return self.decode(latent, features0, features1, flow, bands)
-
-
-def present(features: Sequence[Tensor | None]) -> list[Tensor]:
-    """Features all of which have been kept."""
-    return [feature for feature in features if feature is not None]
+        give_back_freed_memory(self.device)
+        return self.decode(latent, features0, features1, flow, plan)
 
 
 def pad_frame(frame: Tensor, geometry: Geometry) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import Operations, swish, weight_and_bias
+from .layers import Operations, attend, swish, weight_and_bias
 
 WIDTH = 32
 EMBEDDING = 4 * WIDTH
@@ -78,8 +78,7 @@ class LatentAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2)  # [B, C, L]
-        q, k, v = self.qkv(self.norm(tokens)).transpose(1, 2)[:, None].chunk(3, dim=-1)
-        attended = F.scaled_dot_product_attention(q, k, v)[:, 0]
+        attended = attend(*self.qkv(self.norm(tokens)).transpose(1, 2).chunk(3, dim=-1))
         return (tokens + self.proj_out(attended.transpose(1, 2))).view(x.shape)
 
 

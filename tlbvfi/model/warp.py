@@ -5,16 +5,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def sampling_grid(flow: Tensor) -> Tensor:
+def sampling_grid(flow: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
     """Grid for `sample_at` that looks up (u + flow_x, v + flow_y) for the pixel at column u, row v.
 
-    `flow`: [B, 2, H, W], x then y, in pixels of its own resolution. Result: [B, H, W, 2] in the
-    units of `grid_sample` with align_corners=True, float32.
+    `flow`: [B, 2, H, W], x then y, in pixels of its own resolution. Result: [B, h, W, 2] of rows
+    [start, stop) in the units of `grid_sample` with align_corners=True, float32.
     """
     height, width = flow.shape[-2:]
-    flow = flow.float()
+    flow = flow[:, :, start:stop].float()
     columns = torch.arange(width, device=flow.device, dtype=torch.float32)
-    rows = torch.arange(height, device=flow.device, dtype=torch.float32)
+    rows = torch.arange(height, device=flow.device, dtype=torch.float32)[start:stop]
     x = (flow[:, 0] + columns) * (2 / max(width - 1, 1)) - 1
     y = (flow[:, 1] + rows[:, None]) * (2 / max(height - 1, 1)) - 1
     return torch.stack([x, y], dim=-1)

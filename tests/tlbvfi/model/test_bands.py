@@ -6,14 +6,14 @@ from comfyui_tlbvfi.tlbvfi.model import bands
 from comfyui_tlbvfi.tlbvfi.model.bands import Bands, Kernel, stored
 from comfyui_tlbvfi.tlbvfi.model.layers import MaxViTBlock, ResBlock2d
 from comfyui_tlbvfi.tlbvfi.model.lookup import look_up, taps_along, tokens_of
-from comfyui_tlbvfi.tlbvfi.model.norm import factor_and_offset, group_norm, moments
+from comfyui_tlbvfi.tlbvfi.model.norm import factor_and_offset, moments
 from comfyui_tlbvfi.tlbvfi.model.warp import warp
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-WHOLE = Bands(None)
+WHOLE = Bands()
 
 
 def channels_last(*shape, seed=0):
@@ -32,7 +32,7 @@ def close(a, b, tolerance=1e-5):
 
 @given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 500))
 def test_bands_cover_every_row_once(height, per_row, values):
-    ranges = list(Bands(values).cut(height, per_row))
+    ranges = list(Bands(values=values).cut(height, per_row))
     assert [row for start, stop in ranges for row in range(start, stop)] == list(range(height))
 
 
@@ -42,14 +42,14 @@ def test_convolution_in_bands_equals_the_whole(values, size):
     x = channels_last(2, 4, 10, 8)
     k = kernel(6, 4, size)
     wanted = F.conv2d(x, k.weight, k.bias, padding=size // 2)
-    close(bands.keep(bands.convolved(k, stored(x)), Bands(values)), wanted)
+    close(bands.keep(bands.convolved(k, stored(x)), Bands(values=values)), wanted)
 
 
 def test_two_convolutions_in_a_row_see_zeros_outside_not_each_others_halo():
     x = channels_last(1, 4, 9, 8)
     k = kernel(4, 4, 3)
     wanted = F.conv2d(F.conv2d(x, k.weight, k.bias, padding=1), k.weight, k.bias, padding=1)
-    close(bands.keep(bands.convolved(k, bands.convolved(k, stored(x))), Bands(70)), wanted)
+    close(bands.keep(bands.convolved(k, bands.convolved(k, stored(x))), Bands(values=70)), wanted)
 
 
 @pytest.mark.parametrize("values", [1, 150, 10**6])
@@ -57,7 +57,7 @@ def test_depthwise_convolution_in_bands_equals_the_whole(values):
     x = channels_last(1, 6, 10, 8)
     k = kernel(6, 1, 3, groups=6)
     wanted = F.conv2d(x, k.weight, k.bias, padding=1, groups=6)
-    close(bands.keep(bands.convolved(k, stored(x)), Bands(values)), wanted)
+    close(bands.keep(bands.convolved(k, stored(x)), Bands(values=values)), wanted)
 
 
 @pytest.mark.parametrize("values", [1, 100, 10**6])
@@ -65,7 +65,7 @@ def test_downsampling_pads_below_and_right_only(values):
     x = channels_last(1, 4, 12, 8)
     k = kernel(5, 4, 3)
     wanted = F.conv2d(F.pad(x, (0, 1, 0, 1)), k.weight, k.bias, stride=2)
-    close(bands.keep(bands.downsampled(k, stored(x)), Bands(values)), wanted)
+    close(bands.keep(bands.strided(k, stored(x), 2, before=0), Bands(values=values)), wanted)
 
 
 @pytest.mark.parametrize("values", [1, 90, 150, 10**6])
@@ -73,7 +73,7 @@ def test_upsampling_on_the_small_map_equals_nearest_and_convolution(values):
     x = channels_last(2, 4, 6, 5)
     k = kernel(3, 4, 3)
     wanted = F.conv2d(F.interpolate(x, scale_factor=2), k.weight, k.bias, padding=1)
-    close(bands.keep(bands.upsampled(k, stored(x)), Bands(values)), wanted)
+    close(bands.keep(bands.upsampled(k, stored(x)), Bands(values=values)), wanted)
 
 
 def test_group_norm_keeps_its_accuracy_where_the_mean_is_far_from_zero():
@@ -81,12 +81,13 @@ def test_group_norm_keeps_its_accuracy_where_the_mean_is_far_from_zero():
     norm = nn.GroupNorm(4, 8, eps=1e-6)
     nn.init.normal_(norm.weight)
     nn.init.normal_(norm.bias)
-    close(group_norm(norm, x), norm.double()(x.double()).float(), 1e-4)
+    normed = bands.keep(bands.normed(norm, stored(x), moments(x), nn.Identity()), WHOLE)
+    close(normed, norm.double()(x.double()).float(), 1e-4)
 
 
 def test_moments_of_pieces_merge_to_those_of_the_whole():
     x = channels_last(2, 8, 31, 16)
-    pieces = bands.gather(stored(x), Bands(300))
+    pieces = bands.gather(stored(x), Bands(values=300))
     norm = nn.GroupNorm(2, 8)
     for a, b in zip(
         factor_and_offset(norm, pieces), factor_and_offset(norm, moments(x)), strict=True
@@ -101,7 +102,7 @@ def test_residual_block_in_bands_equals_the_formula():
     x = channels_last(1, 4, 12, 8)
     h = block.conv1(F.silu(block.norm1(x)))
     wanted = block.conv2(F.silu(block.norm2(h))) + block.nin_shortcut(x)
-    for size in (Bands(100), WHOLE):
+    for size in (Bands(values=100), WHOLE):
         close(bands.keep(block(stored(x), moments(x), size), size), wanted)
 
 
@@ -110,19 +111,26 @@ def test_attention_in_bands_of_windows_equals_the_whole():
     block = MaxViTBlock(nn, 8).eval()
     x, context = torch.randn(2, 32, 16, 8), torch.randn(2, 32, 16, 8)
     banded, at_once = x.clone(), x.clone()
-    block(banded, context, Bands(1))
+    block(banded, context, Bands(values=1))
     block(at_once, context, WHOLE)
     close(banded, at_once)
     assert (at_once - x).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("border", [0, 1])
 @pytest.mark.parametrize("reach", [0.3, 4.0, 100.0])
-def test_lookup_equals_the_warp(reach, border):
+def test_lookup_equals_the_warp(reach):
     image = channels_last(2, 5, 7, 9)
     flow = channels_last(2, 2, 7, 9, seed=3) * reach
-    seen = look_up(tokens_of(image, border=border), taps_along(flow, 2, 6, border=border))
+    seen = look_up(tokens_of(image), (7, 9), *taps_along(flow, 2, 6))
     close(seen, warp(image, flow)[:, :, 2:6])
+
+
+def test_lookup_in_a_map_of_lower_precision_weighs_in_float32():
+    image = channels_last(1, 5, 7, 9)
+    flow = channels_last(1, 2, 7, 9, seed=3)
+    low = image.to(torch.bfloat16)
+    seen = look_up(tokens_of(low), (7, 9), *taps_along(flow, 0, 7))
+    close(seen, warp(low.float(), flow), 1e-6)
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(-1, -1), (0, 1), (1, 0)])
@@ -130,5 +138,6 @@ def test_lookup_of_a_neighbor_equals_the_warp_of_the_shifted_map(dy, dx):
     image = channels_last(1, 5, 7, 9)
     flow = channels_last(1, 2, 7, 9, seed=3) * 6
     shifted = F.pad(image, (1, 1, 1, 1))[:, :, 1 + dy : 8 + dy, 1 + dx : 10 + dx]
-    seen = look_up(tokens_of(image, border=1), taps_along(flow, 0, 7, border=1), dy, dx)
+    down, across = taps_along(flow, 0, 7)
+    seen = look_up(tokens_of(image), (7, 9), down.moved(dy, 7), across.moved(dx, 9))
     close(seen, warp(shifted, flow))

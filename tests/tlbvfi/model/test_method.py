@@ -84,8 +84,8 @@ def test_alpha_travels_with_the_picture(method):
 
 def test_values_beyond_the_range_are_clamped(method, pair):
     bright, clamped = picture(1) * 3, (picture(1) * 3).clamp(0, 1)
-    phi = [method.prepare(frame).phi[5] for frame in (bright, clamped)]
-    assert torch.equal(*phi)
+    deepest = [method.prepare(frame).levels[-1] for frame in (bright, clamped)]
+    assert torch.equal(*deepest)
 
 
 @pytest.mark.parametrize("t", [Fraction(1, 3), Fraction(0), Fraction(1), Fraction(5, 6)])
@@ -121,4 +121,4 @@ def test_settings_and_memory_tell_what_a_manifest_and_a_warning_need(method):
             "weights": "",
         }
     )
-    assert 0.4e9 < method.memory_needed(256, 256) < method.memory_needed(1080, 1920) < 10e9
+    assert 0.05e9 < method.memory_needed(256, 256) < method.memory_needed(1080, 1920) < 10e9
