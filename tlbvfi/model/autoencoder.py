@@ -32,7 +32,7 @@ from .bands import (
     whole,
     with_halo,
 )
-from .flow import IFNet, RefineNet, resize, warped
+from .flow import IFNet, RefineNet, as_type, resize, warped
 from .layers import (
     ClipAttention,
     FixedBatchNorm,
@@ -46,7 +46,6 @@ from .layers import (
     per_frame,
     swish,
 )
-from .lookup import tokens_of
 from .norm import Moments
 from .unet import LATENT
 from .warp import sample_at, sampling_grid
@@ -399,8 +398,8 @@ class Decoder(nn.Module):
             context = [stored(features) for features in pair]
             if level in WARPED_LEVELS:
                 pairs = zip(pair, flows[level].split(2, dim=1), strict=True)
-                context += [warped(tokens_of(features), f) for features, f in pairs]
-            context = [mapped(lambda rows: rows.to(deep.dtype), source) for source in context]
+                context += [warped(features, f) for features, f in pairs]
+            context = [as_type(source, deep.dtype) for source in context]
             stage: Any = self.up[level]  # a ModuleList does not know the type of its parts
             x = stage.features(h, gathered, bands.beside(h))
             del h  # which may be stored

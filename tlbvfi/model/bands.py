@@ -22,6 +22,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .norm import Gathering, Moments, factor_and_offset
+from .split import conv2d as conv2d_split
+from .split import fits as can_be_split
+from .split import is_available as can_split
+
+SPLITS = "splits_factors"
+"""Attribute of the convolution layers whose `Kernel.splits`."""
 
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 """(row, column) in a block of 2x2 pixels."""
@@ -87,6 +93,8 @@ class Kernel:
     weight: Tensor
     bias: Tensor | None
     groups: int = 1
+    splits: bool = False
+    """Whether a GPU may compute products of float32 from split factors, see `split`."""
 
     @property
     def halo(self) -> int:
@@ -108,7 +116,18 @@ def derived(
 
 def kernel_of(layer: Any) -> Kernel:  # noqa: ANN401 - a convolution of any namespace
     """The kernel of a convolution layer."""
-    return Kernel(layer.weight, layer.bias)
+    return Kernel(layer.weight, layer.bias, splits=getattr(layer, SPLITS, False))
+
+
+def convolve(
+    kernel: Kernel, x: Tensor, *, stride: int = 1, padding: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """`kernel` over a map in the type of the map; `padding`: zero rows and columns on each side."""
+    weight = kernel.weight.to(x)
+    bias = None if kernel.bias is None else kernel.bias.to(x)
+    if kernel.splits and can_split(x.device) and can_be_split(x, weight, kernel.groups):
+        return conv2d_split(x, weight, bias, stride=stride, padding=padding)
+    return F.conv2d(x, weight, bias, stride=stride, padding=padding, groups=kernel.groups)
 
 
 def stored(x: Tensor) -> Rows:
@@ -198,12 +217,12 @@ def convolved(kernel: Kernel, source: Rows) -> Rows:
             rows, padding = source.compute(start, stop), (halo, halo)
         else:
             rows, padding = with_halo(source, start - halo, stop + halo), (0, halo)
-        bias = None if kernel.bias is None else kernel.bias.to(rows)
-        weight = kernel.weight.to(rows)
-        if halo == 0:
+        if halo == 0 and not rows.is_cuda:
             # On one thread oneDNN leaves 1x1 convolutions to a slow path.
-            return F.linear(rows.permute(0, 2, 3, 1), weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
-        return F.conv2d(rows, weight, bias, padding=padding, groups=kernel.groups)
+            weight = kernel.weight.to(rows)[:, :, 0, 0]
+            bias = None if kernel.bias is None else kernel.bias.to(rows)
+            return F.linear(rows.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+        return convolve(kernel, rows, padding=padding)
 
     return derived((B, kernel.weight.shape[0], H, W), compute, source)
 
@@ -219,9 +238,7 @@ def strided(kernel: Kernel, source: Rows, stride: int, before: int) -> Rows:
 
     def compute(start: int, stop: int) -> Tensor:
         rows = with_halo(source, stride * start - before, stride * stop + after)
-        bias = None if kernel.bias is None else kernel.bias.to(rows)
-        padded = F.pad(rows, (before, max(0, after)))
-        return F.conv2d(padded, kernel.weight.to(rows), bias, stride=stride)
+        return convolve(kernel, F.pad(rows, (before, max(0, after))), stride=stride)
 
     shape = (B, kernel.weight.shape[0], H // stride, W // stride)
     return derived(shape, compute, source, step=stride)
@@ -239,9 +256,9 @@ def upsampled(kernel: Kernel, source: Rows) -> Rows:
     def compute(start: int, stop: int) -> Tensor:
         first, last = start // 2, (stop + 1) // 2
         padded = F.pad(with_halo(source, first - 1, last + 1), (1, 1))
-        weight = torch.cat(phase_kernels(kernel.weight)).to(padded)
-        bias = None if kernel.bias is None else kernel.bias.to(padded).repeat(4)
-        phases = F.conv2d(padded, weight, bias).split(channels, dim=1)
+        weight = torch.cat(phase_kernels(kernel.weight))
+        bias = None if kernel.bias is None else kernel.bias.repeat(4)
+        phases = convolve(Kernel(weight, bias), padded).split(channels, dim=1)
         out = padded.new_empty((B, 2 * (last - first), 2 * W, channels)).permute(0, 3, 1, 2)
         for (row, column), phase in zip(PHASES, phases, strict=True):
             seen = phase[:, :, row : row + last - first, column : column + W]

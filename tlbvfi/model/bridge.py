@@ -65,7 +65,9 @@ def bridge_step(t: int, following: int) -> BridgeStep:
     )
 
 
-def sample_bridge(denoise: Denoiser, y: Tensor, steps: int, noise: Sequence[Tensor]) -> Tensor:
+def sample_bridge(
+    denoise: Denoiser, y: Tensor, steps: int, noise: Sequence[Tensor] | Tensor
+) -> Tensor:
     """Clean latent at the other end of the bridge that starts at `y`; same shape.
 
     `noise`: steps - 1 standard normal draws of the shape of `y`, in step order.

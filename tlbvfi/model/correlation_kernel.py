@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -86,11 +87,10 @@ def _tokens(image: Tensor) -> Tensor:
 def _launch(
     name: str, maps: list[Tensor], out: Tensor, shape: torch.Size, flow: Tensor, start: int
 ) -> None:
-    from . import triton_kernels  # Triton is not everywhere
-
     _, C, H, W = shape
     count, block = out.shape[:3].numel(), BLOCK_VALUES // C
-    kernel: Any = getattr(triton_kernels, name)  # a function as Triton has wrapped it
+    # Triton is not everywhere; its functions have no type.
+    kernel: Any = getattr(import_module(".triton_kernels", __package__), name)
     sizes = (count, start, out.shape[1], H, W, *flow.stride())
     with torch.cuda.device_of(out):
         kernel[(-(-count // block),)](*maps, flow, out, *sizes, C=C, BLOCK=block)

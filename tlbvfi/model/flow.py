@@ -25,6 +25,10 @@ from .bands import (
     stored,
     whole,
 )
+from .correlation_kernel import CHANNELS
+from .correlation_kernel import correlation as fused_correlation
+from .correlation_kernel import is_available as has_triton
+from .correlation_kernel import warped as fused_warp
 from .layers import Operations, PReLU
 from .lookup import look_up, taps_along, tokens_of
 from .warp import warp
@@ -61,8 +65,8 @@ class FlowBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.scale != 1:
             x = resize(x, 1 / self.scale)
-        x = self.conv0(x)
-        flow = self.conv1(self.convblock(x).add_(x))
+        x = self.conv0(x.to(self.conv1.weight.dtype))
+        flow = self.conv1(self.convblock(x).add_(x)).float()
         return flow if self.scale == 1 else resize(flow, self.scale)
 
 
@@ -85,16 +89,19 @@ class IFNet(nn.Module):
         return flow
 
 
-def correlation(blend: Rows, tokens: Tensor, flow: Tensor) -> Rows:
-    """[B, 9, H, W]: cosine of `blend` [B, C, H, W] and the neighbors of a warped map.
+def correlation(blend: Rows, features: Tensor, flow: Tensor) -> Rows:
+    """[B, 9, H, W] float32: cosine of `blend` [B, C, H, W] and the neighbors of a warped map.
 
-    `tokens`: of the map; `flow`: [B, 2, H, W].
+    `features`: [B, C, H, W]; `flow`: [B, 2, H, W].
     """
     B, _, H, W = blend.shape
 
     def compute(start: int, stop: int) -> Tensor:
         rows = blend.compute(start, stop)
+        if has_kernels(features):
+            return fused_correlation(rows, features, flow, start)
         reference = rows / length(rows)
+        tokens = tokens_of(features)
         down, across = taps_along(flow, start, stop)
         lines = {dy: down.moved(dy, H) for dy in (-1, 0, 1)}
         columns = {dx: across.moved(dx, W) for dx in (-1, 0, 1)}
@@ -108,14 +115,27 @@ def correlation(blend: Rows, tokens: Tensor, flow: Tensor) -> Rows:
     return derived((B, len(OFFSETS), H, W), compute, blend)
 
 
-def warped(tokens: Tensor, flow: Tensor) -> Rows:
-    """A map, given as its tokens, seen along `flow` [B, 2, H, W]; float32."""
-    B, _, H, W = flow.shape
+def warped(features: Tensor, flow: Tensor) -> Rows:
+    """A map [B, C, H, W] seen along `flow` [B, 2, H, W]; computed in float32, in the map's type."""
+    B, C, H, W = features.shape
 
     def compute(start: int, stop: int) -> Tensor:
-        return look_up(tokens, (H, W), *taps_along(flow, start, stop))
+        if has_kernels(features):
+            return fused_warp(features, flow, start, stop)
+        seen = look_up(tokens_of(features), (H, W), *taps_along(flow, start, stop))
+        return seen.to(features.dtype)
 
-    return derived((B, tokens.shape[1], H, W), compute)
+    return derived((B, C, H, W), compute)
+
+
+def has_kernels(features: Tensor) -> bool:
+    """Whether there are kernels of one launch for such a map on its device."""
+    return features.shape[1] in CHANNELS and has_triton(features.device)
+
+
+def as_type(source: Rows, dtype: torch.dtype) -> Rows:
+    """The same map in another type."""
+    return mapped(lambda rows: rows.to(dtype), source)
 
 
 def length(x: Tensor) -> Tensor:
@@ -151,41 +171,50 @@ class RefineBlock(nn.Module):
         Nothing but the flow is kept: a band goes through all layers before the next.
         """
         flows = flow.split(2, dim=1)
-        tokens = [tokens_of(feature) for feature in features]
-        seen = [remembered(warped(t, f), reach=1) for t, f in zip(tokens, flows, strict=True)]
+        seen = [remembered(warped(x, f), reach=1) for x, f in zip(features, flows, strict=True)]
         blend = remembered(self.blend(*seen))
         shared = remembered(self.gru_of_blend(blend))
         corrected = [
-            self.corrected(shared, own, correlation(blend, token, f), stored(f))
-            for own, token, f in zip(seen, tokens, flows, strict=True)
+            self.corrected(shared, own, correlation(blend, x, f), stored(f))
+            for own, x, f in zip(seen, features, flows, strict=True)
         ]
         return keep(joined(corrected), bands)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its convolutions compute in; warps and flows are float32."""
+        return kernel_of(self.gru[0]).weight.dtype
 
     def blend(self, seen0: Rows, seen1: Rows) -> Rows:
         """Mix of both warped features, by which of them is not hidden."""
 
         def compute(start: int, stop: int) -> Tensor:
             first, second = seen0.compute(start, stop), seen1.compute(start, stop)
-            logits = chain(self.occl_convs, stored(torch.cat([first, second], dim=1)))
-            return torch.lerp(second, first, torch.sigmoid(whole(logits)))
+            both = torch.cat([first, second], dim=1).to(self.dtype)
+            gate = torch.sigmoid(whole(chain(self.occl_convs, stored(both))).float())
+            return torch.lerp(second, first, gate)
 
         return derived(seen0.shape, compute, seen0, seen1)
 
     def gru_of_blend(self, blend: Rows) -> Rows:
         """What the blend adds to the first layer of `gru`, the same for both directions."""
         kernel = kernel_of(self.gru[0])
-        return convolved(Kernel(kernel.weight[:, : blend.shape[1]], kernel.bias), blend)
+        own = Kernel(kernel.weight[:, : blend.shape[1]], kernel.bias, splits=kernel.splits)
+        return convolved(own, as_type(blend, self.dtype))
 
     def motion(self, cosines: Rows, flow: Rows) -> Rows:
         """Motion features of one direction, from its correlation and its flow."""
-        parts = [chain(self.corr_convs, cosines), chain(self.flow_convs, flow)]
+        first, second = as_type(cosines, self.dtype), as_type(flow, self.dtype)
+        parts = [chain(self.corr_convs, first), chain(self.flow_convs, second)]
         return chain(self.motion_convs, joined(parts))
 
     def corrected(self, shared: Rows, seen: Rows, cosines: Rows, flow: Rows) -> Rows:
         """Corrected flow [B, 2, H, W] of one direction."""
         own = Kernel(kernel_of(self.gru[0]).weight[:, seen.shape[1] :], None)
-        h = added(convolved(own, joined([seen, self.motion(cosines, flow), flow])), shared)
-        return added(chain(self.flow_head, chain(list(self.gru)[1:], h)), flow)
+        known = [as_type(source, self.dtype) for source in (seen, flow)]
+        inputs = joined([known[0], self.motion(cosines, flow), known[1]])
+        h = chain(list(self.gru)[1:], added(convolved(own, inputs), shared))
+        return added(as_type(chain(self.flow_head, h), torch.float32), flow)
 
 
 def chain(layers: Iterable[nn.Module], source: Rows) -> Rows:

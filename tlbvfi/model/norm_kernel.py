@@ -6,6 +6,7 @@ norm, three to scale and shift, one for SiLU, some forty times per step of the s
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -27,9 +28,8 @@ def norm_and_silu(norm: nn.GroupNorm, x: Tensor, modulation: Tensor | None = Non
     `x`: [B, C, ...] on a device where `correlation_kernel.is_available`; `modulation`: scale and
     shift, [B or 1, 2 * C], where there are any. Float32, like weight and bias of `norm`.
     """
-    from . import triton_kernels  # Triton is not everywhere
-
-    kernel: Any = triton_kernels.norm_kernel  # a function as Triton has wrapped it
+    # Triton is not everywhere; its functions have no type.
+    kernel: Any = import_module(".triton_kernels", __package__).norm_kernel
     x = x.contiguous()
     B, C = x.shape[:2]
     per_channel = x[0, 0].numel()

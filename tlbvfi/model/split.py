@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import correlation_kernel
+from .correlation_kernel import is_available as has_triton
 
 PAYS_OFF = ((8, 0), (9, 0), (10, 0))
 """Compute capabilities (A100, H100, B200) whose TF32 rate is well above three times the float32 rate.
@@ -36,7 +36,7 @@ def is_available(device: torch.device) -> bool:
     """Whether the kernel runs on `device` and is meant to be faster there than plain float32."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) not in PAYS_OFF:
         return False
-    return correlation_kernel.is_available(device)
+    return has_triton(device)
 
 
 def fits(x: Tensor, weight: Tensor, groups: int = 1) -> bool:

@@ -8,7 +8,7 @@ Frames are RGB in [0, 1] everywhere but in the flow estimator on a reduced canva
 reference feeds with [-1, 1]. The unknown frame is mid-gray.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .autoencoder import Autoencoder, compose, luma
-from .bands import keep, stored
+from .bands import SPLITS, keep, stored
 from .bridge import sample_bridge, step_list
 from .geometry import Geometry
 from .layers import Operations, per_frame
@@ -25,6 +25,9 @@ from .unet import UNet
 
 UNKNOWN = 0.5
 """Value of every pixel of the frame to be found, before it is found."""
+
+Sampler = Callable[[Tensor, int, "Sequence[Tensor] | Tensor"], Tensor]
+"""(latent of the frames, steps, noise) -> clean latent."""
 
 LEVELS = 5
 FLOW_LEVELS = 3
@@ -81,15 +84,22 @@ class TLBVFI(nn.Module):
         return self.vqgan.decoder.conv_out.weight.dtype
 
     def to_compute_dtype(self, dtype: torch.dtype) -> "TLBVFI":
-        """Let the convolutions of the decoder compute in `dtype`; the rest is float32.
+        """Let convolutions compute in `dtype` where it does not show; the rest is float32.
 
-        All that leads to the quantizer stays exact, because a latent that is a little off can
-        take another code: with the encoder in float16 up to 4 % of the codes changed, in bfloat16
-        9 %. Flow and warps stay, because they count pixels.
+        bfloat16: the decoder; float16: the flow as well, which bfloat16 would move too far. All
+        that leads to the quantizer stays exact, because a latent that is a little off can take
+        another code: with the encoder in float16 up to 4 % of the codes changed, in bfloat16 9 %.
+        There GPUs that have no fast float32 split its factors instead. Warps and norms are float32.
         """
         decoder = self.vqgan.decoder
-        for part in (decoder.up, decoder.norm_out, decoder.conv_out, decoder.moduleout):
+        parts = [decoder.up, decoder.norm_out, decoder.conv_out, decoder.moduleout]
+        if dtype == torch.float16:
+            parts += [decoder.flownet, decoder.refinenet]
+        for part in parts:
             part.to(dtype)
+        for layer in self.vqgan.modules():
+            if isinstance(layer, nn.Conv2d):
+                setattr(layer, SPLITS, dtype != torch.float32)
         return self
 
     def encode(self, frame: Tensor, geometry: Geometry, plan: MemoryPlan = WHOLE) -> FrameFeatures:
@@ -159,13 +169,21 @@ class TLBVFI(nn.Module):
         )
         return per_frame(self.vqgan.quant_conv, self.vqgan.encoder(deepest, lumas, plan.encode))
 
-    def sample_latent(self, y: Tensor, steps: int, noise: Sequence[Tensor]) -> Tensor:
+    def sample_latent(self, y: Tensor, steps: int, noise: Sequence[Tensor] | Tensor) -> Tensor:
         """The clean latent clip, from that of the frames; [B, 3, 3, h, w] both."""
-        unet = self.denoise_fn
-        embeddings = unet.embed(step_list(steps), y.device)
-        context = unet.embed_context(y)
+        return self.walk_bridge(y, noise, self.embed_steps(steps))
+
+    def embed_steps(self, steps: int) -> Tensor:
+        """[steps, 128]: what the denoiser is told of each step."""
+        return self.denoise_fn.embed(step_list(steps), self.device)
+
+    def walk_bridge(
+        self, y: Tensor, noise: Sequence[Tensor] | Tensor, embeddings: Tensor
+    ) -> Tensor:
+        """`sample_latent` for steps embedded already: nothing but tensors of the device in it."""
+        unet, context = self.denoise_fn, self.denoise_fn.embed_context(y)
         return sample_bridge(
-            lambda x, step: unet(x, context, embeddings[step : step + 1]), y, steps, noise
+            lambda x, step: unet(x, context, embeddings[step : step + 1]), y, len(embeddings), noise
         )
 
     def estimate_flow(
@@ -204,20 +222,21 @@ class TLBVFI(nn.Module):
         unknown: Tensor,
         features1: FrameFeatures,
         steps: int,
-        noise: Sequence[Tensor],
+        noise: Sequence[Tensor] | Tensor,
         plan: MemoryPlan = WHOLE,
+        sample: Sampler | None = None,
     ) -> Tensor:
         """Frame halfway between two frames, [B, C, H, W] in [0, 1].
 
         `unknown`: from `encode_unknown` for the same geometry; `noise`: steps - 1 draws of
-        N(0, 1), [B, 3, 3, h, w] each.
+        N(0, 1), [B, 3, 3, h, w] each; `sample`: what is called in place of `sample_latent`.
         """
         # The flow first: where its features are not kept, they are gone before the largest maps come.
         flow = self.estimate_flow(features0, features1, plan)
         give_back_freed_memory(self.device)
         y = self.encode_clip(features0, unknown, features1, plan)
         give_back_freed_memory(self.device)
-        latent = self.vqgan.quantize(self.sample_latent(y, steps, noise))
+        latent = self.vqgan.quantize((sample or self.sample_latent)(y, steps, noise))
         give_back_freed_memory(self.device)
         return self.decode(latent, features0, features1, flow, plan)
 

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .correlation_kernel import is_available as has_triton
 from .layers import Operations, attend, swish, weight_and_bias
+from .norm_kernel import fits as has_kernel
+from .norm_kernel import norm_and_silu
 
 WIDTH = 32
 EMBEDDING = 4 * WIDTH
@@ -40,6 +43,17 @@ def resample(x: Tensor, how: Resampling | None) -> Tensor:
     return x
 
 
+def norm_and_swish(norm: Any, x: Tensor, modulation: Tensor | None = None) -> Tensor:  # noqa: ANN401
+    """Group norm, scaled and shifted by `modulation` [B or 1, 2 * C] if there is one, and SiLU."""
+    if has_kernel(x, norm.num_groups) and has_triton(x.device):
+        return norm_and_silu(norm, x, modulation)
+    h = norm(x)
+    if modulation is not None:
+        scale, shift = modulation[..., None, None, None].chunk(2, dim=1)
+        h = h * (1 + scale) + shift
+    return swish(h)
+
+
 class TimedResBlock(nn.Module):
     """Residual block whose second norm is scaled and shifted by the timestep."""
 
@@ -58,11 +72,10 @@ class TimedResBlock(nn.Module):
         self.skip_connection = ops.Conv3d(channels, WIDTH, 1) if channels != WIDTH else None
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = resample(swish(self.in_layers["0"](x)), self.resampling)
+        h = resample(norm_and_swish(self.in_layers["0"], x), self.resampling)
         h = self.in_layers["2"](h)
-        scale, shift = self.emb_layers["1"](F.silu(emb))[..., None, None, None].chunk(2, dim=1)
-        h = self.out_layers["0"](h) * (1 + scale) + shift
-        h = self.out_layers["3"](swish(h))
+        modulation = self.emb_layers["1"](F.silu(emb))
+        h = self.out_layers["3"](norm_and_swish(self.out_layers["0"], h, modulation))
         x = resample(x, self.resampling)
         return h + (x if self.skip_connection is None else self.skip_connection(x))
 
@@ -149,4 +162,4 @@ class UNet(nn.Module):
         h = run(self.middle_block, h, emb)
         for blocks in self.output_blocks:
             h = run(blocks, torch.cat([h, skips.pop()], dim=1), emb)
-        return self.out["2"](swish(self.out["0"](h)))
+        return self.out["2"](norm_and_swish(self.out["0"], h))
