@@ -25,6 +25,8 @@ class Aim:
     at_most: float | None = None
     device: str = "cuda"
     precisions: tuple[str, ...] = ("float32", "tf32", *LOW)
+    is_budget: bool = False
+    """At most so many GB, and judged where no more are allowed: with more memory, more is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,19 @@ def _busy(row: Row) -> float | None:
     return 100 * row.model.gpu_busy if row.model and row.model.gpu_busy is not None else None
 
 
+def _peak(size: Size, gb: float, precisions: tuple[str, ...], device: str = "cuda") -> Aim:
+    return Aim(
+        text="peak memory",
+        size=size,
+        value=_peak_gb,
+        unit="GB",
+        at_most=gb,
+        device=device,
+        precisions=precisions,
+        is_budget=True,
+    )
+
+
 AIMS = (
     Aim(text="faster than the baseline", size=FULL_HD, value=_faster, unit="x", at_least=10),
     Aim(text="last frame against float32", size=FULL_HD, value=_psnr, unit="dB", at_least=50),
@@ -70,11 +85,9 @@ AIMS = (
     Aim(text="sampler", size=FULL_HD, value=_sampler, unit="ms", at_most=3),
     Aim(text="GPU busy", size=FULL_HD, value=_busy, unit="%", at_least=90),
     Aim(text="job at the model's own rate", size=UHD, value=_of_model, unit="%", at_least=85),
-    Aim(text="peak memory", size=UHD, value=_peak_gb, unit="GB", at_most=4, precisions=LOW),
-    Aim(
-        text="peak memory", size=UHD, value=_peak_gb, unit="GB", at_most=7, precisions=("float32",)
-    ),
-    Aim(text="peak memory", size=UHD_8K, value=_peak_gb, unit="GB", at_most=12, precisions=LOW),
+    _peak(UHD, 4, LOW),
+    _peak(UHD, 7, ("float32",)),
+    _peak(UHD_8K, 12, LOW),
     Aim(
         text="faster than the baseline",
         size=Size(512, 512),
@@ -83,14 +96,7 @@ AIMS = (
         at_least=2.2,
         device="cpu",
     ),
-    Aim(
-        text="peak memory",
-        size=Size(1536, 1024),
-        value=_peak_gb,
-        unit="GB",
-        at_most=1.6,
-        device="cpu",
-    ),
+    _peak(Size(1536, 1024), 1.6, ("float32",), device="cpu"),
 )
 
 
@@ -101,10 +107,17 @@ def judge(rows: Iterable[Row], config: MethodConfig, device: str) -> list[Verdic
 
 def _of_row(row: Row, config: MethodConfig, device: str) -> Iterator[Verdict]:
     for aim in AIMS:
-        applies = device.startswith(aim.device) and config.precision in aim.precisions
-        value = aim.value(row) if applies and row.size == aim.size else None
+        value = aim.value(row) if row.size == aim.size and _applies(aim, config, device) else None
         if value is not None:
             yield _verdict(aim, value)
+
+
+def _applies(aim: Aim, config: MethodConfig, device: str) -> bool:
+    if not device.startswith(aim.device) or config.precision not in aim.precisions:
+        return False
+    if not aim.is_budget or aim.at_most is None:
+        return True
+    return config.memory is not None and config.memory <= aim.at_most * 1e9
 
 
 def _verdict(aim: Aim, value: float) -> Verdict:

@@ -174,7 +174,7 @@ def plain_frames(task: Task, device: torch.device) -> Generator[Tensor]:
     frames = _frames(task)
     for n in count():
         seed = PairKey(SEED, n).node_seed(HALFWAY)
-        noise = draw_noise(seed, geometry, config.steps, device)
+        noise = draw_noise(seed, geometry, config.steps).to(device)
         shown = (frames[there_and_back(i, len(frames))] for i in (n, n + 1))
         frame0, frame1 = (frame[None].to(device) for frame in shown)
         yield baseline(frame0, frame1, geometry, config.steps, noise)[0].cpu()

@@ -23,10 +23,11 @@ def heading(bench: Bench) -> list[str]:
         if bench.has_stand_in
         else str(method.model)
     )
+    budget = "" if method.memory is None else f", within {_gb(method.memory)}"
     return [
         f"TLB-VFI on {device}; torch {machine['torch']}",
         f"{method.precision}, {method.steps} steps, flow scale {method.flow_scale:g}, "
-        f"padding {method.padding}; {weights}",
+        f"padding {method.padding}{budget}; {weights}",
         f"largest matrix product, TFLOP/s: {peaks}",
     ]
 

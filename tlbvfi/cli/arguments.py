@@ -49,6 +49,32 @@ def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
         help="arithmetic of tlbvfi and film (default float32)",
     )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
+    group.add_argument(
+        "--vram",
+        "--memory",
+        dest="memory",
+        metavar="SIZE",
+        help="tlbvfi: keep to this much memory, such as 4G: of the GPU, or of RAM for the whole "
+        "process; the frames are the same (default: what is free)",
+    )
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `4G`, `1.5G` or `800M`, powers of ten.
+
+    Raises:
+        SettingsError: not a positive number with an optional k, M or G.
+    """
+    from ...encoding.errors import EncoderError
+    from ...encoding.profiles import parse_bitrate
+    from ..errors import SettingsError
+
+    try:
+        return parse_bitrate(text)
+    except EncoderError as error:
+        raise SettingsError(
+            f"A size of {text!r} is not understood: write it like 4G or 800M."
+        ) from error
 
 
 def encoder_settings(arguments: argparse.Namespace) -> EncoderSettings | None:

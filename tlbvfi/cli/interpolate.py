@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..methods import METHODS, MethodConfig
-from .arguments import add_encoder, add_network, add_root, encoder_settings, session_place
+from .arguments import (
+    add_encoder,
+    add_network,
+    add_root,
+    encoder_settings,
+    parse_size,
+    session_place,
+)
 from .show import ProgressBar
 
 if TYPE_CHECKING:
@@ -299,7 +306,7 @@ def job_config(arguments: argparse.Namespace) -> JobConfig:
     Raises:
         SettingsError: a value is out of its range, or two contradict each other.
     """
-    from ...encoding.profiles import EncoderSettings, parse_bitrate
+    from ...encoding.profiles import EncoderSettings
     from ..config import ChunkLength, JobConfig
     from ..timeline import parse_factor, parse_rate, parse_seconds
 
@@ -322,7 +329,7 @@ def job_config(arguments: argparse.Namespace) -> JobConfig:
         chunk=ChunkLength(
             seconds=given(arguments.chunk_seconds, parse_seconds),
             frames=arguments.chunk_frames,
-            bytes=parse_bitrate(arguments.chunk_size) if arguments.chunk_size else None,
+            bytes=parse_size(arguments.chunk_size) if arguments.chunk_size else None,
         ),
         audio=not arguments.no_audio,
     )
@@ -363,6 +370,7 @@ def method_config(arguments: argparse.Namespace) -> MethodConfig:
         padding=arguments.padding,
         precision=arguments.precision,
         device=arguments.device,
+        memory=None if arguments.memory is None else parse_size(arguments.memory),
     )
 
 

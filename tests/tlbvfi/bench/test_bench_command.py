@@ -62,7 +62,7 @@ def pretend(monkeypatch):
         asked = []
 
         def run_task(task):
-            asked.append((task.kind, str(task.size)))
+            asked.append(task)
             found = (changes or {}).get((task.kind, str(task.size)), FOUND[task.kind])
             if isinstance(found, BaseException):
                 raise found
@@ -125,14 +125,15 @@ def test_tables_tell_the_figures_of_every_size(tlbvfi, pretend):
     assert table(out, "stages")[row] == [*["16 %"] * 6, "4 %", "80.0", "-"]
     assert table(out, "file to file")[row][:3] == ["3.28", "80 %", "model"]
     assert table(out, "baseline")[row][:3] == ["1500.0", "3.00", "3.22"]
-    assert [kind for kind, size in asked if size == "512x512"] == [
+    assert [task.kind for task in asked if str(task.size) == "512x512"] == [
         *("model", "baseline", "clip", "job")
     ]
 
 
 def test_aims_are_judged_where_they_were_measured(tlbvfi, pretend):
     pretend()
-    _, out, _ = tlbvfi("bench", "--sizes", "256,512x512,1536x1024", "--baseline")
+    words = ("--sizes", "256,512x512,1536x1024", "--baseline", "--memory", "1.6G")
+    _, out, _ = tlbvfi("bench", *words)
     lines = out[out.index("aim ") :].splitlines()[1:]
     assert [line.split()[-1] for line in lines] == ["pass", "pass"]
     assert re.split(" {2,}", lines[0]) == [
@@ -140,6 +141,21 @@ def test_aims_are_judged_where_they_were_measured(tlbvfi, pretend):
     ]
     _, out, _ = tlbvfi("bench", "--sizes", "256")
     assert "aim " not in out
+
+
+@pytest.mark.parametrize("words", [(), ("--memory", "2G")])
+def test_a_peak_is_judged_only_where_the_budget_asks_for_it(tlbvfi, pretend, words):
+    pretend()
+    _, out, _ = tlbvfi("bench", "--sizes", "1536x1024", *words)
+    assert "aim " not in out
+
+
+def test_the_budget_is_told_and_reaches_every_process(tlbvfi, pretend):
+    asked = pretend()
+    code, out, _ = tlbvfi("bench", "--sizes", "256", "--vram", "1.5G")
+    assert code == 0
+    assert "within 1.50 GB" in out.splitlines()[1]
+    assert {task.method.memory for task in asked} == {1_500_000_000}
 
 
 def test_a_gpu_is_judged_by_the_aims_for_gpus(tlbvfi, pretend):
@@ -152,8 +168,8 @@ def test_a_gpu_is_judged_by_the_aims_for_gpus(tlbvfi, pretend):
             ("model", "3840x2160"): model,
         }
     )
-    words = ("--sizes", "1080,2160", "--precision", "bfloat16", "--baseline", "--json")
-    found = json.loads(tlbvfi("bench", *words)[1])
+    words = ("--sizes", "1080,2160", "--precision", "bfloat16", "--vram", "4G", "--baseline")
+    found = json.loads(tlbvfi("bench", *words, "--json")[1])
     judged = {(aim["text"], aim["size"]): aim["passed"] for aim in found["aims"]}
     assert judged == {
         ("faster than the baseline", "1920x1080"): False,
@@ -173,8 +189,7 @@ def test_out_of_memory_at_one_size_leaves_the_others(tlbvfi, pretend):
     assert code == 0
     assert "1280x720: model: out of memory" in out.splitlines()
     assert "910x512: baseline: out of memory" in out.splitlines()
-    assert ("job", "1280x720") not in asked
-    assert ("job", "910x512") in asked
+    assert [str(task.size) for task in asked if task.kind == "job"] == ["910x512"]
 
 
 def test_ctrl_c_prints_what_was_measured(tlbvfi, pretend):
@@ -193,6 +208,7 @@ def test_ctrl_c_prints_what_was_measured(tlbvfi, pretend):
         (("--sizes", "256", "--device", "cuda:9"), "The device cuda:9 cannot be used here"),
         (("--sizes", "256", "--pairs", "0"), "pairs must be at least 1"),
         (("--sizes", "256", "--threads", "0"), "threads must be at least 1"),
+        (("--sizes", "256", "--vram", "4 apples"), "A size of '4 apples' is not understood"),
     ],
 )
 def test_mistakes_are_one_sentence(tlbvfi, words, said):

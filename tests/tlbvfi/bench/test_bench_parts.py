@@ -79,7 +79,7 @@ def test_jobs_last_long_enough_but_no_longer():
 
 
 def test_tasks_travel_as_json(tmp_path):
-    method = MethodConfig(model=tmp_path / "w.pth", steps=4, device="cpu", precision="float16")
+    method = MethodConfig(model=tmp_path / "w.pth", steps=4, precision="float16", memory=10**9)
     task = Task(
         kind="job",
         folder=tmp_path,

@@ -1,0 +1,76 @@
+"""`--vram`, or `--memory`: how frames are computed, never which frames they are."""
+
+import json
+from fractions import Fraction
+
+import pytest
+from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
+from comfyui_tlbvfi.tlbvfi.cli import build_parser
+from comfyui_tlbvfi.tlbvfi.cli.interpolate import method_config
+from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "stand_in.safetensors"
+    write_stand_in(path)
+    return path
+
+
+@pytest.fixture
+def source(clip, tmp_path):
+    return clip(tmp_path / "in.mp4", 4, rate=Fraction(25))
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        ((), None),
+        (("--vram", "4G"), 4_000_000_000),
+        (("--memory", "1.5G"), 1_500_000_000),
+        (("--memory", "800m"), 800_000_000),
+        (("--vram", "123456789"), 123_456_789),
+    ],
+)
+def test_a_budget_of_memory_is_a_size(words, size):
+    arguments = build_parser().parse_args(["interpolate", "in.mp4", "out.mp4", *words])
+    assert method_config(arguments).memory == size
+
+
+@pytest.mark.parametrize("text", ["lots", "0", "-1G", "4 GB", ""])
+def test_what_is_no_size_is_refused_in_one_sentence(tlbvfi, source, text):
+    code, out, err = tlbvfi("interpolate", source, "out.mp4", "--method", "blend", f"--vram={text}")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        f"tlbvfi: A size of {text!r} is not understood: write it like 4G or 800M."
+    )
+
+
+def test_a_chunk_size_that_is_none_is_refused_alike(tlbvfi, source):
+    words = ("--method", "blend", "--chunk-size", "huge")
+    code, _, err = tlbvfi("interpolate", source, "out.mp4", *words)
+    assert code == 1
+    assert "A size of 'huge' is not understood" in err
+
+
+def test_a_job_goes_on_with_another_budget(tlbvfi, source, weights, monkeypatch, pictures):
+    """The same session, and the frames of a job with one budget throughout."""
+    between, budgets = TlbvfiMethod.between, []
+
+    def interrupted(self, *arguments):
+        budgets.append(self.available)
+        if len(budgets) == 3:
+            raise KeyboardInterrupt
+        return between(self, *arguments)
+
+    monkeypatch.setattr(TlbvfiMethod, "between", interrupted)
+    words = ("--model", weights, "--steps", 1, "--device", "cpu", "--chunk-frames", 1)
+    words = (*words, "--codec", "ffv1", "--json")
+    assert tlbvfi("interpolate", source, "out.mkv", *words, "--vram", "4G")[0] == 130
+    code, out, _ = tlbvfi("interpolate", source, "out.mkv", *words, "--vram", "900M")
+    result = json.loads(out)
+    assert code == 0
+    assert (result["frames"], result["frames_made"] < 7) == (7, True)
+    assert budgets[0] > 3_000_000_000 > 600_000_000 > budgets[-1]
+    assert tlbvfi("interpolate", source, "again.mkv", *words)[0] == 0
+    assert pictures(source.parent / "out.mkv") == pictures(source.parent / "again.mkv")
