@@ -269,7 +269,7 @@ def clip_pairs(clip: Path, width: int) -> Iterator[Pair]:
 
 def noise_for(frames: Sequence[Tensor], seed: int) -> list[Tensor]:
     geometry = plan_geometry(*frames[0].shape[-2:], padding="tight")
-    return draw_noise(seed, geometry, STEPS, torch.device("cpu"))
+    return draw_noise(seed, geometry, STEPS)
 
 
 def report(exact: Sequence[list[Tensor]], found: Sequence[list[Tensor]]) -> dict[str, float | None]:

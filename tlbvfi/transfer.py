@@ -23,20 +23,21 @@ class Uploads:
     Their memory belongs to the stream of the copies, so a new object per image would claim more.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """`image` on the device, for use in the current stream; itself if it is there already.
+    def __call__(self, image: Tensor, device: torch.device) -> Tensor:
+        """`image` on `device`, for use in the current stream; itself if it is there already.
 
         On CUDA this returns while the copy is under way; `image` may be overwritten.
         """
-        if self._stream is None or image.is_cuda:
-            return image.to(self._device)
+        if device.type != "cuda" or image.is_cuda:
+            return image.to(device)
+        if self._stream is None or self._stream.device != device:
+            self._stream = torch.cuda.Stream(device)
         with torch.cuda.stream(self._stream):
-            there = image.pin_memory().to(self._device, non_blocking=True)
-        user = torch.cuda.current_stream(self._device)
+            there = image.pin_memory().to(device, non_blocking=True)
+        user = torch.cuda.current_stream(device)
         user.wait_stream(self._stream)
         there.record_stream(user)
         return there

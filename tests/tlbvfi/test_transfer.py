@@ -79,7 +79,7 @@ def test_closing_stops_what_is_begun():
 
 def test_on_the_cpu_both_ways_hand_on_the_very_image():
     image = torch.rand(3, 4, 4)
-    assert Uploads(torch.device("cpu"))(image) is image
+    assert Uploads()(image, torch.device("cpu")) is image
     download = Downloads()(image)
     assert not download.takes_time
     assert download.result() is image
@@ -89,9 +89,9 @@ def test_on_the_cpu_both_ways_hand_on_the_very_image():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_images_go_to_a_gpu_and_come_back_unchanged():
     device = torch.device("cuda")
-    up, down = Uploads(device), Downloads()
+    up, down = Uploads(), Downloads()
     images = [torch.rand(3, 270, 480) for _ in range(8)]
-    downloads = [down(up(image) * 2) for image in images]
+    downloads = [down(up(image, device) * 2) for image in images]
     assert all(d.takes_time for d in downloads)
     assert all(torch.equal(d.result(), i * 2) for d, i in zip(downloads, images, strict=True))
     assert all(d.result().device.type == "cpu" for d in downloads)

@@ -65,7 +65,7 @@ def measure_model(task: Task) -> ModelFigures:
         FrameError: the frames are NaN or infinite, as too low a precision makes them.
     """
     method = open_method(task)
-    device, model = method.device, method.model
+    device = method.device
     idle = allocated_bytes(device)
     at_once = pairs_at_once(method, task)
     warm_up, pairs = warm_up_pairs(device, at_once), measured_pairs(task, device, at_once)
@@ -80,7 +80,7 @@ def measure_model(task: Task) -> ModelFigures:
             # The profiler slows the program down but not the kernels, so the clock is the one above.
             running = kernel_seconds(lambda: take(frames, pairs))
             busy = running / pairs / fmean(clock.seconds)
-        with watched(model, device) as spent:
+        with watched(method) as spent:
             take(frames, pairs)
     geometry = method.options.geometry(task.size.height, task.size.width)
     return ModelFigures(

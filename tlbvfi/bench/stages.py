@@ -10,22 +10,26 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..methods.tlbvfi import TlbvfiMethod
 from ..model import TLBVFI, Geometry
 from .cuda import now
 from .figures import STAGES
 
 
 @contextmanager
-def watched(model: TLBVFI, device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds the model spends in each stage within the block, and in between (`other`).
+def watched(method: TlbvfiMethod) -> Iterator[dict[str, float]]:
+    """Seconds the method spends in each stage within the block, and in between (`other`).
 
     On a GPU the clock waits after every stage, so the sum is more than an undisturbed run takes.
     """
     spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
+    model, device = method.model, method.device
     owners: tuple[tuple[str, Any, str], ...] = (
         ("encode", model, "encode"),
+        ("encode", model, "levels_of"),
+        ("encode", model, "encode_canvas"),
         ("latent", model, "encode_clip"),
-        ("sampler", model, "sample_latent"),
+        ("sampler", method, "sample"),
         ("quantizer", model.vqgan.quantize, "forward"),
         ("flow", model, "estimate_flow"),
         ("decode", model, "decode"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..checkpoint import load_checkpoint, weights_hash
 from ..device import choose_device
 from ..errors import FrameError, SettingsError
 from ..memory import free_memory, used_memory
-from ..method import PairKey
+from ..method import PairKey, Request
 from ..model import (
     TLBVFI,
     FrameFeatures,
@@ -27,7 +27,9 @@ from ..model import (
 )
 from ..model.memory import LIBRARIES
 from ..model.precision import matmul_precision
+from ..model.sampler_graph import GraphedSampler
 from ..model.sampling import check_values, draw_noise
+from ..transfer import Uploads
 from .config import MethodConfig
 
 log = logging.getLogger("tlbvfi.model")
@@ -71,6 +73,60 @@ def memory_left(device: torch.device, budget: int | None) -> int:
     return max(0, budget - used_memory(device) - libraries)
 
 
+BUSY_PIXELS = 1 << 20
+"""Padded pixels that keep a GPU busy; smaller pictures are computed several at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Node:
+    """Two frames at t0 and t1 of a pair, and the times between them where frames are wanted."""
+
+    features0: FrameFeatures
+    features1: FrameFeatures
+    t0: Fraction
+    t1: Fraction
+    times: Sequence[Fraction]
+    key: PairKey
+
+    @property
+    def middle(self) -> Fraction:
+        """Time of the frame that halves it."""
+        return (self.t0 + self.t1) / 2
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.features0.geometry.height, self.features0.geometry.width
+
+    def halves(self, features: FrameFeatures) -> tuple[_Node, _Node]:
+        """What lies before and after the frame at the middle, whose `features` these are."""
+        before = [t for t in self.times if t < self.middle]
+        after = [t for t in self.times if t > self.middle]
+        return (
+            replace(self, features1=features, t1=self.middle, times=before),
+            replace(self, features0=features, t0=self.middle, times=after),
+        )
+
+
+def _root(request: Request) -> _Node:
+    """All of a pair; raises what `TlbvfiMethod.between` says."""
+    features0, features1 = request.features0, request.features1
+    alike = features0.frame.shape == features1.frame.shape
+    if not alike or features0.geometry != features1.geometry:
+        raise FrameError("The frames of a pair differ in size or alpha: make them alike.")
+    for t in request.times:
+        if not 0 < t < 1 or t.denominator & (t.denominator - 1):
+            raise SettingsError(f"TLB-VFI reaches times j / 2**k in (0, 1), got {t}.")
+    return _Node(
+        features0=features0,
+        features1=features1,
+        t0=Fraction(0),
+        t1=Fraction(1),
+        times=request.times,
+        key=request.key,
+    )
+
+
 class TlbvfiMethod:
     """Frames between two frames by halving: at 1/2, between it and its neighbors, and so on.
 
@@ -97,8 +153,11 @@ class TlbvfiMethod:
         self.options = options or SamplingOptions()
         self.weights = weights
         self.available = available
-        self._plan: tuple[object, MemoryPlan] | None = None
+        self._plans: dict[object, MemoryPlan] = {}
         self._unknown: tuple[Geometry, Tensor] | None = None
+        self._embedded: tuple[object, Tensor] | None = None
+        self._upload = Uploads()
+        self._graphed = GraphedSampler(model.walk_bridge, model.denoise_fn.parameters)
 
     @property
     def device(self) -> torch.device:
@@ -115,31 +174,44 @@ class TlbvfiMethod:
         """Bytes that frames of this size take at the peak, beside the weights."""
         return self.plan(self.options.geometry(height, width)).peak
 
-    def plan(self, geometry: Geometry) -> MemoryPlan:
-        """How frames of this geometry are computed in the memory there is."""
-        wanted = geometry, self.available
-        if self._plan is None or self._plan[0] != wanted:
-            self._plan = wanted, self._make_plan(geometry)
-        return self._plan[1]
+    def plan(self, geometry: Geometry, pairs: int = 1) -> MemoryPlan:
+        """How so many pairs at once of this geometry are computed in the memory there is."""
+        wanted = geometry, pairs, self.available
+        if wanted not in self._plans:
+            self._plans[wanted] = self._make_plan(geometry, pairs)
+        return self._plans[wanted]
 
-    def _make_plan(self, geometry: Geometry) -> MemoryPlan:
+    def _make_plan(self, geometry: Geometry, pairs: int) -> MemoryPlan:
         plan = plan_memory(
             geometry,
             available=self.available,
             device=self.device.type,
             dtype=self.model.compute_dtype,
+            batch=pairs,
         )
-        log.debug("%s", plan)
-        if self.available is not None and plan.peak > self.available:
+        log.debug("%d pairs of %s: %s", pairs, geometry, plan)
+        if pairs == 1 and not self._fits(plan):
             log.warning(
                 "frames of %dx%d take about %.1f GB beside the weights, more than the %.1f GB there "
                 "are: allow more memory, or scale them down, if it fails.",
                 geometry.width,
                 geometry.height,
                 plan.peak / 1e9,
-                self.available / 1e9,
+                (self.available or 0) / 1e9,
             )
         return plan
+
+    def _fits(self, plan: MemoryPlan) -> bool:
+        return self.available is None or plan.peak <= self.available
+
+    def pairs_at_once(self, height: int, width: int) -> int:
+        """Pairs that keep a GPU busy and fit into its memory; always 1 on a CPU."""
+        if self.device.type == "cpu":
+            return 1
+        geometry = self.options.geometry(height, width)
+        most = BUSY_PIXELS // (geometry.padded_height * geometry.padded_width)
+        fitting = (n for n in range(most, 1, -1) if self._fits(self.plan(geometry, n)))
+        return next(fitting, 1)
 
     def prepare(self, frame: Tensor) -> FrameFeatures:
         """Features of a frame [C, H, W], RGB or RGBA floats nominally in [0, 1].
@@ -153,7 +225,7 @@ class TlbvfiMethod:
             )
         check_values(frame)
         geometry = self.options.geometry(*frame.shape[-2:])
-        return self._encode(frame[None].to(self.device).clamp(0, 1), geometry)
+        return self._encode(self._upload(frame, self.device)[None].clamp(0, 1), geometry)
 
     def between(
         self,
@@ -164,51 +236,92 @@ class TlbvfiMethod:
     ) -> Iterator[Tensor]:
         """Frames at `times` of the pair, ascending, each j / 2**k; computed as they are asked for.
 
-        [C, H, W] float32 on the CPU each.
+        [C, H, W] float32 on the device each.
 
         Raises:
             FrameError: the frames differ in size, or one of them alone has alpha.
             SettingsError: a time that halving cannot reach.
         """
-        alike = features0.frame.shape == features1.frame.shape
-        if not alike or features0.geometry != features1.geometry:
-            raise FrameError("The frames of a pair differ in size or alpha: make them alike.")
-        for t in times:
-            if not 0 < t < 1 or t.denominator & (t.denominator - 1):
-                raise SettingsError(f"TLB-VFI reaches times j / 2**k in (0, 1), got {t}.")
-        return self._bisect(features0, features1, Fraction(0), Fraction(1), times, key)
+        request = Request(features0=features0, features1=features1, times=times, key=key)
+        root = _root(request)
+        return self._bisect(root) if times else iter(())
 
-    def _bisect(
-        self,
-        features0: FrameFeatures,
-        features1: FrameFeatures,
-        t0: Fraction,
-        t1: Fraction,
-        times: Sequence[Fraction],
-        key: PairKey,
-    ) -> Iterator[Tensor]:
-        """Frames at all wanted times between t0 and t1, in order."""
-        middle = (t0 + t1) / 2
-        before = [t for t in times if t0 < t < middle]
-        after = [t for t in times if middle < t < t1]
-        if not (before or after or middle in times):
+    def between_many(self, requests: Sequence[Request]) -> Iterator[Tensor]:
+        """Frames of the first request as `between` gives them, then those of the second, ...
+
+        Level by level of the bisection, `pairs_at_once` frames at a time. A batch that is not full
+        repeats its last member, because arithmetic may depend on the size of the batch.
+
+        Raises:
+            FrameError, SettingsError: as `between`.
+        """
+        nodes = [_root(request) for request in requests if request.times]
+        size = self.pairs_at_once(*nodes[0].size) if nodes else 1
+        if size == 1:
+            for node in nodes:
+                yield from self._bisect(node)
             return
-        frame = self._halfway(features0, features1, key.node_seed(middle))
-        features = self._encode(frame, features0.geometry) if before or after else None
-        if features is not None and before:
-            yield from self._bisect(features0, features, t0, middle, before, key)
-        if middle in times:
-            yield frame[0].cpu()
-        if features is not None and after:
-            yield from self._bisect(features, features1, middle, t1, after, key)
+        made: dict[tuple[PairKey, Fraction], Tensor] = {}
+        while nodes:
+            halves: list[_Node] = []
+            for start in range(0, len(nodes), size):
+                batch = nodes[start : start + size]
+                frames = self._halfway([*batch, *[batch[-1]] * (size - len(batch))])
+                for node, frame in zip(batch, frames, strict=False):
+                    made[node.key, node.middle] = frame
+                    halves += self._halves(node, frame)
+            nodes = halves
+        for request in requests:
+            yield from (made[request.key, t] for t in request.times)
+
+    def sample(self, y: Tensor, steps: int, noise: Tensor) -> Tensor:
+        """The clean latent, see `TLBVFI.sample_latent`; `noise` [steps - 1, B, 3, 3, h, w] on the CPU.
+
+        On CUDA all steps are one graph, without gaps between its thousands of small kernels.
+        """
+        if not y.is_cuda:
+            return self.model.sample_latent(y, steps, noise.to(y.device))
+        return self._graphed(y, noise.pin_memory(), self._embeddings(steps))
+
+    def _embeddings(self, steps: int) -> Tensor:
+        """What the denoiser is told of each step, computed once for each device."""
+        wanted = steps, self.device
+        if self._embedded is None or self._embedded[0] != wanted:
+            self._embedded = wanted, self.model.embed_steps(steps)
+        return self._embedded[1]
+
+    def _bisect(self, node: _Node) -> Iterator[Tensor]:
+        """Frames at all times of a node, in order."""
+        (frame,) = self._halfway([node])
+        halves = self._halves(node, frame)
+        for half in halves:
+            if half.t1 == node.middle:
+                yield from self._bisect(half)
+        if node.middle in node.times:
+            yield frame
+        for half in halves:
+            if half.t0 == node.middle:
+                yield from self._bisect(half)
+
+    def _halves(self, node: _Node, frame: Tensor) -> list[_Node]:
+        """What is left of a node around the frame at its middle; its features only if they serve."""
+        if list(node.times) in ([], [node.middle]):
+            return []
+        features = self._encode(frame[None], node.features0.geometry)
+        return [half for half in node.halves(features) if half.times]
 
     @torch.no_grad()
-    def _halfway(self, features0: FrameFeatures, features1: FrameFeatures, seed: int) -> Tensor:
-        geometry, steps = features0.geometry, self.options.steps
-        noise = draw_noise(seed, geometry, steps, self.device)
+    def _halfway(self, nodes: Sequence[_Node]) -> Tensor:
+        """Frames at the middles of nodes of one geometry, [B, C, H, W]."""
+        geometry, steps = nodes[0].features0.geometry, self.options.steps
+        plan = self.plan(geometry, len(nodes))
+        seeds = [node.key.node_seed(node.middle) for node in nodes]
+        noise = torch.cat([draw_noise(seed, geometry, steps) for seed in seeds], dim=1)
         with matmul_precision(tf32=self.options.tf32):
             unknown = self._unknown_of(geometry)
-            return self.model(features0, unknown, features1, steps, noise, self.plan(geometry))
+            features0 = self.model.stack([node.features0 for node in nodes], plan)
+            features1 = self.model.stack([node.features1 for node in nodes], plan)
+            return self.model(features0, unknown, features1, steps, noise, plan, self.sample)
 
     @torch.no_grad()
     def _encode(self, frame: Tensor, geometry: Geometry) -> FrameFeatures:

@@ -65,14 +65,15 @@ class SamplingOptions:
             log.info("flow_scale %g is rounded to %g for frames of %s", self.flow_scale, used, size)
 
 
-def draw_noise(seed: int, geometry: Geometry, steps: int, device: torch.device) -> list[Tensor]:
-    """steps - 1 draws of N(0, 1), [1, 3, 3, h, w] each, a function of `seed` alone.
+def draw_noise(seed: int, geometry: Geometry, steps: int) -> Tensor:
+    """steps - 1 draws of N(0, 1), [steps - 1, 1, 3, 3, h, w] on the CPU, a function of `seed` alone.
 
-    Drawn on the CPU: every device has a generator of its own.
+    Drawn on the CPU because every device has a generator of its own.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = (1, LATENT, 3, *geometry.latent)
-    return [torch.randn(shape, generator=generator).to(device) for _ in range(steps - 1)]
+    draws = [torch.randn(shape, generator=generator) for _ in range(steps - 1)]
+    return torch.stack(draws) if draws else torch.empty((0, *shape))
 
 
 def check_values(frame: Tensor) -> None:
@@ -98,7 +99,9 @@ def check_frames(frame0: Tensor, frame1: Tensor, device: torch.device) -> None:
         )
 
 
-def check_noise(noise: Sequence[Tensor], batch: int, geometry: Geometry, steps: int) -> None:
+def check_noise(
+    noise: Sequence[Tensor] | Tensor, batch: int, geometry: Geometry, steps: int
+) -> None:
     """Raises: SettingsError: not one draw of the latent's shape per step but the last."""
     shape = (batch, LATENT, 3, *geometry.latent)
     if len(noise) != steps - 1 or any(tuple(draw.shape) != shape for draw in noise):
@@ -117,7 +120,7 @@ def sample(
     steps: int = 10,
     flow_scale: float = 0.5,
     seed: int = 0,
-    noise: Sequence[Tensor] | None = None,
+    noise: Sequence[Tensor] | Tensor | None = None,
     padding: Padding = "reference",
     tf32: bool = False,
 ) -> Tensor:
@@ -137,7 +140,7 @@ def sample(
     geometry = options.geometry(*frame0.shape[-2:])
     options.report(geometry)
     if noise is None:
-        noise = draw_noise(PairKey(seed, 0).node_seed(HALFWAY), geometry, steps, model.device)
+        noise = draw_noise(PairKey(seed, 0).node_seed(HALFWAY), geometry, steps).to(model.device)
     else:
         check_noise(noise, len(frame0), geometry, steps)
     plan = plan_memory(

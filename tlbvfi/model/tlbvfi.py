@@ -121,6 +121,27 @@ class TLBVFI(nn.Module):
             give_back_freed_memory(self.device)
         return features.levels
 
+    def stack(self, features: Sequence[FrameFeatures], plan: MemoryPlan = WHOLE) -> FrameFeatures:
+        """Features of frames of one geometry as those of a batch, in their order."""
+        if len(features) == 1:
+            return features[0]
+        flows = [f.flow for f in features if f.flow is not None]
+        flow = None
+        if len(flows) == len(features):
+            flow = FlowFeatures(
+                canvas=torch.cat([f.canvas for f in flows]),
+                features=[
+                    torch.cat(maps) for maps in zip(*(f.features for f in flows), strict=True)
+                ],
+            )
+        levels = zip(*(self.levels_of(f, plan) for f in features), strict=True)
+        return FrameFeatures(
+            geometry=features[0].geometry,
+            frame=torch.cat([f.frame for f in features]),
+            levels=[torch.cat(maps) for maps in levels],
+            flow=flow,
+        )
+
     def encode_canvas(self, features: FrameFeatures, plan: MemoryPlan = WHOLE) -> FlowFeatures:
         """What the flow is estimated from, where that is done on a smaller canvas."""
         encoder, geometry = self.vqgan.encoder, features.geometry

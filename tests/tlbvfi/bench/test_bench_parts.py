@@ -23,6 +23,7 @@ from comfyui_tlbvfi.tlbvfi.bench.stages import count_gflop, watched
 from comfyui_tlbvfi.tlbvfi.bench.tasks import Task, task_from_json, task_to_json
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
+from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
 from comfyui_tlbvfi.tlbvfi.model import TLBVFI, plan_geometry
 from hypothesis import given
 from hypothesis import strategies as st
@@ -135,7 +136,7 @@ def test_watching_leaves_the_model_as_it_was():
     with torch.device("meta"):
         model = TLBVFI()
     before = dict(vars(model))
-    with watched(model, torch.device("cpu")) as spent:
+    with watched(TlbvfiMethod(model)) as spent:
         assert "encode" in vars(model)
     assert vars(model) == before
     assert set(spent) == {
@@ -149,7 +150,7 @@ def test_a_stage_within_a_stage_counts_once(monkeypatch):
         model = TLBVFI()
     monkeypatch.setattr(TLBVFI, "encode", lambda self: time.sleep(0.3))
     monkeypatch.setattr(TLBVFI, "decode", lambda self: (time.sleep(0.01), self.encode()))
-    with watched(model, torch.device("cpu")) as spent:
+    with watched(TlbvfiMethod(model)) as spent:
         model.decode()
     assert spent["encode"] >= 0.3
     assert 0.01 <= spent["decode"] < 0.3

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
-from comfyui_tlbvfi.tlbvfi.method import PairKey
+from comfyui_tlbvfi.tlbvfi.method import Batching, PairKey, Request
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
 from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, sample
 from torch.nn import functional as F
@@ -122,3 +122,49 @@ def test_settings_and_memory_tell_what_a_manifest_and_a_warning_need(method):
         }
     )
     assert 0.05e9 < method.memory_needed(256, 256) < method.memory_needed(1080, 1920) < 10e9
+
+
+@pytest.fixture
+def batching(model, monkeypatch):
+    """A method that does three pairs at once, as on a GPU."""
+    method = TlbvfiMethod(model, SamplingOptions(steps=2))
+    monkeypatch.setattr(method, "pairs_at_once", lambda height, width: 3)
+    return method
+
+
+def requests_of(method, times_of_pairs, first=0):
+    features = [method.prepare(picture(n)) for n in range(first, first + len(times_of_pairs) + 1)]
+    return [
+        Request(features0=a, features1=b, times=times, key=PairKey(3, first + n))
+        for n, (a, b, times) in enumerate(
+            zip(features[:-1], features[1:], times_of_pairs, strict=True)
+        )
+    ]
+
+
+def test_frames_do_not_depend_on_the_pairs_that_are_computed_with_them(batching):
+    times = [[HALF], [QUARTER, HALF, 3 * QUARTER], [3 * QUARTER], [QUARTER, HALF]]
+    requests = requests_of(batching, times)
+    together = list(batching.between_many(requests))
+    assert len(together) == 7
+    apart = [frame for request in requests for frame in batching.between_many([request])]
+    reversed_ = [list(batching.between_many([r])) for r in reversed(requests)]
+    for frame, other in zip(together, apart, strict=True):
+        assert torch.equal(frame, other)
+    assert torch.equal(together[0], reversed_[-1][0])
+
+
+def test_several_pairs_at_once_equal_single_pairs(batching):
+    requests = requests_of(batching, [[HALF], [QUARTER, HALF]])
+    singly = [
+        frame
+        for r in requests
+        for frame in batching.between(r.features0, r.features1, r.times, r.key)
+    ]
+    for frame, other in zip(batching.between_many(requests), singly, strict=True):
+        assert (frame - other).abs().max() < 2e-5
+
+
+def test_a_cpu_does_one_pair_at_a_time(method):
+    assert isinstance(method, Batching)
+    assert method.pairs_at_once(16, 16) == 1
