@@ -116,3 +116,12 @@ class Batching(Protocol):
         batch is therefore filled up to one size, the last one by repeating a pair.
         """
         ...
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """What a method may offer besides: to prepare itself for a long job."""
+
+    def expect(self, frames: int) -> None:
+        """Told how many output frames the whole job has, before any of them, in every run of it."""
+        ...

@@ -133,7 +133,9 @@ def _with_torch_defaults(
 def open_method(task: Task) -> TlbvfiMethod:
     """The method a job would run, from the file that the task names."""
     assert task.method.model is not None  # the process that starts us has found or made one
-    return open_tlbvfi(task.method.model, task.method)
+    method = open_tlbvfi(task.method.model, task.method)
+    method.expect(0)  # which compiles it if that is asked for, however short the job is
+    return method
 
 
 def mid_frames(method: Method, frames: Sequence[Tensor]) -> Generator[Tensor]:

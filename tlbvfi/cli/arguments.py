@@ -57,6 +57,13 @@ def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
         help="tlbvfi: keep to this much memory, such as 4G: of the GPU, or of RAM for the whole "
         "process; the frames are the same (default: what is free)",
     )
+    group.add_argument(
+        "--compile",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="tlbvfi: fuse the network's blocks with torch.compile, which takes minutes the first "
+        "time (default auto: on a GPU, for 5000 frames and more; bench: off)",
+    )
 
 
 def parse_size(text: str) -> int:

@@ -371,6 +371,7 @@ def method_config(arguments: argparse.Namespace) -> MethodConfig:
         precision=arguments.precision,
         device=arguments.device,
         memory=None if arguments.memory is None else parse_size(arguments.memory),
+        compile=arguments.compile,
     )
 
 

@@ -10,6 +10,7 @@ from ..errors import SettingsError
 
 Precision = Literal["float32", "tf32", "bfloat16", "float16"]
 Padding = Literal["reference", "tight"]
+Compile = Literal["auto", "on", "off"]
 
 METHODS = ("tlbvfi", "film", "flow", "blend")
 """Names the command line and the nodes accept."""
@@ -34,6 +35,11 @@ class MethodConfig:
     """tlbvfi, film: arithmetic of the network."""
     device: str = "auto"
     """tlbvfi, film: `auto` is a GPU where there is one."""
+    compile: Compile = "auto"
+    """tlbvfi: whether blocks go through torch.compile; `auto`: on a GPU, for long jobs.
+
+    It takes minutes before the first frame, the first time. Frames are the same to rounding.
+    """
     memory: int | None = None
     """tlbvfi: bytes it may take, weights included; of a GPU, or of RAM for the whole process.
 
@@ -47,6 +53,7 @@ class MethodConfig:
             ("name", METHODS),
             ("precision", get_args(Precision)),
             ("padding", get_args(Padding)),
+            ("compile", get_args(Compile)),
         ):
             if getattr(self, field) not in allowed:
                 raise SettingsError(

@@ -25,12 +25,14 @@ from ..model import (
     SamplingOptions,
     plan_memory,
 )
+from ..model.compiled import compile_blocks
 from ..model.memory import LIBRARIES
 from ..model.precision import matmul_precision
 from ..model.sampler_graph import GraphedSampler
 from ..model.sampling import check_values, draw_noise
+from ..models import cache_folder
 from ..transfer import Uploads
-from .config import MethodConfig
+from .config import Compile, MethodConfig
 
 log = logging.getLogger("tlbvfi.model")
 
@@ -61,8 +63,13 @@ def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
     )
     device = choose_device(config.device)
     model = load_checkpoint(path, dtype=DTYPES[config.precision], device=device)
-    available = memory_left(device, config.memory)
-    return TlbvfiMethod(model, options, weights=weights_hash(path), available=available)
+    return TlbvfiMethod(
+        model,
+        options,
+        weights=weights_hash(path),
+        available=memory_left(device, config.memory),
+        compile=config.compile,
+    )
 
 
 def memory_left(device: torch.device, budget: int | None) -> int:
@@ -72,6 +79,9 @@ def memory_left(device: torch.device, budget: int | None) -> int:
         return int(FREE_SHARE * free_memory(device)) - libraries
     return max(0, budget - used_memory(device) - libraries)
 
+
+LONG_JOB = 5000
+"""Output frames from which the minutes that compiling takes come back."""
 
 BUSY_PIXELS = 1 << 20
 """Padded pixels that keep a GPU busy; smaller pictures are computed several at a time."""
@@ -144,15 +154,18 @@ class TlbvfiMethod:
         *,
         weights: str = "",
         available: int | None = None,
+        compile: Compile = "off",
     ) -> None:
         """`weights`: identity of the weights for `settings`, as `weights_hash` gives it.
 
         `available`: bytes that features and maps may take; None: as many as are fastest.
+        `compile`: see `MethodConfig`.
         """
         self.model = model
         self.options = options or SamplingOptions()
         self.weights = weights
         self.available = available
+        self._compile: Compile = compile
         self._plans: dict[object, MemoryPlan] = {}
         self._unknown: tuple[Geometry, Tensor] | None = None
         self._embedded: tuple[object, Tensor] | None = None
@@ -169,6 +182,14 @@ class TlbvfiMethod:
         """What decides the frames, beside the frames they are made of."""
         dtype = str(self.model.compute_dtype).removeprefix("torch.")
         return {**asdict(self.options), "dtype": dtype, "weights": self.weights}
+
+    def expect(self, frames: int) -> None:
+        """Compile the blocks of the network, if it is wanted for a job of so many output frames."""
+        is_long = frames >= LONG_JOB and self.device.type == "cuda"
+        if self._compile == "on" or (self._compile == "auto" and is_long):
+            self._compile = "off"  # once is enough
+            log.info("compiling for %s: the first frames take minutes.", self.device)
+            compile_blocks(self.model, cache_folder() / "compiled")
 
     def memory_needed(self, height: int, width: int) -> int:
         """Bytes that frames of this size take at the peak, beside the weights."""

@@ -45,11 +45,8 @@ class Gathering:
         B, C, H, W = x.shape
         rows = H if x.is_cuda else max(1, CACHE_VALUES // (B * C * W))
         for piece in x.permute(0, 2, 3, 1).split(rows, dim=1):
-            values = piece.float()
-            mean = values.mean(dim=2, keepdim=True)
             following = slice(self._rows, self._rows + piece.shape[1])
-            self._means[:, following] = mean[:, :, 0]
-            self._squares[:, following] = (values - mean).square_().sum(dim=2)
+            self._means[:, following], self._squares[:, following] = _of_rows(piece.float())
             self._rows = following.stop
 
     def moments(self) -> Moments:
@@ -58,6 +55,15 @@ class Gathering:
         mean = means.mean(dim=1, keepdim=True)
         apart = (means - mean).square().sum(dim=1) * self._width
         return Moments(self._width * self._rows, mean[:, 0], squares.sum(dim=1) + apart)
+
+
+def _of_rows(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and summed squared deviations of every row of [B, rows, W, C]: [B, rows, C] each."""
+    if values.is_cuda:  # one pass, and no map of deviations; on a CPU eight times slower
+        variances, means = torch.var_mean(values, dim=2, correction=0)
+        return means, variances * values.shape[2]
+    means = values.mean(dim=2, keepdim=True)
+    return means[:, :, 0], (values - means).square_().sum(dim=2)
 
 
 def moments(x: Tensor) -> Moments:

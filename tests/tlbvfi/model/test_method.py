@@ -1,13 +1,17 @@
 """TLB-VFI behind the Method protocol: bisection, reuse of features, noise by node."""
 
+import copy
 import json
+import shutil
 from fractions import Fraction
 
 import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.method import Batching, PairKey, Request
+from comfyui_tlbvfi.tlbvfi.methods import tlbvfi as tlbvfi_method
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
+from comfyui_tlbvfi.tlbvfi.model.compiled import CACHE_VARIABLE
 from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, sample
 from torch.nn import functional as F
 
@@ -122,6 +126,37 @@ def test_settings_and_memory_tell_what_a_manifest_and_a_warning_need(method):
         }
     )
     assert 0.05e9 < method.memory_needed(256, 256) < method.memory_needed(1080, 1920) < 10e9
+
+
+@pytest.mark.parametrize(
+    ("wish", "frames", "is_compiled"),
+    [("off", 10**6, False), ("auto", 10**6, False), ("on", 1, True)],
+)
+def test_a_cpu_compiles_only_if_asked_to(model, monkeypatch, wish, frames, is_compiled):
+    networks = []
+    monkeypatch.setattr(
+        tlbvfi_method, "compile_blocks", lambda network, _: networks.append(network)
+    )
+    method = TlbvfiMethod(model, compile=wish)
+    for _ in range(2):
+        method.expect(frames)
+    assert networks == [model] * is_compiled
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, on its way to compile
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
+def test_compiled_blocks_give_the_same_frames(model, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
+    compiled = TlbvfiMethod(copy.deepcopy(model), SamplingOptions(steps=1), compile="on")
+    plain = TlbvfiMethod(model, SamplingOptions(steps=1))
+    compiled.expect(1)
+    frames = []
+    for method in (plain, compiled):
+        features = [method.prepare(picture(n)) for n in (1, 2)]
+        frames += method.between(*features, [HALF], KEY)
+    assert (frames[0] - frames[1]).abs().max() < 2e-4
+    assert any(tmp_path.iterdir())
 
 
 @pytest.fixture

@@ -1,0 +1,40 @@
+"""Blocks of the network through torch.compile, which fuses what they do beside their products.
+
+Each block is compiled for every shape it meets, once: some minutes on a GPU. Results are kept in a
+folder, where the next process finds them.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .autoencoder import ClipMiddle
+from .flow import FlowBlock
+from .layers import FeedForward, GroupAttention
+
+BLOCKS = (ClipMiddle, FeedForward, FlowBlock, GroupAttention)
+
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+"""Where PyTorch looks for the folder; read when it compiles for the first time."""
+
+SHAPES = 256
+"""Shapes that the blocks of one kind are compiled for; PyTorch's own 8 do not do for all levels."""
+
+
+def compile_blocks(network: nn.Module, cache: Path) -> None:
+    """Let the blocks of `network` be compiled where they are called next.
+
+    `cache`: folder for the results, unless the environment names one. Frames are the same to the
+    rounding of the type. A block that PyTorch cannot compile is run as it is, and its log says so.
+    """
+    os.environ.setdefault(CACHE_VARIABLE, str(cache))
+    dynamo = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, SHAPES)
+    dynamo.suppress_errors = True
+    for module in network.modules():
+        if isinstance(module, BLOCKS):
+            module.compile(dynamic=False)
