@@ -10,11 +10,11 @@ alone, weights included; time is CPU seconds, which other work on the machine ha
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
 
+from comfyui_tlbvfi.tlbvfi.bench.process import peak_resident_bytes
 from comfyui_tlbvfi.tlbvfi.film import FilmNet, predict_peak_memory
 
 
@@ -40,7 +40,7 @@ def measure(height: int, width: int, threads: int) -> None:
 
     torch.set_num_threads(threads)
     torch.nn.functional.conv2d(torch.zeros(1, 8, 64, 64), torch.zeros(8, 8, 3, 3))
-    before = peak_bytes()
+    before = peak_resident_bytes()
     film = FilmNet().to(memory_format=torch.channels_last).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     frames = [torch.rand(1, 3, height, width, generator=generator) for _ in range(2)]
@@ -51,18 +51,12 @@ def measure(height: int, width: int, threads: int) -> None:
     moved = time.process_time()
     film.frame(*features, flows, 0.5)
     done = time.process_time()
-    measured, predicted = peak_bytes() - before, predict_peak_memory(height, width)
+    measured, predicted = peak_resident_bytes() - before, predict_peak_memory(height, width)
     print(
         f"{f'{height}x{width}':10}  {measured / 1e6:11.0f}  {predicted / 1e6:12.0f}  "
         f"{measured / predicted:5.2f}  {(extracted - start) / 2:11.2f} {moved - extracted:9.2f} "
         f"{done - moved:9.2f}"
     )
-
-
-def peak_bytes() -> int:
-    """Largest size the process ever had in memory."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

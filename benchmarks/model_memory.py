@@ -1,0 +1,145 @@
+"""What TLB-VFI takes and how long it takes under budgets of memory, beside whole maps.
+
+    python benchmarks/model_memory.py [1.2G 1.6G 2G 4G] [--size 1536x1024] [--threads 2]
+
+Every budget runs in a process of its own, because a peak never goes down again; whole maps come
+first, without bands. Stand-in weights, a generated clip held in memory. *predicted* is what was
+taken before the first frame plus what the plan says; *difference* is the largest of the last frame
+from that of whole maps, in [0, 1]; *CPU s* is per mid frame too, all threads together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from comfyui_tlbvfi.tlbvfi.bench.cuda import allocated_bytes, forget_peak, peak_bytes
+from comfyui_tlbvfi.tlbvfi.bench.machine import cpu_name
+from comfyui_tlbvfi.tlbvfi.bench.pictures import as_frames, moving_picture
+from comfyui_tlbvfi.tlbvfi.bench.rate import FRAMES, mid_frames, timed, warm_up_pairs
+from comfyui_tlbvfi.tlbvfi.bench.sizes import parse_sizes
+from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
+from comfyui_tlbvfi.tlbvfi.cli.arguments import parse_size
+from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
+from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod, open_tlbvfi
+from comfyui_tlbvfi.tlbvfi.model import Geometry, MemoryPlan
+from comfyui_tlbvfi.tlbvfi.model.memory import LIBRARIES
+from safetensors.torch import load_file, save_file
+
+BUDGETS = ("1.2G", "1.6G", "2G", "4G")
+WHOLE = "whole maps"
+SEPARATOR = "  "
+
+
+class WholeMaps(TlbvfiMethod):
+    """Every map computed in one step and stored."""
+
+    def plan(self, geometry: Geometry, batch: int = 1) -> MemoryPlan:
+        """The plan without bands, whatever memory there is."""
+        return MemoryPlan()
+
+
+def main() -> None:
+    """Measure all budgets, or, as a child, one."""
+    arguments = parse_arguments()
+    if arguments.child:
+        folder, budget = arguments.child
+        print(json.dumps(measure(Path(folder), budget, arguments)))
+        return
+    print(f"{arguments.size}, {cpu_name()}, {arguments.threads} threads, torch {torch.__version__}")
+    print("budget       predicted   peak      s/mid frame   ratio   CPU s   difference   codes")
+    with TemporaryDirectory(prefix="tlbvfi-memory-") as name:
+        folder = Path(name)
+        write_stand_in(folder / "weights.safetensors")
+        reference = run_child(WHOLE, folder)
+        for budget in (WHOLE, *arguments.budgets):
+            found = reference if budget == WHOLE else run_child(budget, folder)
+            print(row(budget, found, reference, folder), flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Arguments of the script; a child is given the same and its folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("budgets", nargs="*", default=BUDGETS, metavar="BUDGET")
+    parser.add_argument("--size", default="1536x1024", help="WIDTHxHEIGHT")
+    parser.add_argument("--flow-scale", type=float, default=0.5)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=3, help="mid frames the median is taken of")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)  # folder, budget
+    return parser.parse_args()
+
+
+def run_child(budget: str, folder: Path) -> dict[str, Any]:
+    """What the process for one budget found."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--child", str(folder), budget]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return json.loads(ended.stdout)
+
+
+def row(budget: str, found: dict[str, Any], reference: dict[str, Any], folder: Path) -> str:
+    """A line of the table."""
+    ours, theirs = (load_file(folder / name) for name in (found["file"], reference["file"]))
+    predicted = f"{found['predicted'] / 1e9:.2f} GB" if found["predicted"] else "-"
+    off = (ours["frame"] - theirs["frame"]).abs().max().item()
+    codes = "equal" if torch.equal(ours["codes"], theirs["codes"]) else "differ"
+    return SEPARATOR.join(
+        (
+            f"{budget:10}",
+            f"{predicted:>10}",
+            f"{found['peak'] / 1e9:5.2f} GB",
+            f"{found['seconds']:11.1f}",
+            f"{found['seconds'] / reference['seconds']:6.2f}",
+            f"{found['cpu_seconds']:6.1f}",
+            f"{off:11.1e}",
+            f"{codes:>6}",
+        )
+    )
+
+
+@torch.no_grad()
+def measure(folder: Path, budget: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Predicted and real peak, and seconds per mid frame, of one budget; its last frame in a file."""
+    torch.set_num_threads(arguments.threads)
+    (size,) = parse_sizes(arguments.size)
+    config = MethodConfig(
+        flow_scale=arguments.flow_scale,
+        precision=arguments.precision,
+        device=arguments.device,
+        memory=None if budget == WHOLE else parse_size(budget),
+    )
+    method = open_tlbvfi(folder / "weights.safetensors", config)
+    if budget == WHOLE:
+        method = WholeMaps(method.model, method.options)
+    device, quantizer = method.device, method.model.vqgan.quantize
+    codes: list[torch.Tensor] = []
+    quantizer.register_forward_pre_hook(
+        lambda _, clips: codes.__setitem__(slice(None), [quantizer.codes(clips[0])])
+    )
+    taken = allocated_bytes(device) + (LIBRARIES if device.type == "cpu" else 0)
+    planned = method.memory_needed(size.height, size.width)
+    with closing(mid_frames(method, as_frames(moving_picture(size, FRAMES)))) as frames:
+        forget_peak(device)
+        clock, last = timed(frames, warm_up_pairs(device), arguments.pairs)
+        peak = peak_bytes(device)
+    file = f"{budget}.safetensors"
+    save_file({"frame": last.contiguous(), "codes": codes[0].cpu()}, folder / file)
+    return {
+        "predicted": taken + planned if planned else None,
+        "peak": peak,
+        "seconds": clock.ms / 1e3,
+        "cpu_seconds": clock.cpu_ms / 1e3,
+        "file": file,
+    }
+
+
+if __name__ == "__main__":
+    main()
