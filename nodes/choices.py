@@ -145,9 +145,10 @@ def tile_size() -> io.Int.Input:
         display_mode=io.NumberDisplay.number,
         optional=True,
         advanced=True,
-        tooltip="Saves VRAM (TLB-VFI only): large maps are computed in bands of about the area of a "
-        "tile of this size. 0: what suits the device, and less where memory runs out. The frames "
-        "are the same and have no seams.",
+        tooltip="Saves memory (TLB-VFI only): frames are computed whole in about the memory that a "
+        "tile of this size takes in packs that tile, or in the least they need; less memory takes "
+        "more time. 0: in what is free. The frames are the same whatever the value, on a CPU bit "
+        "for bit.",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,18 +17,24 @@ from torch import Tensor, nn
 
 from ..tlbvfi.checkpoint import load_checkpoint, weights_hash
 from ..tlbvfi.errors import MemoryBudgetError
-from ..tlbvfi.method import PairKey
-from ..tlbvfi.methods.tlbvfi import TlbvfiMethod
-from ..tlbvfi.model import TLBVFI, Bands, FrameFeatures, SamplingOptions, default_bands
+from ..tlbvfi.method import PairKey, Request
+from ..tlbvfi.methods.tlbvfi import FREE_SHARE, TlbvfiMethod
+from ..tlbvfi.model import (
+    MINIMUM_SIDE,
+    TLBVFI,
+    FrameFeatures,
+    Geometry,
+    MemoryPlan,
+    SamplingOptions,
+    plan_memory,
+)
 
 log = logging.getLogger("tlbvfi.nodes")
 
 T = TypeVar("T")
 
-FINEST_CHANNELS = 64
-"""Channels of the maps at the size of the frame."""
-LARGEST_BAND, SMALLEST_BAND = 1 << 26, 1 << 16
-"""Values of a band after the first shortage of memory, and the least."""
+SHRINK = 0.75
+"""Part of the memory of a plan that failed for want of it that the next plan may take."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -90,29 +96,32 @@ def dtype_for(precision: str, device: torch.device) -> torch.dtype:
 class HostedTlbvfi:
     """TlbvfiMethod whose weights ComfyUI brings to the device before the first frame of a size.
 
-    Where memory runs out, other models are unloaded and maps are computed in smaller and smaller
-    bands; frames stay the same to float rounding.
+    ComfyUI is asked for the memory of the fastest plan, and what is free then is the budget. Where
+    it runs out all the same, other models are unloaded, then the budget shrinks; the frames stay
+    the same (on a GPU to float rounding).
     """
 
     name = TlbvfiMethod.name
     any_time = TlbvfiMethod.any_time
 
     def __init__(self, model: LoadedModel, options: SamplingOptions, *, tile_size: int = 0) -> None:
-        """`tile_size`: side in pixels of about what is computed at a time; 0: what suits the device."""
-        bands = Bands(FINEST_CHANNELS * tile_size**2) if tile_size else None
+        """`tile_size`: side in pixels of a tile whose memory must do, as far as it can; 0: no limit."""
         self._patcher = model.patcher
-        self._method = TlbvfiMethod(model.network, options, weights=model.weights_hash, bands=bands)
+        self._options = options
+        self._dtype = model.network.compute_dtype
+        self._method = TlbvfiMethod(model.network, options, weights=model.weights_hash)
         self.settings = self._method.settings
         self.device: torch.device = model.patcher.load_device
-        self._size = torch.Size()
+        self._tile_memory = tile_memory(tile_size, options, self._dtype) if tile_size else None
+        self._geometry: Geometry | None = None
 
     def prepare(self, frame: Tensor) -> FrameFeatures:
         """Features of a frame, [C, H, W] float32 in [0, 1]."""
-        if self._size != frame.shape:
-            self._load(*frame.shape[1:])
-            self._size = frame.shape
+        geometry = self._options.geometry(*frame.shape[-2:])
+        if geometry != self._geometry:
+            self._load(geometry)
         prepare = partial(self._method.prepare, frame)
-        return self._with_room(prepare, prepare)
+        return self._with_room(geometry, prepare, prepare)
 
     def between(
         self,
@@ -121,56 +130,137 @@ class HostedTlbvfi:
         times: Sequence[Fraction],
         key: PairKey,
     ) -> Iterator[Tensor]:
-        """Frames at `times`, [C, H, W] float32 on the CPU each, computed as they are asked for."""
-        frames = iter(self._method.between(features0, features1, times, key))
+        """Frames at `times` as TlbvfiMethod gives them, computed as they are asked for."""
+        return self._frames(
+            [Request(features0=features0, features1=features1, times=times, key=key)],
+            lambda left: self._method.between(features0, features1, left[0].times, key),
+        )
 
-        def again(n: int) -> Tensor:
-            nonlocal frames
-            frames = iter(self._method.between(features0, features1, times[n:], key))
-            return next(frames)
+    def pairs_at_once(self, height: int, width: int) -> int:
+        """As many as TlbvfiMethod does within the budget; fewer after a shortage of memory."""
+        return self._method.pairs_at_once(height, width)
 
-        for n in range(len(times)):
-            yield self._with_room(lambda: next(frames), partial(again, n))
+    def between_many(self, requests: Sequence[Request]) -> Iterator[Tensor]:
+        """Frames of all requests as TlbvfiMethod gives them."""
+        return self._frames(requests, self._method.between_many)
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Bytes at the peak for frames of this size, weights included."""
-        return self._method.memory_needed(height, width)
+        """Bytes beside the weights that frames of this size take at the peak, planned for what is free."""
+        geometry = self._options.geometry(height, width)
+        return self._plan(geometry, self._budget(geometry)).peak
 
     def release(self) -> None:
         """Give the VRAM back; the weights stay in RAM."""
         mm.unload_model_and_clones(self._patcher)
 
-    def _load(self, height: int, width: int) -> None:
-        # weights are small against what frames take, and layers left in RAM would slow every step
-        needed = self.memory_needed(height, width)
-        mm.load_models_gpu([self._patcher], memory_required=needed, force_full_load=True)
+    def _load(self, geometry: Geometry) -> None:
+        self._method.available = self._limit(geometry)
+        self._bring(self._plan(geometry, self._method.available))
+        # how many pairs at once would be fastest is known once the weights are on the device
+        if self._pairs(geometry) > 1:
+            self._bring(self._method.plan(geometry, self._pairs(geometry)))
+        self._method.available = self._budget(geometry)
+        self._geometry = geometry
 
-    def _with_room(self, compute: Callable[[], T], again: Callable[[], T]) -> T:
-        """`compute()`; `again()` in smaller bands while it does not fit.
+    def _bring(self, plan: MemoryPlan) -> None:
+        """Have ComfyUI make room for a plan and for the weights, and bring these."""
+        # weights are small against what frames take, and layers left in RAM would slow every step
+        mm.load_models_gpu(
+            [self._patcher], memory_required=plan.peak / FREE_SHARE, force_full_load=True
+        )
+
+    def _pairs(self, geometry: Geometry) -> int:
+        return self.pairs_at_once(geometry.height, geometry.width)
+
+    def _budget(self, geometry: Geometry) -> int:
+        """Bytes that frames may take, of what is free now."""
+        free = mm.get_free_memory(self.device) - mm.extra_reserved_memory()
+        budget = max(0, int(FREE_SHARE * free))
+        limit = self._limit(geometry)
+        return budget if limit is None else min(budget, limit)
+
+    def _limit(self, geometry: Geometry) -> int | None:
+        """Bytes that the tile size allows, at least what it cannot do without; None: no limit."""
+        if self._tile_memory is None:
+            return None
+        return max(self._tile_memory, self._least(geometry))
+
+    def _least(self, geometry: Geometry) -> int:
+        """Bytes that frames cannot do without."""
+        return self._plan(geometry, 0).peak
+
+    def _plan(self, geometry: Geometry, available: int | None) -> MemoryPlan:
+        return plan_memory(
+            geometry, available=available, device=self.device.type, dtype=self._dtype
+        )
+
+    def _frames(
+        self,
+        requests: Sequence[Request],
+        compute: Callable[[Sequence[Request]], Iterator[Tensor]],
+    ) -> Iterator[Tensor]:
+        """`compute(requests)`; after a shortage of memory anew for what is left of them."""
+        frames = compute(requests)
+
+        def again(done: int) -> Tensor:
+            nonlocal frames
+            frames = compute(requests_after(requests, done))
+            return next(frames)
+
+        geometry = requests[0].features0.geometry
+        for done in range(sum(len(request.times) for request in requests)):
+            yield self._with_room(geometry, lambda: next(frames), partial(again, done))
+
+    def _with_room(self, geometry: Geometry, compute: Callable[[], T], again: Callable[[], T]) -> T:
+        """`compute()`; `again()` with more room or a smaller budget while it does not fit.
 
         Raises:
-            MemoryBudgetError: it does not fit in the smallest.
+            MemoryBudgetError: it does not fit with the smallest.
         """
         while True:
             try:
                 return compute()
             except mm.OOM_EXCEPTION as error:
-                self._make_room(error)
+                shortage = error.with_traceback(None)  # it would keep all that was computed
+            self._make_room(geometry, shortage)
             compute = again
 
-    def _make_room(self, error: Exception) -> None:
-        now = self._method.bands or default_bands(self.device)
-        values = LARGEST_BAND if now.values is None else now.values // 4
-        if values < SMALLEST_BAND:
-            _, height, width = self._size
-            raise MemoryBudgetError(
-                f"frames of {width}x{height} do not fit into the memory of {self.device}: set "
-                "precision to bfloat16 and padding to tight, or scale the frames down."
-            ) from error
-        log.warning("out of memory: unloading other models, then in bands of %d values.", values)
-        self._method.bands = Bands(values)
-        mm.free_memory(1e30, self.device, keep_loaded=self._own())
+    def _make_room(self, geometry: Geometry, shortage: Exception) -> None:
+        unloaded = mm.free_memory(1e30, self.device, keep_loaded=self._own())
         mm.soft_empty_cache()
+        if unloaded:
+            log.warning("out of memory: other models were unloaded, trying again.")
+            return
+        taken = self._method.plan(geometry, self._pairs(geometry)).peak
+        least = self._least(geometry)
+        if taken <= least:
+            raise MemoryBudgetError(
+                f"frames of {geometry.width}x{geometry.height} do not fit into the memory of "
+                f"{self.device}: set precision to bfloat16 and padding to tight, or scale the "
+                "frames down."
+            ) from shortage
+        self._method.available = max(least, int(SHRINK * taken))
+        log.warning("out of memory: going on with %.2f GB.", self._method.available / 1e9)
 
     def _own(self) -> list[Any]:  # ComfyUI's untyped record of what is loaded
         return [loaded for loaded in mm.current_loaded_models if loaded.model is self._patcher]
+
+
+def tile_memory(tile_size: int, options: SamplingOptions, dtype: torch.dtype) -> int:
+    """Bytes at the peak for a frame of `tile_size` pixels square with every map whole.
+
+    That is what packs take that cut frames into tiles of this size, on whatever device.
+    """
+    side = max(tile_size, MINIMUM_SIDE)
+    # without a limit, a GPU's plan has whole maps; that of a CPU has bands, which are faster there
+    return plan_memory(options.geometry(side, side), device="cuda", dtype=dtype).peak
+
+
+def requests_after(requests: Sequence[Request], done: int) -> list[Request]:
+    """What is left of `requests` once the first `done` of their frames are there."""
+    left = []
+    for request in requests:
+        if times := request.times[done:]:
+            left.append(replace(request, times=times))
+        done = max(0, done - len(request.times))
+    return left

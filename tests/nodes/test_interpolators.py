@@ -1,8 +1,5 @@
 """The nodes that turn images into images, in a real ComfyUI."""
 
-import os
-import subprocess
-import sys
 import time
 
 import cv2
@@ -10,74 +7,6 @@ import numpy as np
 import pytest
 
 pytestmark = pytest.mark.comfyui
-
-# Runs in ComfyUI's Python: TLB-VFI with random weights that runs out of memory now and then.
-SHORT_OF_MEMORY = """
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-import utils.install_util  # before another module of that name can take its place
-from comfy.cli_args import args
-args.cpu = True
-import comfy.model_management as mm, torch
-from comfy.model_patcher import ModelPatcher
-from fractions import Fraction
-
-root = sys.argv[1]
-spec = spec_from_file_location("pack", f"{root}/__init__.py", submodule_search_locations=[root])
-sys.modules["pack"] = module_from_spec(spec)
-spec.loader.exec_module(sys.modules["pack"])
-from pack.nodes.host import memory_notice
-from pack.nodes.tlbvfi_model import HostedNetwork, HostedTlbvfi, LoadedModel
-from pack.tlbvfi.errors import MemoryBudgetError
-from pack.tlbvfi.method import PairKey
-from pack.tlbvfi.methods.tlbvfi import TlbvfiMethod
-from pack.tlbvfi.model import SamplingOptions, TLBVFI
-
-print(memory_notice(36000, 2160, 3840, 3).text)
-assert memory_notice(2, 64, 64, 3) is None
-
-torch.manual_seed(0)
-network = TLBVFI().eval().requires_grad_(False)
-for parameter in network.parameters():
-    torch.nn.init.normal_(parameter, std=0.02)
-for buffer in network.buffers():
-    buffer.fill_(1)
-cpu = torch.device("cpu")
-patcher = ModelPatcher(HostedNetwork(network), load_device=cpu, offload_device=cpu)
-model = LoadedModel(patcher=patcher, network=network, weights_hash="")
-options = SamplingOptions(steps=1, flow_scale=1.0, padding="tight")
-frames = torch.rand(2, 3, 64, 64)
-
-
-def run():
-    method = HostedTlbvfi(model, options)
-    features = [method.prepare(frame) for frame in frames]
-    return list(method.between(*features, [Fraction(1, 2)], PairKey(0, 0)))[0]
-
-
-class OutOfMemory(Exception):
-    pass
-
-
-expected = run()
-mm.OOM_EXCEPTION = OutOfMemory
-forward, failures = TLBVFI.forward, 2
-
-def short(self, *arguments):
-    global failures
-    failures -= 1
-    if failures >= 0:
-        raise OutOfMemory
-    return forward(self, *arguments)
-
-TLBVFI.forward = short
-assert (run() - expected).abs().max() < 1e-5
-failures = 1000
-try:
-    run()
-except MemoryBudgetError as error:
-    print(error)
-"""
 
 
 @pytest.fixture
@@ -229,18 +158,6 @@ def test_a_pair_costs_under_10_ms(comfyui, node):
     start = time.perf_counter()
     comfyui.run(nodes)
     assert (time.perf_counter() - start) / (count - 1) < 0.01
-
-
-def test_running_out_of_memory_goes_on_in_bands_with_the_same_frames(comfyui, root):
-    python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    done = subprocess.run(
-        [python, "-c", SHORT_OF_MEMORY, str(root)], cwd=comfyui.code, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "36000 frames of 3840x2160 need 3583.2 GB as one IMAGE batch" in done.stdout
-    assert "use TLBVFI Chunk Processor, which streams to a file" in done.stdout
-    assert "64x64 do not fit into the memory of cpu" in done.stdout
-    assert "set precision to bfloat16" in done.stdout
 
 
 def test_film_through_the_chunks_gives_comfyui_s_own_frames(

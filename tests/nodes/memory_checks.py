@@ -1,0 +1,198 @@
+"""TLB-VFI with random weights within the memory that ComfyUI has left.
+
+test_hosted_memory.py runs this in ComfyUI's Python, where this pack is loaded as `pack`.
+"""
+
+import unittest
+from collections.abc import Container, Sequence
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from itertools import count, pairwise
+from unittest.mock import patch
+
+import comfy.model_management as mm
+import torch
+from comfy.model_patcher import ModelPatcher
+from pack.nodes.host import memory_notice
+from pack.nodes.tlbvfi_model import HostedNetwork, HostedTlbvfi, LoadedModel, tile_memory
+from pack.tlbvfi.errors import MemoryBudgetError
+from pack.tlbvfi.method import PairKey, Request
+from pack.tlbvfi.methods.tlbvfi import FREE_SHARE, TlbvfiMethod
+from pack.tlbvfi.model import TLBVFI, SamplingOptions, plan_memory
+from torch import Tensor
+
+CPU = torch.device("cpu")
+HEIGHT, WIDTH = 64, 64
+OPTIONS = SamplingOptions(steps=1, padding="tight")
+GEOMETRY = OPTIONS.geometry(HEIGHT, WIDTH)
+FASTEST = plan_memory(GEOMETRY).peak
+LEAST = plan_memory(GEOMETRY, available=0).peak
+PLAN_ARGUMENT = {"encode": 2, "forward": 5}
+
+
+class NoMemoryError(Exception):
+    """Stands for that of a GPU."""
+
+
+def random_model() -> LoadedModel:
+    torch.manual_seed(0)
+    network = TLBVFI().eval().requires_grad_(False)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    for buffer in network.buffers():
+        buffer.fill_(1)
+    patcher = ModelPatcher(HostedNetwork(network), load_device=CPU, offload_device=CPU)
+    return LoadedModel(patcher=patcher, network=network, weights_hash="")
+
+
+def short_of_memory(
+    name: str, failures: Container[int], peaks: list[int]
+) -> AbstractContextManager[object]:
+    """Calls of the network's `encode` or `forward` with these numbers fail.
+
+    The peak of every call's plan is appended to `peaks`.
+    """
+    function, calls = getattr(TLBVFI, name), count()
+
+    def short(network: TLBVFI, *arguments: object) -> object:
+        peaks.append(arguments[PLAN_ARGUMENT[name]].peak)
+        if next(calls) in failures:
+            raise NoMemoryError
+        return function(network, *arguments)
+
+    return patch.object(TLBVFI, name, short)
+
+
+def mid_frame(method: HostedTlbvfi, frames: Tensor) -> Tensor:
+    (frame,) = mid_frames(method, [method.prepare(frame) for frame in frames[:2]], 1)
+    return frame
+
+
+def mid_frames(method: HostedTlbvfi, features: Sequence, times: int) -> list[Tensor]:
+    steps = 2**times
+    wanted = [Fraction(n, steps) for n in range(1, steps)]
+    return list(method.between(features[0], features[1], wanted, PairKey(0, 0)))
+
+
+def greatest_difference(frames: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    return float((torch.stack(list(frames)) - torch.stack(list(others))).abs().max())
+
+
+class MemoryTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.model = random_model()
+        cls.frames = torch.rand(3, 3, HEIGHT, WIDTH)
+        cls.expected = mid_frame(HostedTlbvfi(cls.model, OPTIONS), cls.frames)
+
+    def setUp(self):
+        patched = patch.object(mm, "OOM_EXCEPTION", NoMemoryError)
+        patched.start()
+        self.addCleanup(patched.stop)
+
+    def hosted(self, tile_size: int = 0) -> HostedTlbvfi:
+        return HostedTlbvfi(self.model, OPTIONS, tile_size=tile_size)
+
+    def test_a_shortage_goes_on_with_less_and_the_same_frames(self):
+        encoded, tried = [], []
+        with short_of_memory("encode", {1}, encoded), short_of_memory("forward", {0}, tried):
+            assert torch.equal(mid_frame(self.hosted(), self.frames), self.expected)
+        peaks = [*encoded[1:], tried[1]]
+        assert encoded[0] == FASTEST
+        assert encoded[2] == tried[0]
+        assert all(a > b >= LEAST for a, b in pairwise(peaks)), peaks
+
+    def test_what_does_not_fit_in_the_least_is_refused_with_what_to_do(self):
+        tried, refused = [], None
+        try:
+            with short_of_memory("forward", range(1000), tried):
+                mid_frame(self.hosted(), self.frames)
+        except MemoryBudgetError as error:
+            refused = error
+        assert "64x64 do not fit into the memory of cpu: set precision to bfloat16" in str(refused)
+        assert isinstance(refused.__cause__, NoMemoryError)
+        assert (tried[0], tried[-1]) == (FASTEST, LEAST), tried
+        assert len(tried) < 20
+
+    def test_frames_that_are_there_are_not_given_again(self):
+        method = self.hosted()
+        features = [method.prepare(frame) for frame in self.frames[:2]]
+        undisturbed = mid_frames(method, features, 2)
+        with short_of_memory("forward", {2}, []):
+            assert greatest_difference(mid_frames(method, features, 2), undisturbed) == 0
+
+    def test_other_models_make_room_before_the_budget_shrinks(self):
+        other = ModelPatcher(torch.nn.Linear(8, 8), load_device=CPU, offload_device=CPU)
+        mm.load_models_gpu([other])
+        tried = []
+        with short_of_memory("forward", {0}, tried):
+            assert torch.equal(mid_frame(self.hosted(), self.frames), self.expected)
+        assert tried == [FASTEST, FASTEST]
+        assert [loaded.model for loaded in mm.current_loaded_models] == [self.model.patcher]
+
+    def test_a_tile_size_changes_no_bit(self):
+        middle, tried = (LEAST + FASTEST) // 2, []
+        with (
+            patch("pack.nodes.tlbvfi_model.tile_memory", lambda *_: middle),
+            short_of_memory("forward", (), tried),
+        ):
+            assert torch.equal(mid_frame(self.hosted(tile_size=128), self.frames), self.expected)
+        assert LEAST <= tried[0] <= middle, (LEAST, tried, middle)
+
+    def test_a_tile_size_is_a_budget_of_memory(self):
+        tile = tile_memory(1024, OPTIONS, torch.float32)
+        with patch.object(mm, "get_free_memory", lambda *_: 1e12):
+            assert self.hosted(1024).memory_needed(2160, 3840) <= tile
+            assert self.hosted().memory_needed(2160, 3840) > tile
+
+    def test_a_tile_size_below_what_a_frame_needs_takes_the_least(self):
+        least = plan_memory(OPTIONS.geometry(1080, 1920), available=0).peak
+        assert tile_memory(128, OPTIONS, torch.float32) < least
+        assert self.hosted(128).memory_needed(1080, 1920) == least
+
+    def test_room_is_made_for_the_fastest_plan_and_what_is_free_is_the_budget(self):
+        middle = (LEAST + FASTEST) // 2
+        free = middle / FREE_SHARE + mm.extra_reserved_memory()
+        tried, method = [], self.hosted()
+        with (
+            patch.object(mm, "load_models_gpu", wraps=mm.load_models_gpu) as load,
+            patch.object(mm, "get_free_memory", lambda *_: free),
+            short_of_memory("forward", (), tried),
+        ):
+            assert torch.equal(mid_frame(method, self.frames), self.expected)
+            assert method.memory_needed(HEIGHT, WIDTH) == tried[0]
+        load.assert_called_once()
+        assert load.call_args.kwargs["memory_required"] == FASTEST / FREE_SHARE
+        assert LEAST <= tried[0] <= middle, (LEAST, tried, middle)
+        with patch.object(mm, "get_free_memory", lambda *_: 0):
+            assert method.memory_needed(HEIGHT, WIDTH) == LEAST
+
+    def test_a_shortage_leaves_fewer_pairs_at_once(self):
+        def pairs_at_once(method: TlbvfiMethod, height: int, width: int) -> int:
+            return 2 if method.available is None or method.available > 2 * LEAST else 1
+
+        method, times, tried = self.hosted(), [Fraction(1, 4), Fraction(1, 2)], []
+        features = [method.prepare(frame) for frame in self.frames]
+        requests = [
+            Request(features0=a, features1=b, times=times, key=PairKey(0, pair))
+            for pair, (a, b) in enumerate(pairwise(features))
+        ]
+        single = [
+            f for r in requests for f in method.between(r.features0, r.features1, times, r.key)
+        ]
+        with (
+            patch.object(TlbvfiMethod, "pairs_at_once", pairs_at_once),
+            short_of_memory("forward", {1, 2, 3}, tried),
+        ):
+            assert method.pairs_at_once(HEIGHT, WIDTH) == 2
+            many = list(method.between_many(requests))
+            assert method.pairs_at_once(HEIGHT, WIDTH) == 1
+        assert len(many) == len(single) == 4
+        assert greatest_difference(many, single) < 1e-5
+        assert tried[0] > FASTEST >= tried[-1], tried
+
+    def test_a_batch_that_does_not_fit_is_announced_with_its_size(self):
+        assert memory_notice(2, 64, 64, 3) is None
+        notice = memory_notice(36000, 2160, 3840, 3)
+        assert "36000 frames of 3840x2160 need 3583.2 GB as one IMAGE batch" in notice.text
+        assert "use TLBVFI Chunk Processor, which streams to a file" in notice.text
