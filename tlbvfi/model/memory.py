@@ -49,6 +49,8 @@ class MemoryPlan:
     canvas: Bands = WHOLE_MAPS
     """The encoder on the reduced canvas."""
     flow: Bands = WHOLE_MAPS
+    clip: Bands = WHOLE_MAPS
+    """What the encoder does of both frames together."""
     decode: Bands = WHOLE_MAPS
     keeps_flow_features: bool = True
     """Whether these serve both pairs of a frame, or are computed for each pair anew."""
@@ -92,16 +94,14 @@ def _fastest(stages: _Stages, available: int | None) -> tuple[MemoryPlan, float]
     canvas = stages.canvas().choose(bands, available)
     flow = stages.flow().choose(flow_bands, available)
     decode = stages.decode().choose(bands, available)
-    # These have no bands of their own.
-    others = [
-        stages.coarse_flow().choose((None,), available),
-        stages.clip().choose((encode.bands.values,), available),
-    ]
-    choices = [encode, canvas, flow, decode, *others]
+    clip = stages.clip().choose(bands, available)
+    coarse = stages.coarse_flow().choose((None,), available)  # IFNet has no bands
+    choices = [encode, canvas, coarse, flow, clip, decode]
     plan = MemoryPlan(
         encode=encode.bands,
         canvas=canvas.bands,
         flow=flow.bands,
+        clip=clip.bands,
         decode=decode.bands,
         keeps_flow_features=stages.keeps,
         peak=int(max(choice.peak for choice in choices)),

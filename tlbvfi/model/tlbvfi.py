@@ -188,7 +188,7 @@ class TLBVFI(nn.Module):
             luma(features0.frame.new_full((1, 3, 1, 1), UNKNOWN)).expand_as(luma0),
             luma1,
         )
-        return per_frame(self.vqgan.quant_conv, self.vqgan.encoder(deepest, lumas, plan.encode))
+        return per_frame(self.vqgan.quant_conv, self.vqgan.encoder(deepest, lumas, plan.clip))
 
     def sample_latent(self, y: Tensor, steps: int, noise: Sequence[Tensor] | Tensor) -> Tensor:
         """The clean latent clip, from that of the frames; [B, 3, 3, h, w] both."""
