@@ -1,0 +1,273 @@
+"""Plans: they keep to the memory there is, use what there is, and never change a frame."""
+
+import logging
+
+import pytest
+import torch
+from comfyui_tlbvfi.tlbvfi.bench.report import run_task
+from comfyui_tlbvfi.tlbvfi.bench.sizes import Size
+from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
+from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
+from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
+from comfyui_tlbvfi.tlbvfi.methods import tlbvfi as methods
+from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod, memory_left
+from comfyui_tlbvfi.tlbvfi.model import (
+    TLBVFI,
+    MemoryPlan,
+    SamplingOptions,
+    plan_geometry,
+    plan_memory,
+)
+from comfyui_tlbvfi.tlbvfi.model.bands import Bands
+from comfyui_tlbvfi.tlbvfi.model.memory import LIBRARIES
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+STAGES = ("encode", "canvas", "flow", "clip", "decode")
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+geometries = st.builds(
+    plan_geometry,
+    st.integers(16, 4320),
+    st.integers(16, 7680),
+    flow_scale=st.sampled_from([0.25, 0.5, 0.75, 1.0]),
+    padding=st.sampled_from(["reference", "tight"]),
+)
+targets = st.fixed_dictionaries(
+    {
+        "device": st.sampled_from(["cpu", "cuda"]),
+        "dtype": st.sampled_from(DTYPES),
+        "batch": st.integers(1, 3),
+    }
+)
+
+
+CLIP_NEEDS_A_SMALLER_BAND = (
+    plan_geometry(16, 1025, flow_scale=0.25),
+    {"device": "cpu", "dtype": torch.float16, "batch": 1},
+    1.0,
+)
+"""The encoder of the frames fits here with larger bands than that of the clip."""
+
+
+@example(*CLIP_NEEDS_A_SMALLER_BAND)
+@given(geometries, targets, st.floats(0, 3))
+def test_a_plan_keeps_to_the_memory_wherever_any_plan_does(geometry, target, part):
+    least = plan_memory(geometry, available=0, **target).peak
+    available = int(part * least)
+    peak = plan_memory(geometry, available=available, **target).peak
+    assert peak <= max(available, least)
+
+
+@given(geometries, targets)
+def test_without_a_limit_everything_is_stored(geometry, target):
+    plan = plan_memory(geometry, **target)
+    assert plan.keeps_flow_features
+    assert all(getattr(plan, stage).room is None for stage in STAGES)
+    assert plan_memory(geometry, available=plan.peak, **target) == plan
+    if target["device"] == "cuda":
+        assert all(getattr(plan, stage).values is None for stage in STAGES)
+
+
+@pytest.fixture(scope="module")
+def unreal():
+    """The network without values: arithmetic is counted, not done."""
+    with torch.device("meta"):
+        return TLBVFI().eval()
+
+
+def gflop(model, geometry, plan):
+    """Arithmetic of a mid frame inside a sequence, what is computed twice included."""
+    frame = torch.empty(1, 3, geometry.height, geometry.width, device="meta")
+    unknown = torch.empty(1, 256, *geometry.latent, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        features = model.encode(frame, geometry, plan)
+        model(features, unknown, features, 1, [], plan)
+    return counter.get_total_flops() / 1e9
+
+
+def test_spare_memory_is_spent_on_arithmetic(unreal):
+    geometry = plan_geometry(256, 256)
+    least, most = (plan_memory(geometry, available=limit).peak for limit in (0, None))
+    limits = (least, (least + most) // 2, most)
+    costs = [gflop(unreal, geometry, plan_memory(geometry, available=limit)) for limit in limits]
+    assert costs[0] > costs[1] > costs[2]
+    assert costs[0] > 1.2 * costs[2]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "dtype", "budget"),
+    [
+        (2160, 3840, torch.bfloat16, 4e9),
+        (2160, 3840, torch.float16, 4e9),
+        (2160, 3840, torch.float32, 7e9),
+        (4320, 7680, torch.bfloat16, 12e9),
+    ],
+)
+def test_large_frames_fit_a_gpu(height, width, dtype, budget):
+    with torch.device("meta"):
+        model = TLBVFI()
+    model.to_compute_dtype(dtype)
+    weights = sum(p.nbytes for p in (*model.parameters(), *model.buffers()))
+    available = int(budget) - weights
+    geometry = plan_geometry(height, width)
+    plan = plan_memory(geometry, available=available, device="cuda", dtype=dtype)
+    assert plan.peak <= available
+
+
+def test_less_precision_takes_less():
+    geometry = plan_geometry(1080, 1920)
+    full, half = (plan_memory(geometry, dtype=dtype).peak for dtype in DTYPES[:2])
+    assert 0.5 * full < half < full
+
+
+@pytest.fixture
+def one_thread():
+    """With several, libraries may add up in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def frames_of_size(height, width, channels):
+    """Two smooth pictures [1, C, H, W] in [0, 1], the second a little to the right of the first."""
+    coarse = torch.rand(1, channels, 7, 9, generator=torch.Generator().manual_seed(5))
+    wide = F.interpolate(coarse, size=(height, width + 8), mode="bicubic").clamp(0, 1)
+    return wide[..., :width], wide[..., 8:]
+
+
+def halfway(model, frames, geometry, plan):
+    """The frame between and the codes of its latent."""
+    codes = []
+    hook = model.vqgan.quantize.register_forward_pre_hook(
+        lambda quantizer, clips: codes.append(quantizer.codes(clips[0]))
+    )
+    try:
+        features = [model.encode(frame, geometry, plan) for frame in frames]
+        unknown = model.encode_unknown(geometry, plan)
+        frame = model(features[0], unknown, features[1], 1, [], plan)
+    finally:
+        hook.remove()
+    return frame, codes[0]
+
+
+def in_bands(geometry, number, room=None, *, keeps=True):
+    """A plan that cuts the largest maps of every stage into so many bands.
+
+    `room`: the part of a stage's maps that may be stored.
+    """
+    height, width = geometry.padded_height, geometry.padded_width
+    scale = float(geometry.flow_scale)
+
+    def cut(channels, side_scale=1.0):
+        rows, columns = int(side_scale * height), int(side_scale * width)
+        most = 96 * rows * columns
+        values = -(-rows // number) * channels * columns
+        return Bands(values=values, room=None if room is None else int(room * most))
+
+    return MemoryPlan(
+        encode=cut(64),
+        canvas=cut(64, scale),
+        flow=cut(130, scale),
+        clip=cut(42),
+        decode=cut(64),
+        keeps_flow_features=keeps,
+    )
+
+
+@pytest.fixture
+def cuts(monkeypatch):
+    """In how many bands maps were walked over."""
+    found = set()
+    cut = Bands.cut
+
+    def noted(self, height, values_per_row):
+        ranges = list(cut(self, height, values_per_row))
+        found.add(len(ranges))
+        return iter(ranges)
+
+    monkeypatch.setattr(Bands, "cut", noted)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("flow_scale", "plans"),
+    [
+        (0.5, [(2, 0, True), (3, 0.4, False), (7, None, False)]),
+        (1.0, [(7, 0.4, False)]),
+    ],
+)
+def test_no_plan_changes_a_bit(model, one_thread, cuts, flow_scale, plans):
+    """RGBA, because alpha goes a way of its own."""
+    geometry = plan_geometry(256, 256, flow_scale=flow_scale)
+    frames = frames_of_size(256, 256, 4)
+    wanted, wanted_codes = halfway(model, frames, geometry, MemoryPlan())
+    assert cuts == {1}
+    for number, room, keeps in plans:
+        plan = in_bands(geometry, number, room, keeps=keeps)
+        frame, codes = halfway(model, frames, geometry, plan)
+        assert number in cuts
+        assert torch.equal(codes, wanted_codes)
+        assert torch.equal(frame, wanted), (number, room, keeps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flow_scale", [0.5, 1.0])
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("room", [None, 0.4, 0])
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_bands_equal_whole_maps(model, one_thread, number, room, keeps, flow_scale):
+    geometry = plan_geometry(512, 768, flow_scale=flow_scale)
+    frames = frames_of_size(512, 768, 3)
+    wanted, wanted_codes = halfway(model, frames, geometry, MemoryPlan())
+    plan = in_bands(geometry, number, room, keeps=keeps)
+    frame, codes = halfway(model, frames, geometry, plan)
+    assert torch.equal(codes, wanted_codes)
+    assert (frame - wanted).abs().max() <= 5e-5
+    assert torch.equal(frame, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [1_200_000_000, 1_600_000_000, 2_000_000_000, 4_000_000_000])
+def test_a_process_keeps_to_its_budget(tmp_path, budget):
+    weights = tmp_path / "weights.safetensors"
+    write_stand_in(weights)
+    task = Task(
+        kind="model",
+        folder=tmp_path,
+        method=MethodConfig(model=weights, device="cpu", memory=budget),
+        threads=2,
+        size=Size(1536, 1024),
+        pairs=2,
+    )
+    assert run_task(task)["peak_bytes"] <= 1.1 * budget
+
+
+def test_a_budget_is_for_the_whole_process(monkeypatch):
+    monkeypatch.setattr(methods, "used_memory", lambda device: 300)
+    monkeypatch.setattr(methods, "free_memory", lambda device: 10 * LIBRARIES)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert memory_left(cpu, LIBRARIES + 1000) == 700
+    assert memory_left(gpu, 1000) == 700
+    assert memory_left(cpu, LIBRARIES) == 0
+    assert memory_left(gpu, None) == 9 * LIBRARIES
+    assert memory_left(cpu, None) == 8 * LIBRARIES
+
+
+def test_a_budget_is_no_setting_of_the_frames(model):
+    tight, free = (TlbvfiMethod(model, available=limit) for limit in (0, None))
+    assert tight.settings == free.settings
+    assert tight.memory_needed(512, 512) < free.memory_needed(512, 512)
+
+
+def test_what_cannot_fit_is_told_once_in_one_sentence(model, caplog):
+    method = TlbvfiMethod(model, SamplingOptions(), available=10**8)
+    with caplog.at_level(logging.WARNING, "tlbvfi"):
+        needed = [method.memory_needed(480, 640) for _ in range(2)]
+    assert needed[0] > 10**8
+    (record,) = caplog.records
+    assert record.getMessage().startswith("frames of 640x480 take about 0.3 GB beside the weights")
+    assert "the 0.1 GB there are" in record.getMessage()
