@@ -41,7 +41,7 @@ SEPARATOR = "  "
 class WholeMaps(TlbvfiMethod):
     """Every map computed in one step and stored."""
 
-    def plan(self, geometry: Geometry, batch: int = 1) -> MemoryPlan:
+    def plan(self, geometry: Geometry, pairs: int = 1) -> MemoryPlan:
         """The plan without bands, whatever memory there is."""
         return MemoryPlan()
 
