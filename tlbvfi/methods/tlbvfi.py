@@ -231,7 +231,8 @@ class TlbvfiMethod:
             return 1
         geometry = self.options.geometry(height, width)
         most = BUSY_PIXELS // (geometry.padded_height * geometry.padded_width)
-        fitting = (n for n in range(most, 1, -1) if self._fits(self.plan(geometry, n)))
+        # Twice as many, because features are held one by one and stacked as well.
+        fitting = (n for n in range(most, 1, -1) if self._fits(self.plan(geometry, 2 * n)))
         return next(fitting, 1)
 
     def prepare(self, frame: Tensor) -> FrameFeatures:
