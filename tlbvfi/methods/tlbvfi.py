@@ -197,7 +197,7 @@ class TlbvfiMethod:
 
     def plan(self, geometry: Geometry, pairs: int = 1) -> MemoryPlan:
         """How so many pairs at once of this geometry are computed in the memory there is."""
-        wanted = geometry, pairs, self.available
+        wanted = geometry, pairs, self.available, self.device
         if wanted not in self._plans:
             self._plans[wanted] = self._make_plan(geometry, pairs)
         return self._plans[wanted]
