@@ -10,6 +10,7 @@ import ctypes
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 
@@ -104,7 +105,7 @@ def _fastest(stages: _Stages, available: int | None) -> tuple[MemoryPlan, float]
         clip=clip.bands,
         decode=decode.bands,
         keeps_flow_features=stages.keeps,
-        peak=int(max(choice.peak for choice in choices)),
+        peak=ceil(max(choice.peak for choice in choices)),
     )
     return plan, sum(choice.spent for choice in choices)
 
