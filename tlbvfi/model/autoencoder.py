@@ -46,6 +46,7 @@ from .layers import (
     per_frame,
     swish,
 )
+from .memory import give_back_freed_memory
 from .norm import Moments
 from .unet import LATENT
 from .warp import sample_at, sampling_grid
@@ -403,6 +404,7 @@ class Decoder(nn.Module):
             stage: Any = self.up[level]  # a ModuleList does not know the type of its parts
             x = stage.features(h, gathered, bands.beside(h))
             del h  # which may be stored
+            give_back_freed_memory(x.device)
             h = stage(x, joined(context), bands)
             if level:
                 h, gathered = settle(h, bands)
