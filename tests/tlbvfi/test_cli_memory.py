@@ -55,15 +55,15 @@ def test_a_chunk_size_that_is_none_is_refused_alike(tlbvfi, source):
 
 def test_a_job_goes_on_with_another_budget(tlbvfi, source, weights, monkeypatch, pictures):
     """The same session, and the frames of a job with one budget throughout."""
-    between, budgets = TlbvfiMethod.between, []
+    between_many, budgets = TlbvfiMethod.between_many, []
 
-    def interrupted(self, *arguments):
+    def interrupted(self, requests):
         budgets.append(self.available)
         if len(budgets) == 3:
             raise KeyboardInterrupt
-        return between(self, *arguments)
+        return between_many(self, requests)
 
-    monkeypatch.setattr(TlbvfiMethod, "between", interrupted)
+    monkeypatch.setattr(TlbvfiMethod, "between_many", interrupted)
     words = ("--model", weights, "--steps", 1, "--device", "cpu", "--chunk-frames", 1)
     words = (*words, "--codec", "ffv1", "--json")
     assert tlbvfi("interpolate", source, "out.mkv", *words, "--vram", "4G")[0] == 130

@@ -189,7 +189,7 @@ class TlbvfiMethod:
         if self._compile == "on" or (self._compile == "auto" and is_long):
             self._compile = "off"  # once is enough
             log.info("compiling for %s: the first frames take minutes.", self.device)
-            compile_blocks(self.model, cache_folder() / "compiled")
+            compile_blocks(self.model, str(cache_folder() / "compiled"))
 
     def memory_needed(self, height: int, width: int) -> int:
         """Bytes that frames of this size take at the peak, beside the weights."""

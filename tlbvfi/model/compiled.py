@@ -7,7 +7,6 @@ folder, where the next process finds them.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -25,13 +24,13 @@ SHAPES = 256
 """Shapes that the blocks of one kind are compiled for; PyTorch's own 8 do not do for all levels."""
 
 
-def compile_blocks(network: nn.Module, cache: Path) -> None:
+def compile_blocks(network: nn.Module, cache: str) -> None:
     """Let the blocks of `network` be compiled where they are called next.
 
     `cache`: folder for the results, unless the environment names one. Frames are the same to the
     rounding of the type. A block that PyTorch cannot compile is run as it is, and its log says so.
     """
-    os.environ.setdefault(CACHE_VARIABLE, str(cache))
+    os.environ.setdefault(CACHE_VARIABLE, cache)
     dynamo = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, SHAPES)
     dynamo.suppress_errors = True
