@@ -71,6 +71,6 @@ def test_a_job_goes_on_with_another_budget(tlbvfi, source, weights, monkeypatch,
     result = json.loads(out)
     assert code == 0
     assert (result["frames"], result["frames_made"] < 7) == (7, True)
-    assert budgets[0] > 3_000_000_000 > 600_000_000 > budgets[-1]
+    assert budgets[0] > budgets[-1]
     assert tlbvfi("interpolate", source, "again.mkv", *words)[0] == 0
     assert pictures(source.parent / "out.mkv") == pictures(source.parent / "again.mkv")
