@@ -28,6 +28,13 @@ class Aim:
     is_budget: bool = False
     """At most so many GB, and judged where no more are allowed: with more memory, more is used."""
 
+    @property
+    def limit(self) -> str:
+        """In words."""
+        if self.at_least is not None:
+            return f"at least {self.at_least:g}"
+        return f"at most {self.at_most:g}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -99,10 +106,32 @@ AIMS = (
     _peak(Size(1536, 1024), 1.6, ("float32",), device="cpu"),
 )
 
+RUNS = {
+    "cuda": (
+        "--sizes 1080,2160 --precision float16 --compile on --baseline",
+        "--sizes 2160 --precision bfloat16 --vram 4G",
+        "--sizes 2160 --vram 7G",
+        "--sizes 4320 --precision bfloat16 --vram 12G",
+    ),
+    "cpu": (
+        "--sizes 512x512 --pairs 8 --threads 1 --baseline",
+        "--sizes 1536x1024 --memory 1.6G",
+    ),
+}
+"""Options of `tlbvfi bench` that measure every aim, by device."""
+
 
 def judge(rows: Iterable[Row], config: MethodConfig, device: str) -> list[Verdict]:
     """The aims that something was measured for."""
     return [verdict for row in rows for verdict in _of_row(row, config, device)]
+
+
+def are_met(verdicts: Iterable[Verdict], device: str) -> bool:
+    """Whether every aim for a device was measured, and each time reached."""
+    wanted = {(aim.text, str(aim.size), aim.limit) for aim in AIMS if aim.device == device}
+    found = list(verdicts)
+    measured = {(verdict.text, verdict.size, verdict.wanted) for verdict in found}
+    return wanted <= measured and all(verdict.passed for verdict in found)
 
 
 def _of_row(row: Row, config: MethodConfig, device: str) -> Iterator[Verdict]:
@@ -123,14 +152,11 @@ def _applies(aim: Aim, config: MethodConfig, device: str) -> bool:
 def _verdict(aim: Aim, value: float) -> Verdict:
     is_enough = aim.at_least is None or value >= aim.at_least
     is_little = aim.at_most is None or value <= aim.at_most
-    wanted = (
-        f"at least {aim.at_least:g}" if aim.at_least is not None else f"at most {aim.at_most:g}"
-    )
     return Verdict(
         text=aim.text,
         size=str(aim.size),
         measured=value,
-        wanted=wanted,
+        wanted=aim.limit,
         unit=aim.unit,
         passed=is_enough and is_little,
     )

@@ -6,10 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .arguments import add_network
 from .interpolate import method_config
+
+if TYPE_CHECKING:
+    from ..bench.aims import Verdict
 
 SIZES = "256,512,720,1080,1440,2160"
 
@@ -38,11 +41,43 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
     parser.add_argument(
         "--clip", type=Path, metavar="FILE", help="frames to measure on (default: generated)"
     )
+    parser.add_argument(
+        "--aims",
+        action="store_true",
+        help="measure all the project aims at on such a device, with the options that takes; exit "
+        "code 1 if anything falls short (from a checkout)",
+    )
     parser.set_defaults(run=run_bench, method="tlbvfi")
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Measure, and print tables on stdout; Ctrl-C prints what there is."""
+    if not arguments.aims:
+        return _measure(arguments)[0]
+    from ..bench.aims import RUNS, are_met
+    from ..device import choose_device
+    from ..errors import SettingsError
+
+    device = choose_device(arguments.device).type
+    if device not in RUNS:
+        raise SettingsError(f"There are no aims for {device}: choose --device cpu or cuda.")
+    verdicts: list[Verdict] = []
+    for words in RUNS[device]:
+        _say(f"bench {words}")
+        argv = [*(word for word in arguments.argv if word != "--aims"), *words.split()]
+        run = arguments.parser.parse_args(argv, argparse.Namespace(argv=argv))
+        code, found = _measure(run)
+        if code:
+            return code
+        verdicts += found
+        print(flush=True)
+    met = are_met(verdicts, device)
+    _say("every aim is reached" if met else "not every aim is reached")
+    return 0 if met else 1
+
+
+def _measure(arguments: argparse.Namespace) -> tuple[int, list[Verdict]]:
+    """Exit code and verdicts of one run, which is printed."""
     from ..bench.aims import judge
     from ..bench.figures import Row
     from ..bench.report import BenchOptions, open_bench
@@ -69,7 +104,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
             print(json.dumps(as_json(bench, rows, verdicts, arguments.argv), default=str))
         else:
             print("\n".join([*heading(bench), *tables(bench, rows, verdicts)]))
-    return code
+    return code, verdicts
 
 
 def _say(text: str) -> None:

@@ -51,7 +51,9 @@ class Gathering:
 
     def moments(self) -> Moments:
         """Of all the rows."""
-        means, squares = self._means.double(), self._squares.double()
+        # Apple's GPUs know no float64.
+        exact = torch.float32 if self._means.device.type == "mps" else torch.float64
+        means, squares = self._means.to(exact), self._squares.to(exact)
         mean = means.mean(dim=1, keepdim=True)
         apart = (means - mean).square().sum(dim=1) * self._width
         return Moments(self._width * self._rows, mean[:, 0], squares.sum(dim=1) + apart)

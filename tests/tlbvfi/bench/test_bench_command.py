@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+import torch
+from comfyui_tlbvfi.tlbvfi import device
 from comfyui_tlbvfi.tlbvfi.bench import report
 from comfyui_tlbvfi.tlbvfi.bench.figures import STAGES
 
@@ -179,6 +181,54 @@ def test_a_gpu_is_judged_by_the_aims_for_gpus(tlbvfi, pretend):
         ("GPU busy", "1920x1080"): True,
         ("job at the model's own rate", "3840x2160"): False,
         ("peak memory", "3840x2160"): False,
+    }
+
+
+def test_all_aims_of_a_device_are_measured_by_one_command(tlbvfi, pretend):
+    asked = pretend()
+    code, out, err = tlbvfi("bench", "--aims", "--device", "cpu", "--sizes", "64", "--json")
+    assert code == 0
+    found = [json.loads(line) for line in out.splitlines() if line]
+    assert [[aim["text"] for aim in run["aims"]] for run in found] == [
+        ["faster than the baseline"],
+        ["peak memory"],
+    ]
+    assert "--aims" not in found[0]["command"]
+    assert err.splitlines()[-1] == "tlbvfi: every aim is reached"
+    assert {str(task.size) for task in asked} == {"512x512", "1536x1024"}
+
+
+@pytest.mark.parametrize("figure", [{"peak_bytes": 2_000_000_000}, {"problem": "out of memory"}])
+def test_an_aim_that_is_missed_or_not_measured_is_exit_code_1(tlbvfi, pretend, figure):
+    found = figure if "problem" in figure else {**MODEL, **figure}
+    pretend({("model", "1536x1024"): found})
+    code, _, err = tlbvfi("bench", "--aims", "--device", "cpu")
+    assert code == 1
+    assert err.splitlines()[-1] == "tlbvfi: not every aim is reached"
+
+
+def test_the_runs_for_gpus_measure_every_aim_for_gpus(tlbvfi, pretend, monkeypatch):
+    gpu = {**MACHINE, "gpu": "a GPU", "device": "cuda"}
+    gpu["matmul_tflops"] = dict.fromkeys(("float32", "bfloat16", "float16"), 300.0)
+    stages = {**MODEL["stages_ms"], "sampler": 2.0}
+    model = {**MODEL, "ms": 100.0, "gpu_busy": 0.93, "peak_bytes": 3_400_000_000}
+    model["stages_ms"] = stages
+    job = {**JOB, "seconds": 10.5}
+    sizes = ("1920x1080", "3840x2160", "7680x4320")
+    changes = {
+        (kind, size): found for size in sizes for kind, found in (("model", model), ("job", job))
+    }
+    changes |= {("machine", size): gpu for size in sizes}
+    asked = pretend(changes)
+    monkeypatch.setattr(device, "choose_device", lambda name: torch.device("cuda"))
+    code, _, err = tlbvfi("bench", "--aims")
+    assert (code, err.splitlines()[-1]) == (0, "tlbvfi: every aim is reached")
+    runs = {(task.method.precision, task.method.memory) for task in asked}
+    assert runs == {
+        ("float16", None),
+        ("bfloat16", 4_000_000_000),
+        ("float32", 7_000_000_000),
+        ("bfloat16", 12_000_000_000),
     }
 
 

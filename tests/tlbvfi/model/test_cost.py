@@ -66,7 +66,7 @@ def test_lower_precision_stays_near_float32(stand_in_state, model, dtype, decibe
         (Size(1024, 768), 0.5),
     ],
 )
-def test_predicted_memory_is_what_is_measured(tmp_path, size, scale):
+def test_predicted_memory_is_enough_and_not_much_more(tmp_path, size, scale):
     """Of what a process takes beside what it had before the first frame.
 
     Smaller frames take less than loading the weights, which are there twice for a moment.
@@ -83,4 +83,5 @@ def test_predicted_memory_is_what_is_measured(tmp_path, size, scale):
     )
     found = run_task(task)
     measured = found["peak_bytes"] - found["idle_bytes"]
-    assert measured == pytest.approx(found["predicted_bytes"] + LIBRARIES, rel=0.15)
+    predicted = found["predicted_bytes"] + LIBRARIES
+    assert 0.75 * predicted < measured <= predicted
