@@ -121,9 +121,9 @@ class FrequencyBlock(nn.Module):
 
     def forward(self, x: Rows, moments: Moments, bands: Bands) -> tuple[Rows, Moments]:
         """A stored map and its moments to those of the next."""
-        h = normed(self.norm1, x, moments, F.relu_)
+        h = normed(self.norm1, x, moments, "relu")
         h, gathered = keep_and_gather(strided(kernel_of(self.conv1), h, 2, before=2), bands)
-        h = normed(self.norm2, h, gathered, F.relu_)
+        h = normed(self.norm2, h, gathered, "relu")
         h = strided(kernel_of(self.conv2), h, 2, before=2)
         return keep_and_gather(added(h, strided(kernel_of(self.shortcut), x, 4, before=1)), bands)
 
@@ -409,7 +409,7 @@ class Decoder(nn.Module):
             if level:
                 h, gathered = settle(h, bands)
         # The largest map of all is computed twice rather than kept: it is the cheapest, too.
-        h = normed(self.norm_out, h, gather(h, bands), swish)
+        h = normed(self.norm_out, h, gather(h, bands), "silu")
         return self.head(convolved(kernel_of(self.conv_out), h), bands)
 
     def head(self, h: Rows, bands: Bands) -> Rows:
@@ -417,7 +417,7 @@ class Decoder(nn.Module):
         for conv, norm in ((0, 1), (3, 4)):
             h, gathered = settle(convolved(kernel_of(self.moduleout[conv]), h), bands)
             bands = bands.beside(h)
-            h = normed(self.moduleout[norm], h, gathered, F.relu_)
+            h = normed(self.moduleout[norm], h, gathered, "relu")
         return convolved(kernel_of(self.moduleout[6]), h)
 
 

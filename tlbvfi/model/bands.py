@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .norm import Gathering, Moments, factor_and_offset
+from .norm import Gathering, Moments, factor_and_offset, scaled
+from .norm_kernel import Activation
 from .split import conv2d as conv2d_split
 from .split import fits as can_be_split
 from .split import is_available as can_split
@@ -189,15 +190,11 @@ def normed(
     norm: Any,  # noqa: ANN401 - a group norm of any namespace
     source: Rows,
     gathered: Moments,
-    activation: Callable[[Tensor], Tensor],
+    activation: Activation,
 ) -> Rows:
-    """Group norm by the moments of the whole map, then an activation that may work in place."""
-    factor, offset = (t[:, :, None, None] for t in factor_and_offset(norm, gathered))
-
-    def apply(x: Tensor) -> Tensor:
-        return activation(torch.addcmul(offset, x.float(), factor).to(x.dtype))
-
-    return mapped(apply, source)
+    """Group norm by the moments of the whole map, then an activation."""
+    factor, offset = factor_and_offset(norm, gathered)
+    return mapped(lambda x: scaled(x, factor, offset, activation), source)
 
 
 def with_halo(source: Rows, start: int, stop: int) -> Tensor:

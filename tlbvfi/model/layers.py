@@ -120,9 +120,9 @@ class ResBlock2d(nn.Module):
 
     def forward(self, x: Rows, moments: Moments, bands: Bands) -> Rows:
         """`moments`: those of `x`. The second half, at least, is computed when asked for."""
-        h = convolved(kernel_of(self.conv1), normed(self.norm1, x, moments, swish))
+        h = convolved(kernel_of(self.conv1), normed(self.norm1, x, moments, "silu"))
         h, gathered = settle(h, bands)
-        h = convolved(kernel_of(self.conv2), normed(self.norm2, h, gathered, swish))
+        h = convolved(kernel_of(self.conv2), normed(self.norm2, h, gathered, "silu"))
         shortcut = self.nin_shortcut
         return added(h, x if shortcut is None else convolved(kernel_of(shortcut), x))
 

@@ -1,13 +1,17 @@
-"""Group norm, modulation and SiLU of a clip in one Triton kernel, for the UNet on NVIDIA GPUs.
+"""Group norms in Triton kernels, for NVIDIA GPUs.
 
-The UNet's maps are so small that what counts is the number of kernels: PyTorch takes three for the
-norm, three to scale and shift, one for SiLU, some forty times per step of the sampler.
+The UNet's clips are so small that what counts is the number of kernels: PyTorch takes three for the
+norm, three to scale and shift, one for SiLU, some forty times per step of the sampler. Here it is one.
+
+The maps of encoder and decoder are so large that what counts is how often they pass through memory.
+For a value of float16, PyTorch's moments and norm take 32 bytes, in float32 on the way; those of the
+kernels here 6: it is read once for the moments, and read and written for norm and activation.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +19,14 @@ from torch import Tensor, nn
 LARGEST_GROUP = 1 << 15
 """Values a program holds at once: 32 for each of 1024 threads, above which registers run out."""
 VALUES_PER_WARP = 512
+
+CHANNELS = 32
+"""Channels of a map come in multiples of this."""
+BLOCK_PIXELS = 64
+BLOCK_VALUES = 2048
+"""Values a program scales: 16 for each of 128 threads."""
+
+Activation = Literal["silu", "relu"]
 
 
 def fits(x: Tensor, groups: int) -> bool:
@@ -28,8 +40,6 @@ def norm_and_silu(norm: nn.GroupNorm, x: Tensor, modulation: Tensor | None = Non
     `x`: [B, C, ...] on a device where `correlation_kernel.is_available`; `modulation`: scale and
     shift, [B or 1, 2 * C], where there are any. Float32, like weight and bias of `norm`.
     """
-    # Triton is not everywhere; its functions have no type.
-    kernel: Any = import_module(".triton_kernels", __package__).norm_kernel
     x = x.contiguous()
     B, C = x.shape[:2]
     per_channel = x[0, 0].numel()
@@ -40,7 +50,7 @@ def norm_and_silu(norm: nn.GroupNorm, x: Tensor, modulation: Tensor | None = Non
     if modulation is not None:
         scale, shift = (part.contiguous() for part in modulation.expand(B, -1).chunk(2, dim=1))
     with torch.cuda.device_of(x):
-        kernel[(B * norm.num_groups,)](
+        _kernel("norm_kernel")[(B * norm.num_groups,)](
             x,
             norm.weight,
             norm.bias,
@@ -57,3 +67,69 @@ def norm_and_silu(norm: nn.GroupNorm, x: Tensor, modulation: Tensor | None = Non
             num_warps=min(32, max(4, block // VALUES_PER_WARP)),
         )
     return out
+
+
+def fits_map(x: Tensor) -> bool:
+    """Whether there are kernels for a map [B, C, H, W]: of channels in blocks of `CHANNELS`."""
+    return x.shape[1] % CHANNELS == 0
+
+
+def row_moments(x: Tensor, means: Tensor, squares: Tensor, start: int) -> None:
+    """Write moments of rows of a map that `fits_map`, on a device as of `norm_and_silu`.
+
+    `x`: the rows [start, start + h), [B, C, h, W]. `means`, `squares`: of all rows, [B, H, C] float32,
+    contiguous; the latter sums squared deviations from the former.
+    """
+    B, C, rows, width = x.shape
+    x = _rows(x)
+    block = next(size for size in (64, CHANNELS) if C % size == 0)
+    with torch.cuda.device_of(x):
+        _kernel("row_moments_kernel")[(B * rows, C // block)](
+            x,
+            means,
+            squares,
+            start,
+            rows,
+            means.shape[1],
+            width,
+            x.stride(0),
+            C=C,
+            BLOCK_C=block,
+            BLOCK_W=BLOCK_PIXELS,
+        )
+
+
+def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: Activation) -> Tensor:
+    """activation(x * factor + offset) of a map that `fits_map`, on a device as of `norm_and_silu`.
+
+    `x`: [B, C, h, W]; `factor`, `offset`: [B, C] float32. Result: channels_last, in the type of `x`;
+    computed in float32.
+    """
+    B, C, rows, width = x.shape
+    x = _rows(x)
+    out = x.new_empty((B, rows, width, C))
+    per_image = rows * width * C
+    with torch.cuda.device_of(x):
+        _kernel("scaled_kernel")[(-(-per_image // BLOCK_VALUES), B)](
+            x,
+            factor.contiguous(),
+            offset.contiguous(),
+            out,
+            per_image,
+            x.stride(0),
+            C=C,
+            IS_SILU=activation == "silu",
+            BLOCK=BLOCK_VALUES,
+        )
+    return out.permute(0, 3, 1, 2)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, rows, W, C] of a map [B, C, rows, W], a view where channels_last rows follow each other."""
+    tokens = x.permute(0, 2, 3, 1)
+    _, _, W, C = tokens.shape
+    return tokens if tokens.stride()[1:] == (W * C, C, 1) else tokens.contiguous()
+
+
+def _kernel(name: str) -> Any:  # noqa: ANN401 - Triton is not everywhere; its functions have no type
+    return getattr(import_module(".triton_kernels", __package__), name)

@@ -1,7 +1,7 @@
-"""Triton kernels of the warp, the correlation and the UNet's norm; to be imported only where Triton is.
+"""Triton kernels of the warp, the correlation and the norms; to be imported only where Triton is.
 
-In the first two, pixels are counted over a batch of rows and tokens [C] lie one after the other
-(channels_last). All arithmetic is float32, square roots and quotients are rounded as IEEE 754 says.
+But for the UNet's norm, channels lie one after the other (channels_last), and in the first two pixels
+are counted over a batch of rows. All arithmetic is float32, square roots and quotients are rounded as IEEE 754 says.
 """
 # Triton is installed with PyTorch's CUDA builds only; its functions are compiled from their source.
 # pyright: basic, reportMissingImports=false
@@ -196,3 +196,70 @@ def norm_kernel(
         own = group // GROUPS * CHANNELS + channel
         found = found * (1 + tl.load(scale + own, inside, 0.0)) + tl.load(shift + own, inside, 0.0)
     tl.store(out + at, found * tl.sigmoid(found), inside)
+
+
+@triton.jit
+def row_moments_kernel(
+    x,
+    means,
+    squares,
+    start,
+    rows,
+    height,
+    width,
+    image_stride,
+    C: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_W: tl.constexpr,
+):
+    """Means and summed squared deviations of one row of `rows`, [B, height, C] from `start` on.
+
+    Those of pieces of the row are merged (Chan, Golub and LeVeque 1979), so it is read once.
+    """
+    number = tl.program_id(0)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    image, row = number // rows, number % rows
+    first = x + image.to(tl.int64) * image_stride + row.to(tl.int64) * width * C
+    mean = tl.zeros((BLOCK_C,), tl.float32)
+    total = tl.zeros((BLOCK_C,), tl.float32)
+    for begin in range(0, width, BLOCK_W):
+        column = begin + tl.arange(0, BLOCK_W)
+        inside = (column < width)[:, None]
+        found = tl.load(first + column[:, None] * C + channel[None, :], inside, 0.0).to(tl.float32)
+        count = tl.minimum(width - begin, BLOCK_W).to(tl.float32)
+        own = tl.div_rn(tl.sum(found, axis=0), count)
+        apart = tl.where(inside, found - own[None, :], 0.0)
+        share = tl.div_rn(count, begin + count)
+        off = own - mean
+        mean += off * share
+        total += tl.sum(apart * apart, axis=0) + off * off * (begin * share)
+    at = (image.to(tl.int64) * height + start + row) * C + channel
+    tl.store(means + at, mean)
+    tl.store(squares + at, total)
+
+
+@triton.jit
+def scaled_kernel(
+    x,
+    factor,
+    offset,
+    out,
+    per_image,
+    image_stride,
+    C: tl.constexpr,
+    IS_SILU: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """activation(x * factor + offset) of a piece of an image; `factor` and `offset` are [B, C]."""
+    image = tl.program_id(1)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < per_image
+    channel = image * C + (at % C).to(tl.int32)
+    found = tl.load(x + image.to(tl.int64) * image_stride + at, inside, 0.0).to(tl.float32)
+    found = found * tl.load(factor + channel) + tl.load(offset + channel)
+    if IS_SILU:
+        found *= tl.sigmoid(found)
+    else:
+        found = tl.where(found < 0, 0.0, found)  # which lets NaN through, as ReLU does
+    place = out + image.to(tl.int64) * per_image + at
+    tl.store(place, found.to(out.dtype.element_ty), inside)

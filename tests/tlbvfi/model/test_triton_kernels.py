@@ -21,7 +21,8 @@ spec = spec_from_file_location("conftest", sys.argv[1])
 spec.loader.exec_module(module_from_spec(spec))
 def call(module, function, arguments):
     package = import_module("comfyui_tlbvfi.tlbvfi.model." + module)
-    return getattr(package, function)(**arguments)
+    found = getattr(package, function)(**arguments)
+    return arguments if found is None else found
 torch.save([call(*asked) for asked in torch.load(sys.argv[2], weights_only=False)], sys.argv[3])
 """
 
@@ -103,6 +104,41 @@ def normalization(shape, is_modulated):
     return {"norm": norm, "x": x, "modulation": modulation}
 
 
+MAPS = {
+    "64 channels": (2, 64, 3, 5),
+    "32 channels": (1, 32, 4, 3),
+    "three blocks of pixels and a rest": (1, 128, 2, 200),
+    "rows of a larger map": (2, 64, 9, 70),
+    "float16": (2, 64, 3, 150),
+    "not channels_last": (2, 32, 4, 7),
+    "far from zero": (1, 64, 2, 130),
+}
+
+
+def a_map(name):
+    """Rows [B, C, h, W], and the number of rows before them."""
+    x = drawn(*MAPS[name], seed=10) + (100 if name == "far from zero" else 0)
+    if name == "not channels_last":
+        return x, 0
+    x = x.contiguous(memory_format=torch.channels_last)
+    if name == "rows of a larger map":
+        return x[:, :, 2:5], 2
+    return (x.half() if name == "float16" else x), 0
+
+
+def gathering(name):
+    x, start = a_map(name)
+    batch, channels, height, _ = MAPS[name]
+    means, squares = torch.full((2, batch, height, channels), -1.0).unbind()
+    return {"x": x, "means": means, "squares": squares, "start": start}
+
+
+def scaling(name, activation):
+    shape = MAPS[name][:2]
+    factor, offset = drawn(*shape, seed=11), drawn(*shape, seed=12)
+    return {"x": a_map(name)[0], "factor": factor, "offset": offset, "activation": activation}
+
+
 def calls():
     """(module, function, arguments) of everything to be interpreted, by name."""
     asked = {}
@@ -116,6 +152,10 @@ def calls():
         asked["convolution", name] = "split", "conv2d", convolution(*example)
     for name, example in NORMS.items():
         asked["norm", name] = "norm_kernel", "norm_and_silu", normalization(*example)
+    for name in MAPS:
+        asked["moments", name] = "norm_kernel", "row_moments", gathering(name)
+        for activation in ("silu", "relu"):
+            asked[activation, name] = "norm_kernel", "scaled", scaling(name, activation)
     return asked
 
 
@@ -213,6 +253,39 @@ def test_the_norm_equals_a_group_norm(interpreted, name):
         wanted = wanted * (1 + scale) + shift
     wanted = torch.nn.functional.silu(wanted)
     assert (interpreted["norm", name] - wanted).abs().max() < (2e-4 if x.mean() > 50 else 3e-6)
+
+
+@needs_triton
+@pytest.mark.parametrize("name", MAPS)
+def test_moments_are_those_of_each_row(interpreted, name):
+    (x, start), found = a_map(name), interpreted["moments", name]
+    rows = slice(start, start + x.shape[2])
+    variance, mean = torch.var_mean(x.double(), dim=3, correction=0)
+    wanted = {"means": mean, "squares": variance * x.shape[3]}
+    for key, values in wanted.items():
+        values = values.transpose(1, 2)
+        assert torch.allclose(found[key][:, rows].double(), values, rtol=1e-5, atol=1e-6)
+        found[key][:, rows] = -1
+        assert (found[key] == -1).all()
+
+
+@needs_triton
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("activation", ["silu", "relu"])
+def test_maps_are_scaled_and_activated(interpreted, name, activation):
+    asked, found = scaling(name, activation), interpreted[activation, name]
+    factor, offset = (asked[key].double()[:, :, None, None] for key in ("factor", "offset"))
+    wanted = getattr(torch.nn.functional, activation)(asked["x"].double() * factor + offset)
+    assert found.dtype == asked["x"].dtype
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(
+        found.double(), wanted, rtol=5e-4 if name == "float16" else 1e-6, atol=1e-5
+    )
+
+
+def test_only_whole_blocks_of_channels_fit_the_norm_of_maps():
+    assert norm_kernel.fits_map(torch.empty(1, 32, 2, 2))
+    assert not norm_kernel.fits_map(torch.empty(1, 21, 2, 2))
 
 
 def test_only_groups_that_can_be_held_fit_the_norm():
