@@ -144,6 +144,10 @@ class HostedTlbvfi:
         """Frames of all requests as TlbvfiMethod gives them."""
         return self._frames(requests, self._method.between_many)
 
+    def check(self, image: Tensor) -> None:
+        """Raises: FrameError: a frame holds NaN, see TlbvfiMethod."""
+        self._method.check(image)
+
     def memory_needed(self, height: int, width: int) -> int:
         """Bytes beside the weights that frames of this size take at the peak, planned for what is free."""
         geometry = self._options.geometry(height, width)

@@ -125,3 +125,16 @@ class Expecting(Protocol):
     def expect(self, frames: int) -> None:
         """Told how many output frames the whole job has, before any of them, in every run of it."""
         ...
+
+
+@runtime_checkable
+class Checking(Protocol):
+    """What a method may offer besides: to judge what it made, once that is on the CPU."""
+
+    def check(self, image: Tensor) -> None:
+        """Told every frame it made before anybody uses it, without the device being waited for.
+
+        Raises:
+            FrameError: the frame is unusable.
+        """
+        ...

@@ -14,7 +14,7 @@ from typing import Any, Generic
 
 from torch import Tensor
 
-from .method import Batching, Method, PairKey, Request
+from .method import Batching, Checking, Method, PairKey, Request
 from .spans import CutRule, P, SourceFrame, Span, find_spans
 from .timeline import Slot, Timeline, nearest_node
 from .transfer import Download, Downloads, one_ahead
@@ -91,7 +91,7 @@ def interpolate(
         for frame in _fill_all(spans, method, timeline, rules, first)
         if frame.pair >= start and (stop is None or frame.pair < stop)
     )
-    yield from _brought_to_the_cpu(shown)
+    yield from _brought_to_the_cpu(shown, method)
     if last and ends_here:
         pair = max(first, last[0].index - 1)
         for slot in timeline.last(last[0].index - first, last[0].time):
@@ -106,10 +106,19 @@ def _noting_the_last(
         yield frame
 
 
-def _brought_to_the_cpu(frames: Iterable[OutputFrame[P]]) -> Iterator[OutputFrame[P]]:
-    """The same frames, their images on the CPU."""
+def _brought_to_the_cpu(
+    frames: Iterable[OutputFrame[P]], method: Method
+) -> Iterator[OutputFrame[P]]:
+    """The same frames, their images on the CPU and checked."""
+    check = method.check if isinstance(method, Checking) else None
     for frame, download in one_ahead(_downloading(frames), _takes_time):
-        yield frame if download is None else replace(frame, image=download.result())
+        if download is None:
+            yield frame
+            continue
+        image = download.result()
+        if check is not None:
+            check(image)
+        yield replace(frame, image=image)
 
 
 def _downloading(

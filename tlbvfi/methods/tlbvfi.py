@@ -296,6 +296,18 @@ class TlbvfiMethod:
         for request in requests:
             yield from (made[request.key, t] for t in request.times)
 
+    def check(self, image: Tensor) -> None:
+        """Look at a frame that was made, [C, H, W] on the CPU.
+
+        Raises:
+            FrameError: it holds NaN, as where numbers grew too large for float16.
+        """
+        if torch.isfinite(image.sum()):
+            return
+        dtype = self.settings["dtype"]
+        advice = "replace the weights" if dtype == "float32" else "set precision to float32"
+        raise FrameError(f"TLB-VFI computed pixels that are no numbers in {dtype}: {advice}.")
+
     def sample(self, y: Tensor, steps: int, noise: Tensor) -> Tensor:
         """The clean latent, see `TLBVFI.sample_latent`; `noise` [steps - 1, B, 3, 3, h, w] on the CPU.
 

@@ -11,8 +11,12 @@ from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.method import Batching, PairKey, Request
 from comfyui_tlbvfi.tlbvfi.methods import tlbvfi as tlbvfi_method
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
+from comfyui_tlbvfi.tlbvfi.model import TLBVFI
 from comfyui_tlbvfi.tlbvfi.model.compiled import CACHE_VARIABLE
 from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, sample
+from comfyui_tlbvfi.tlbvfi.pipeline import interpolate
+from comfyui_tlbvfi.tlbvfi.spans import SourceFrame
+from comfyui_tlbvfi.tlbvfi.timeline import Bisection
 from torch.nn import functional as F
 
 KEY = PairKey(3, 11)
@@ -198,6 +202,19 @@ def test_several_pairs_at_once_equal_single_pairs(batching):
     ]
     for frame, other in zip(batching.between_many(requests), singly, strict=True):
         assert (frame - other).abs().max() < 2e-5
+
+
+def test_numbers_too_large_for_the_precision_are_an_error(stand_in_state):
+    network = TLBVFI().eval().requires_grad_(False)
+    network.load_state_dict({name: stand_in_state[name] for name in network.state_dict()})
+    network.to_compute_dtype(torch.float16)
+    network.vqgan.decoder.conv_out.weight *= 1e5
+    method = TlbvfiMethod(network, SamplingOptions(steps=1, padding="tight"))
+    frames = [SourceFrame(index=i, time=Fraction(i), image=picture(i), picture=i) for i in range(2)]
+    shown = interpolate(frames, method, Bisection(times=1))
+    assert next(shown).is_source
+    with pytest.raises(FrameError, match=r"no numbers in float16: set precision to float32\."):
+        next(shown)
 
 
 def test_a_cpu_does_one_pair_at_a_time(method):
