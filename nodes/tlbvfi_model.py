@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import comfy.model_management as mm
 import torch
@@ -16,7 +16,6 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..tlbvfi.checkpoint import load_checkpoint, weights_hash
-from ..tlbvfi.errors import MemoryBudgetError
 from ..tlbvfi.method import PairKey, Request
 from ..tlbvfi.methods.tlbvfi import FREE_SHARE, TlbvfiMethod
 from ..tlbvfi.model import (
@@ -31,10 +30,6 @@ from ..tlbvfi.model import (
 
 log = logging.getLogger("tlbvfi.nodes")
 
-T = TypeVar("T")
-
-SHRINK = 0.75
-"""Part of the memory of a plan that failed for want of it that the next plan may take."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -109,7 +104,9 @@ class HostedTlbvfi:
         self._patcher = model.patcher
         self._options = options
         self._dtype = model.network.compute_dtype
-        self._method = TlbvfiMethod(model.network, options, weights=model.weights_hash)
+        self._method = TlbvfiMethod(
+            model.network, options, weights=model.weights_hash, make_room=self._unload_others
+        )
         self.settings = self._method.settings
         self.device: torch.device = model.patcher.load_device
         self._tile_memory = tile_memory(tile_size, options, self._dtype) if tile_size else None
@@ -120,8 +117,7 @@ class HostedTlbvfi:
         geometry = self._options.geometry(*frame.shape[-2:])
         if geometry != self._geometry:
             self._load(geometry)
-        prepare = partial(self._method.prepare, frame)
-        return self._with_room(geometry, prepare, prepare)
+        return self._method.prepare(frame)
 
     def between(
         self,
@@ -131,10 +127,7 @@ class HostedTlbvfi:
         key: PairKey,
     ) -> Iterator[Tensor]:
         """Frames at `times` as TlbvfiMethod gives them, computed as they are asked for."""
-        return self._frames(
-            [Request(features0=features0, features1=features1, times=times, key=key)],
-            lambda left: self._method.between(features0, features1, left[0].times, key),
-        )
+        return self._method.between(features0, features1, times, key)
 
     def pairs_at_once(self, height: int, width: int) -> int:
         """As many as TlbvfiMethod does within the budget; fewer after a shortage of memory."""
@@ -142,7 +135,7 @@ class HostedTlbvfi:
 
     def between_many(self, requests: Sequence[Request]) -> Iterator[Tensor]:
         """Frames of all requests as TlbvfiMethod gives them."""
-        return self._frames(requests, self._method.between_many)
+        return self._method.between_many(requests)
 
     def check(self, image: Tensor) -> None:
         """Raises: FrameError: a frame holds NaN, see TlbvfiMethod."""
@@ -198,53 +191,13 @@ class HostedTlbvfi:
             geometry, available=available, device=self.device.type, dtype=self._dtype
         )
 
-    def _frames(
-        self,
-        requests: Sequence[Request],
-        compute: Callable[[Sequence[Request]], Iterator[Tensor]],
-    ) -> Iterator[Tensor]:
-        """`compute(requests)`; after a shortage of memory anew for what is left of them."""
-        frames = compute(requests)
-
-        def again(done: int) -> Tensor:
-            nonlocal frames
-            frames = compute(requests_after(requests, done))
-            return next(frames)
-
-        geometry = requests[0].features0.geometry
-        for done in range(sum(len(request.times) for request in requests)):
-            yield self._with_room(geometry, lambda: next(frames), partial(again, done))
-
-    def _with_room(self, geometry: Geometry, compute: Callable[[], T], again: Callable[[], T]) -> T:
-        """`compute()`; `again()` with more room or a smaller budget while it does not fit.
-
-        Raises:
-            MemoryBudgetError: it does not fit with the smallest.
-        """
-        while True:
-            try:
-                return compute()
-            except mm.OOM_EXCEPTION as error:
-                shortage = error.with_traceback(None)  # it would keep all that was computed
-            self._make_room(geometry, shortage)
-            compute = again
-
-    def _make_room(self, geometry: Geometry, shortage: Exception) -> None:
+    def _unload_others(self) -> bool:
+        """Have ComfyUI take other models off the device; whether there were any."""
         unloaded = mm.free_memory(1e30, self.device, keep_loaded=self._own())
         mm.soft_empty_cache()
         if unloaded:
             log.warning("out of memory: other models were unloaded, trying again.")
-            return
-        taken = self._method.plan(geometry, self._pairs(geometry)).peak
-        least = self._least(geometry)
-        if taken <= least:
-            raise MemoryBudgetError(
-                f"frames of {geometry.width}x{geometry.height} do not fit into the memory of "
-                f"{self.device}: set precision to bfloat16 and padding to tight, or scale the "
-                "frames down."
-            ) from shortage
-        self._method.available = max(least, int(SHRINK * taken))
-        log.warning("out of memory: going on with %.2f GB.", self._method.available / 1e9)
+        return bool(unloaded)
 
     def _own(self) -> list[Any]:  # ComfyUI's untyped record of what is loaded
         return [loaded for loaded in mm.current_loaded_models if loaded.model is self._patcher]
@@ -258,13 +211,3 @@ def tile_memory(tile_size: int, options: SamplingOptions, dtype: torch.dtype) ->
     side = max(tile_size, MINIMUM_SIDE)
     # without a limit, a GPU's plan has whole maps; that of a CPU has bands, which are faster there
     return plan_memory(options.geometry(side, side), device="cuda", dtype=dtype).peak
-
-
-def requests_after(requests: Sequence[Request], done: int) -> list[Request]:
-    """What is left of `requests` once the first `done` of their frames are there."""
-    left = []
-    for request in requests:
-        if times := request.times[done:]:
-            left.append(replace(request, times=times))
-        done = max(0, done - len(request.times))
-    return left

@@ -1,9 +1,15 @@
-"""How much memory a device has left, and how much of it is ours."""
+"""How much memory a device has left, how much of it is ours, and when it has run out."""
 
 from __future__ import annotations
 
 import psutil
 import torch
+
+SHORTAGE = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
+"""Words of errors that have no type of their own.
+
+In order: drivers and MPS, PyTorch on a CPU, the same on Windows, NVIDIA's libraries.
+"""
 
 
 def free_memory(device: torch.device) -> int:
@@ -19,3 +25,10 @@ def used_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return psutil.Process().memory_info().rss
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in SHORTAGE)

@@ -4,9 +4,11 @@ import json
 from fractions import Fraction
 
 import pytest
+import torch
 from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
 from comfyui_tlbvfi.tlbvfi.cli import build_parser
 from comfyui_tlbvfi.tlbvfi.cli.interpolate import method_config
+from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
 
 
@@ -51,6 +53,19 @@ def test_a_chunk_size_that_is_none_is_refused_alike(tlbvfi, source):
     code, _, err = tlbvfi("interpolate", source, "out.mp4", *words)
     assert code == 1
     assert "A size of 'huge' is not understood" in err
+
+
+def test_memory_that_runs_out_is_one_sentence(tlbvfi, source, monkeypatch, tmp_path):
+    def out_of_memory(*arguments):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GB.\nDetails")
+
+    monkeypatch.setattr(BlendMethod, "between", out_of_memory)
+    code, out, err = tlbvfi("interpolate", source, tmp_path / "out.mp4", "--method", "blend")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1] == (
+        "tlbvfi: memory has run out, scale the frames down: "
+        "CUDA out of memory. Tried to allocate 2 GB."
+    )
 
 
 def test_a_job_goes_on_with_another_budget(tlbvfi, source, weights, monkeypatch, pictures):

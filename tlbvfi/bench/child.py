@@ -13,7 +13,7 @@ import torch
 from ...encoding.errors import VideoError
 from ..device import choose_device
 from ..errors import InterpolationError
-from .cuda import is_out_of_memory
+from ..memory import is_out_of_memory
 from .file_to_file import make_clip, measure_job
 from .machine import measure_machine
 from .process import stop_at_free_memory

@@ -45,16 +45,6 @@ def allocated_bytes(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or a CPU."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    # The CPU allocator has no exception of its own: "DefaultCPUAllocator: can't allocate memory",
-    # on Windows "not enough memory".
-    words = ("allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-
-
 def kernel_seconds(work: Callable[[], object]) -> float:
     """Seconds in which at least one kernel ran during `work`, as the profiler saw it.
 

@@ -36,6 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.getLogger("tlbvfi").exception("%s failed", arguments.command)
         print(f"tlbvfi: {error}", file=sys.stderr)
         return 1
+    except (RuntimeError, MemoryError) as error:
+        from ..memory import is_out_of_memory  # which loads torch
+
+        if arguments.verbose or not is_out_of_memory(error):
+            raise
+        what = str(error).split("\n", 1)[0]
+        print(f"tlbvfi: memory has run out, scale the frames down: {what}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("tlbvfi: interrupted.", file=sys.stderr)
         return 130

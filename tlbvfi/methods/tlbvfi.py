@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..checkpoint import load_checkpoint, weights_hash
 from ..device import choose_device
-from ..errors import FrameError, SettingsError
-from ..memory import free_memory, used_memory
+from ..errors import FrameError, MemoryBudgetError, SettingsError
+from ..memory import free_memory, is_out_of_memory, used_memory
 from ..method import PairKey, Request
 from ..model import (
     TLBVFI,
@@ -36,6 +36,8 @@ from .config import Compile, MethodConfig
 
 log = logging.getLogger("tlbvfi.model")
 
+T = TypeVar("T")
+
 DTYPES = {
     "float32": torch.float32,
     "tf32": torch.float32,
@@ -46,6 +48,9 @@ DTYPES = {
 
 FREE_SHARE = 0.9
 """Of the memory that is free; the rest is for what others begin to do meanwhile."""
+
+SHRINK = 0.75
+"""Part of the memory of a plan that failed for want of it that the next plan may take."""
 
 
 def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
@@ -155,17 +160,21 @@ class TlbvfiMethod:
         weights: str = "",
         available: int | None = None,
         compile: Compile = "off",
+        make_room: Callable[[], bool] | None = None,
     ) -> None:
         """`weights`: identity of the weights for `settings`, as `weights_hash` gives it.
 
         `available`: bytes that features and maps may take; None: as many as are fastest.
         `compile`: see `MethodConfig`.
+        `make_room`: called where memory has run out, before less is made do with; it takes memory
+        from others and tells whether there was any.
         """
         self.model = model
         self.options = options or SamplingOptions()
         self.weights = weights
         self.available = available
         self._compile: Compile = compile
+        self._make_room = make_room
         self._plans: dict[object, MemoryPlan] = {}
         self._unknown: tuple[Geometry, Tensor] | None = None
         self._embedded: tuple[object, Tensor] | None = None
@@ -344,11 +353,20 @@ class TlbvfiMethod:
         features = self._encode(frame[None], node.features0.geometry)
         return [half for half in node.halves(features) if half.times]
 
-    @torch.no_grad()
     def _halfway(self, nodes: Sequence[_Node]) -> Tensor:
         """Frames at the middles of nodes of one geometry, [B, C, H, W]."""
+
+        def compute(plan: MemoryPlan) -> Tensor:
+            if len(nodes) == 1 or self._fits(plan):
+                return self._mid_frames(nodes, plan)
+            # Memory has become short since they were put together.
+            return torch.cat([self._halfway([node]) for node in nodes])
+
+        return self._in_memory(nodes[0].features0.geometry, len(nodes), compute)
+
+    @torch.no_grad()
+    def _mid_frames(self, nodes: Sequence[_Node], plan: MemoryPlan) -> Tensor:
         geometry, steps = nodes[0].features0.geometry, self.options.steps
-        plan = self.plan(geometry, len(nodes))
         seeds = [node.key.node_seed(node.middle) for node in nodes]
         noise = torch.cat([draw_noise(seed, geometry, steps) for seed in seeds], dim=1)
         with matmul_precision(tf32=self.options.tf32):
@@ -360,7 +378,42 @@ class TlbvfiMethod:
     @torch.no_grad()
     def _encode(self, frame: Tensor, geometry: Geometry) -> FrameFeatures:
         with matmul_precision(tf32=self.options.tf32):
-            return self.model.encode(frame, geometry, self.plan(geometry))
+            return self._in_memory(
+                geometry, 1, lambda plan: self.model.encode(frame, geometry, plan)
+            )
+
+    def _in_memory(self, geometry: Geometry, pairs: int, compute: Callable[[MemoryPlan], T]) -> T:
+        """`compute(plan)`; anew with more room or a smaller plan as often as memory runs out.
+
+        Raises:
+            MemoryBudgetError: it does with the smallest.
+        """
+        while True:
+            plan = self.plan(geometry, pairs)
+            try:
+                return compute(plan)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                shortage = error.with_traceback(None)  # it would keep all that was computed
+            if self._make_room is None or not self._make_room():
+                self._make_do(geometry, plan, shortage)
+
+    def _make_do(self, geometry: Geometry, plan: MemoryPlan, shortage: Exception) -> None:
+        """Have the next plan take less than one that memory ran out with."""
+        least = plan_memory(
+            geometry, available=0, device=self.device.type, dtype=self.model.compute_dtype
+        ).peak
+        if plan.peak <= least:
+            raise MemoryBudgetError(
+                f"Frames of {geometry.width}x{geometry.height} do not fit into the memory of "
+                f"{self.device}: set precision to bfloat16 and padding to tight, or scale the "
+                "frames down."
+            ) from shortage
+        self.available = max(least, int(SHRINK * plan.peak))
+        log.warning("out of memory: going on with %.2f GB.", self.available / 1e9)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _unknown_of(self, geometry: Geometry) -> Tensor:
         """Features of the unknown frame, kept for the geometry they were last needed for."""

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.bench.cuda import covered, is_out_of_memory
+from comfyui_tlbvfi.tlbvfi.bench.cuda import covered
 from comfyui_tlbvfi.tlbvfi.bench.figures import psnr
 from comfyui_tlbvfi.tlbvfi.bench.pictures import (
     moving_picture,
@@ -163,17 +163,11 @@ def test_arithmetic_is_that_of_a_mid_frame_in_a_sequence():
     assert counted["quantizer"] >= 0
 
 
-def test_the_errors_of_a_full_memory_are_known():
-    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
-    assert is_out_of_memory(MemoryError())
-    assert not is_out_of_memory(RuntimeError("shape mismatch"))
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux grants more memory than there is")
 def test_more_than_the_free_memory_is_an_error_not_a_swap(root):
     code = START.split("from comfyui_tlbvfi.tlbvfi")[0] + (
         "import psutil, torch\n"
-        "from comfyui_tlbvfi.tlbvfi.bench.cuda import is_out_of_memory\n"
+        "from comfyui_tlbvfi.tlbvfi.memory import is_out_of_memory\n"
         "from comfyui_tlbvfi.tlbvfi.bench.process import *\n"
         "stop_at_free_memory()\n"
         "try:\n"
