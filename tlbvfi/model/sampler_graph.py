@@ -7,12 +7,17 @@ same kernels whatever the values are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..memory import is_out_of_memory
+
+log = logging.getLogger("tlbvfi.model")
 
 Function = Callable[..., Tensor]
 Record = Callable[[Function, Sequence[Tensor]], tuple[Callable[[], None], Tensor]]
@@ -87,7 +92,18 @@ class GraphedSampler:
         # Tensors made in inference mode could not be written to outside of it.
         with torch.inference_mode(False):
             own = [torch.empty_like(x, device=inputs[0].device).copy_(x) for x in inputs]
-            replay, output = self._record(self._sample, own)
+            try:
+                replay, output = self._record(self._sample, own)
+            except RuntimeError as error:  # an allocator or a driver that does not do graphs
+                if is_out_of_memory(error):
+                    raise
+                log.warning(
+                    "CUDA graphs do not work here (%s): the sampler's steps run one by one, which "
+                    "takes longer and gives the same.",
+                    str(error).split("\n", 1)[0],
+                )
+                self._record = compute_anew
+                replay, output = self._record(self._sample, own)
         return Graph(own, output, replay)
 
 
@@ -96,6 +112,16 @@ def _key(inputs: Sequence[Tensor]) -> object:
     shapes = tuple((tuple(x.shape), x.dtype) for x in inputs)
     precision = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     return inputs[0].device, shapes, precision
+
+
+def compute_anew(function: Function, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """The `Record` of a function that cannot be recorded."""
+    output = function(*inputs)
+
+    def replay() -> None:
+        output.copy_(function(*inputs))
+
+    return replay, output
 
 
 class GpuRecorder:

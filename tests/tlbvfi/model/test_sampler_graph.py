@@ -3,7 +3,7 @@
 import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.model.bridge import sample_bridge, step_list
-from comfyui_tlbvfi.tlbvfi.model.sampler_graph import GRAPHS_KEPT, GraphedSampler
+from comfyui_tlbvfi.tlbvfi.model.sampler_graph import GRAPHS_KEPT, GraphedSampler, compute_anew
 from torch import nn
 
 
@@ -15,12 +15,7 @@ class Recorder:
 
     def __call__(self, function, inputs):
         self.recorded += 1
-        output = function(*inputs)
-
-        def replay():
-            output.copy_(function(*inputs))
-
-        return replay, output
+        return compute_anew(function, inputs)
 
 
 @pytest.fixture
@@ -63,6 +58,18 @@ def test_every_shape_is_recorded_once_and_few_are_kept(graphed, recorder):
     graphed(*inputs(0, GRAPHS_KEPT + 1, 4))
     graphed(*inputs(0, 1, 4))  # the one that was not used for longest
     assert recorder.recorded == GRAPHS_KEPT + 2
+
+
+def test_where_graphs_do_not_work_a_warning_says_so_once(layer, caplog):
+    def fails(function, inputs):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nMore")
+
+    graphed = GraphedSampler(lambda y, noise: layer(y) + noise.sum(0), layer.parameters, fails)
+    for rows in (2, 2, 3):
+        y, noise = inputs(rows, rows, 4)
+        assert torch.equal(graphed(y, noise), layer(y) + noise.sum(0))
+    (record,) = caplog.records
+    assert "not permitted when stream is capturing): the sampler's steps" in record.getMessage()
 
 
 def test_weights_that_were_moved_are_recorded_anew(graphed, layer, recorder):
