@@ -1,7 +1,8 @@
 """Triton kernels of the warp, the correlation and the norms; to be imported only where Triton is.
 
 But for the UNet's norm, channels lie one after the other (channels_last), and in the first two pixels
-are counted over a batch of rows. All arithmetic is float32, square roots and quotients are rounded as IEEE 754 says.
+are counted over a batch of rows. All arithmetic is float32; square roots and quotients are rounded as
+IEEE 754 says.
 """
 # Triton is installed with PyTorch's CUDA builds only; its functions are compiled from their source.
 # pyright: basic, reportMissingImports=false
