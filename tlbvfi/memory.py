@@ -5,10 +5,16 @@ from __future__ import annotations
 import psutil
 import torch
 
-SHORTAGE = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
+SHORTAGE = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "could not create a primitive",
+)
 """Words of errors that have no type of their own.
 
-In order: drivers and MPS, PyTorch on a CPU, the same on Windows, NVIDIA's libraries.
+In order: drivers and MPS, PyTorch on a CPU, the same on Windows, NVIDIA's libraries, oneDNN.
 """
 
 

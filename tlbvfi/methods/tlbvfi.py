@@ -26,7 +26,7 @@ from ..model import (
     plan_memory,
 )
 from ..model.compiled import compile_blocks
-from ..model.memory import LIBRARIES
+from ..model.memory import LIBRARIES, give_back_freed_memory
 from ..model.precision import matmul_precision
 from ..model.sampler_graph import GraphedSampler
 from ..model.sampling import check_values, draw_noise
@@ -412,6 +412,7 @@ class TlbvfiMethod:
             ) from shortage
         self.available = max(least, int(SHRINK * plan.peak))
         log.warning("out of memory: going on with %.2f GB.", self.available / 1e9)
+        give_back_freed_memory(self.device)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
