@@ -76,7 +76,10 @@ def start(root, source, tmp_path):
 
 def committed(folder):
     """Chunk indices by the session's own book, torn lines left out, and the file of each."""
-    lines = (folder / "progress.jsonl").read_bytes().split(b"\n")[:-1]
+    book = folder / "progress.jsonl"
+    if not book.exists():  # killed while the session was opened
+        return {}
+    lines = book.read_bytes().split(b"\n")[:-1]
     records = [json.loads(line) for line in lines]
     return {
         r["index"]: (folder / f"chunk_{r['index']:06d}.mp4").stat().st_mtime_ns for r in records
@@ -119,9 +122,10 @@ def kill_again_and_again(start, tmp_path, kills, seed):
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         kills -= process.returncode == -signal.SIGKILL
-        if not (tmp_path / "output").exists() or (tmp_path / "out.mp4").exists():
+        folders = list((tmp_path / "output").glob("tlbvfi_chunks/*"))
+        if not folders or (tmp_path / "out.mp4").exists():
             continue
-        now = committed(session_folder(tmp_path))
+        now = committed(folders[0])
         assert all(now[index] == stamp for index, stamp in kept.items())  # none is redone
         kept = now
 
