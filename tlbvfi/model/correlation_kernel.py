@@ -51,6 +51,11 @@ def is_available(device: torch.device) -> bool:
     return True
 
 
+def kernel_named(name: str) -> Any:  # noqa: ANN401 - a function as Triton has wrapped it
+    """A kernel of `triton_kernels`, which can be imported only where Triton is."""
+    return getattr(import_module(".triton_kernels", __package__), name)
+
+
 def warped(features: Tensor, flow: Tensor, start: int, stop: int) -> Tensor:
     """Rows [start, stop) of a map seen along a flow: `lookup.look_up` without an offset.
 
@@ -89,8 +94,6 @@ def _launch(
 ) -> None:
     _, C, H, W = shape
     count, block = out.shape[:3].numel(), BLOCK_VALUES // C
-    # Triton is not everywhere; its functions have no type.
-    kernel: Any = getattr(import_module(".triton_kernels", __package__), name)
     sizes = (count, start, out.shape[1], H, W, *flow.stride())
     with torch.cuda.device_of(out):
-        kernel[(-(-count // block),)](*maps, flow, out, *sizes, C=C, BLOCK=block)
+        kernel_named(name)[(-(-count // block),)](*maps, flow, out, *sizes, C=C, BLOCK=block)

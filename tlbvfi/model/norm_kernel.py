@@ -10,11 +10,12 @@ kernels here 6: it is read once for the moments, and read and written for norm a
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from .correlation_kernel import kernel_named
 
 LARGEST_GROUP = 1 << 15
 """Values a program holds at once: 32 for each of 1024 threads, above which registers run out."""
@@ -50,7 +51,7 @@ def norm_and_silu(norm: nn.GroupNorm, x: Tensor, modulation: Tensor | None = Non
     if modulation is not None:
         scale, shift = (part.contiguous() for part in modulation.expand(B, -1).chunk(2, dim=1))
     with torch.cuda.device_of(x):
-        _kernel("norm_kernel")[(B * norm.num_groups,)](
+        kernel_named("norm_kernel")[(B * norm.num_groups,)](
             x,
             norm.weight,
             norm.bias,
@@ -84,7 +85,7 @@ def row_moments(x: Tensor, means: Tensor, squares: Tensor, start: int) -> None:
     x = _rows(x)
     block = next(size for size in (64, CHANNELS) if C % size == 0)
     with torch.cuda.device_of(x):
-        _kernel("row_moments_kernel")[(B * rows, C // block)](
+        kernel_named("row_moments_kernel")[(B * rows, C // block)](
             x,
             means,
             squares,
@@ -110,7 +111,7 @@ def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: Activation) ->
     out = x.new_empty((B, rows, width, C))
     per_image = rows * width * C
     with torch.cuda.device_of(x):
-        _kernel("scaled_kernel")[(-(-per_image // BLOCK_VALUES), B)](
+        kernel_named("scaled_kernel")[(-(-per_image // BLOCK_VALUES), B)](
             x,
             factor.contiguous(),
             offset.contiguous(),
@@ -129,7 +130,3 @@ def _rows(x: Tensor) -> Tensor:
     tokens = x.permute(0, 2, 3, 1)
     _, _, W, C = tokens.shape
     return tokens if tokens.stride()[1:] == (W * C, C, 1) else tokens.contiguous()
-
-
-def _kernel(name: str) -> Any:  # noqa: ANN401 - Triton is not everywhere; its functions have no type
-    return getattr(import_module(".triton_kernels", __package__), name)
