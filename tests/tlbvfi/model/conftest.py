@@ -5,7 +5,10 @@ import os
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.bench.stand_in import stand_in_weights
+from comfyui_tlbvfi.tlbvfi.bench.report import run_task
+from comfyui_tlbvfi.tlbvfi.bench.stand_in import stand_in_weights, write_stand_in
+from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
+from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -63,6 +66,21 @@ def frames_of():
         return [vectors[k].permute(0, 3, 1, 2).float() / 255 for k in ("frame0", "frame1")]
 
     return convert
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """What a process of its own takes for mid frames on the CPU, with stand-in weights."""
+
+    def measure(size, pairs, **options):
+        weights = tmp_path / "weights.safetensors"
+        write_stand_in(weights)
+        method = MethodConfig(model=weights, device="cpu", **options)
+        return run_task(
+            Task(kind="model", folder=tmp_path, method=method, threads=2, size=size, pairs=pairs)
+        )
+
+    return measure
 
 
 @pytest.fixture(autouse=True)

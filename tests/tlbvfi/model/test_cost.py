@@ -2,11 +2,7 @@
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.bench.report import run_task
 from comfyui_tlbvfi.tlbvfi.bench.sizes import Size
-from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
-from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
-from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.model import TLBVFI, plan_geometry, plan_memory, sample
 from comfyui_tlbvfi.tlbvfi.model.memory import LIBRARIES
 from torch.nn import functional as F
@@ -66,22 +62,12 @@ def test_lower_precision_stays_near_float32(stand_in_state, model, dtype, decibe
         (Size(1024, 768), 0.5),
     ],
 )
-def test_predicted_memory_is_enough_and_not_much_more(tmp_path, size, scale):
+def test_predicted_memory_is_enough_and_not_much_more(measured, size, scale):
     """Of what a process takes beside what it had before the first frame.
 
     Smaller frames take less than loading the weights, which are there twice for a moment.
     """
-    weights = tmp_path / "weights.safetensors"
-    write_stand_in(weights)
-    task = Task(
-        kind="model",
-        folder=tmp_path,
-        method=MethodConfig(model=weights, device="cpu", flow_scale=scale),
-        threads=2,
-        size=size,
-        pairs=1,
-    )
-    found = run_task(task)
-    measured = found["peak_bytes"] - found["idle_bytes"]
+    found = measured(size, 1, flow_scale=scale)
+    taken = found["peak_bytes"] - found["idle_bytes"]
     predicted = found["predicted_bytes"] + LIBRARIES
-    assert 0.75 * predicted < measured <= predicted
+    assert 0.75 * predicted < taken <= predicted

@@ -4,11 +4,7 @@ import logging
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.bench.report import run_task
 from comfyui_tlbvfi.tlbvfi.bench.sizes import Size
-from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
-from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
-from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.methods import tlbvfi as methods
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod, memory_left
 from comfyui_tlbvfi.tlbvfi.model import (
@@ -232,18 +228,8 @@ def test_bands_equal_whole_maps(model, one_thread, number, room, keeps, flow_sca
 
 @pytest.mark.slow
 @pytest.mark.parametrize("budget", [1_200_000_000, 1_600_000_000, 2_000_000_000, 4_000_000_000])
-def test_a_process_keeps_to_its_budget(tmp_path, budget):
-    weights = tmp_path / "weights.safetensors"
-    write_stand_in(weights)
-    task = Task(
-        kind="model",
-        folder=tmp_path,
-        method=MethodConfig(model=weights, device="cpu", memory=budget),
-        threads=2,
-        size=Size(1536, 1024),
-        pairs=2,
-    )
-    assert run_task(task)["peak_bytes"] <= 1.1 * budget
+def test_a_process_keeps_to_its_budget(measured, budget):
+    assert measured(Size(1536, 1024), 2, memory=budget)["peak_bytes"] <= 1.1 * budget
 
 
 def test_a_budget_is_for_the_whole_process(monkeypatch):
