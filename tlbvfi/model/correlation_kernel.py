@@ -9,16 +9,10 @@ around the features nor a warped map is kept. Results differ by the rounding of 
 
 from __future__ import annotations
 
-import logging
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
-
 import torch
 from torch import Tensor
 
-log = logging.getLogger("tlbvfi.correlation_kernel")
+from .kernels import kernel_named
 
 CHANNELS = (64, 128)
 """Widths of the maps there are kernels for."""
@@ -27,33 +21,6 @@ BLOCK_VALUES = 1024
 """Values of a token block: 8 for each of 128 threads, of which some ten blocks are held at once."""
 
 NEIGHBORS = 9
-
-
-@cache
-def is_available(device: torch.device) -> bool:
-    """Whether kernels run on `device`: a CUDA GPU, with Triton and what it needs to compile.
-
-    Found out by running one, once per device.
-    """
-    if device.type != "cuda" or find_spec("triton") is None:
-        return False
-    try:
-        image = torch.ones((1, CHANNELS[0], 2, 2), device=device)
-        warped(image, torch.zeros((1, 2, 2, 2), device=device), 0, 2)
-    except Exception as error:  # noqa: BLE001 - a compiler, a driver: whatever fails, there is another way
-        log.warning(
-            "Triton does not work on %s (%s): plain PyTorch is used, which takes longer and gives "
-            "the same; install a C compiler, or the Triton that fits this PyTorch.",
-            device,
-            error,
-        )
-        return False
-    return True
-
-
-def kernel_named(name: str) -> Any:  # noqa: ANN401 - a function as Triton has wrapped it
-    """A kernel of `triton_kernels`, which can be imported only where Triton is."""
-    return getattr(import_module(".triton_kernels", __package__), name)
 
 
 def warped(features: Tensor, flow: Tensor, start: int, stop: int) -> Tensor:

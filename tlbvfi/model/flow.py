@@ -27,8 +27,8 @@ from .bands import (
 )
 from .correlation_kernel import CHANNELS
 from .correlation_kernel import correlation as fused_correlation
-from .correlation_kernel import is_available as has_triton
 from .correlation_kernel import warped as fused_warp
+from .kernels import has_triton
 from .layers import Operations, PReLU
 from .lookup import look_up, taps_along, tokens_of
 from .warp import warp

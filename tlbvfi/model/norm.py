@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .correlation_kernel import is_available as has_triton
+from .kernels import has_triton
 from .norm_kernel import Activation, fits_map
 from .norm_kernel import row_moments as fused_row_moments
 from .norm_kernel import scaled as fused_scaled

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .correlation_kernel import kernel_named
+from .kernels import kernel_named
 
 LARGEST_GROUP = 1 << 15
 """Values a program holds at once: 32 for each of 1024 threads, above which registers run out."""
@@ -38,7 +38,7 @@ def fits(x: Tensor, groups: int) -> bool:
 def norm_and_silu(norm: nn.GroupNorm, x: Tensor, modulation: Tensor | None = None) -> Tensor:
     """SiLU(norm(x) * (1 + scale) + shift) of a map that `fits`; same shape, contiguous.
 
-    `x`: [B, C, ...] on a device where `correlation_kernel.is_available`; `modulation`: scale and
+    `x`: [B, C, ...] on a device that `has_triton`; `modulation`: scale and
     shift, [B or 1, 2 * C], where there are any. Float32, like weight and bias of `norm`.
     """
     x = x.contiguous()

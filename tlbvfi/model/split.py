@@ -13,12 +13,11 @@ sums of 32 channels outside of the tensor cores.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from .correlation_kernel import is_available as has_triton
+from .kernels import has_triton, kernel_named
 
 PAYS_OFF = ((8, 0), (9, 0), (10, 0))
 """Compute capabilities (A100, H100, B200) whose TF32 rate is well above three times the float32 rate.
@@ -71,7 +70,7 @@ def conv2d(
         bias = x.new_zeros(channels_out)
     grid = (-(-count // BLOCK_PIXELS), channels_out // BLOCK_OUT)
     with torch.cuda.device_of(x):
-        _kernel()[grid](
+        kernel_named("convolution_kernel")[grid](
             x.contiguous(memory_format=torch.channels_last),
             weight.contiguous(memory_format=torch.channels_last),
             bias,
@@ -93,9 +92,3 @@ def conv2d(
             num_warps=WARPS,
         )
     return out.permute(0, 3, 1, 2)
-
-
-def _kernel() -> Any:  # noqa: ANN401 - a function as Triton has wrapped it
-    from .triton_convolution import convolution_kernel  # Triton is not everywhere
-
-    return convolution_kernel

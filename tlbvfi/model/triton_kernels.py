@@ -1,8 +1,8 @@
-"""Triton kernels of the warp, the correlation and the norms; to be imported only where Triton is.
+"""The kernels of warp, correlation, norms and convolution; to be imported only where Triton is.
 
-But for the UNet's norm, channels lie one after the other (channels_last), and in the first two pixels
-are counted over a batch of rows. All arithmetic is float32; square roots and quotients are rounded as
-IEEE 754 says.
+But for the UNet's norm, channels lie one after the other (channels_last), and those of warp, correlation
+and convolution count pixels over a batch of rows. All arithmetic is float32, or as exact; square roots
+and quotients are rounded as IEEE 754 says.
 """
 # Triton is installed with PyTorch's CUDA builds only; its functions are compiled from their source.
 # pyright: basic, reportMissingImports=false
@@ -10,6 +10,12 @@ IEEE 754 says.
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def probe_kernel(out):
+    """out[0] = 1: tells whether kernels can be compiled and run at all."""
+    tl.store(out, 1.0)
 
 
 @triton.jit
@@ -264,3 +270,57 @@ def scaled_kernel(
         found = tl.where(found < 0, 0.0, found)  # which lets NaN through, as ReLU does
     place = out + image.to(tl.int64) * per_image + at
     tl.store(place, found.to(out.dtype.element_ty), inside)
+
+
+@triton.jit
+def convolution_kernel(
+    x,
+    weight,
+    bias,
+    out,
+    count,
+    height,
+    width,
+    out_height,
+    out_width,
+    above,
+    left,
+    one,
+    C_IN: tl.constexpr,
+    C_OUT: tl.constexpr,
+    SIDE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+):
+    """out[pixel, :] = bias + the sum over taps of x[pixel of the tap, :] @ weight[tap].
+
+    Pixels are counted over the batch, channels lie one after the other. `above` and `left`: rows
+    and columns of zeros around the input; pixels beyond it on the other sides are zero as well.
+
+    Tensor cores cut their sums instead of rounding them, so each sum of `BLOCK_IN` channels is
+    added outside of them (Ootomo and Yokota 2022), times `one`, which is 1.0 and unknown to the
+    compiler: a plain addition it would move back into the tensor core.
+    """
+    pixel = tl.program_id(0).to(tl.int64) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    channel = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    column = (pixel % out_width).to(tl.int32) * STRIDE - left
+    row = (pixel // out_width % out_height).to(tl.int32) * STRIDE - above
+    image = pixel // out_width // out_height
+    inside = pixel < count
+    taken = tl.arange(0, BLOCK_IN)
+    total = tl.zeros((BLOCK_PIXELS, BLOCK_OUT), tl.float32)
+    per_tap: tl.constexpr = C_IN // BLOCK_IN
+    for part in range(SIDE * SIDE * per_tap):
+        tap = part // per_tap
+        y, x_at = row + tap // SIDE, column + tap % SIDE
+        seen = inside & (y >= 0) & (y < height) & (x_at >= 0) & (x_at < width)
+        first = ((image * height + y) * width + x_at) * C_IN + part % per_tap * BLOCK_IN
+        values = tl.load(x + first[:, None] + taken[None, :], seen[:, None], 0.0)
+        line = part * BLOCK_IN + taken
+        factors = tl.load(weight + line[:, None] + channel[None, :] * (SIDE * SIDE * C_IN))
+        sums = tl.dot(values, factors, input_precision="tf32x3")
+        total = tl.fma(sums, one, total)
+    total += tl.load(bias + channel)[None, :]
+    tl.store(out + pixel[:, None] * C_OUT + channel[None, :], total, inside[:, None])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .correlation_kernel import is_available as has_triton
+from .kernels import has_triton
 from .layers import Operations, attend, swish, weight_and_bias
 from .norm_kernel import fits as has_kernel
 from .norm_kernel import norm_and_silu

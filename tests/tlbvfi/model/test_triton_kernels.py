@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.model import correlation_kernel, norm_kernel, split
+from comfyui_tlbvfi.tlbvfi.model import kernels, norm_kernel, split
 
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="Triton comes with PyTorch's CUDA builds only"
@@ -307,6 +307,12 @@ def test_only_whole_blocks_of_float32_channels_fit_the_split_convolution():
     assert not fits((256, 32, 3, 3), groups=4)
 
 
-@pytest.mark.parametrize("module", [correlation_kernel, split])
-def test_there_are_no_kernels_for_a_cpu(module):
-    assert not module.is_available(torch.device("cpu"))
+@pytest.mark.parametrize("there_are", [kernels.has_triton, split.is_available])
+def test_there_are_no_kernels_for_a_cpu(there_are):
+    assert not there_are(torch.device("cpu"))
+
+
+def test_a_gpu_that_runs_no_kernels_is_named_and_done_without(monkeypatch, caplog):
+    monkeypatch.setattr(kernels, "find_spec", lambda name: name)
+    assert not kernels.has_triton(torch.device("cuda", 99))
+    assert "Triton does not work on cuda:99" in caplog.text

@@ -1,0 +1,43 @@
+"""The Triton kernels: whether a device runs them, and each by its name."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+log = logging.getLogger("tlbvfi.model")
+
+
+@cache
+def has_triton(device: torch.device) -> bool:
+    """Whether kernels run on `device`: a CUDA GPU, with Triton and what it needs to compile.
+
+    Found out by running one, once per device.
+    """
+    if device.type != "cuda" or find_spec("triton") is None:
+        return False
+    try:
+        one = torch.zeros(1, device=device)
+        with torch.cuda.device_of(one):
+            kernel_named("probe_kernel")[(1,)](one)
+        works, why = one.item() == 1, "it computes something else than it is told to"
+    except Exception as error:  # noqa: BLE001 - a compiler, a driver: whatever fails, there is another way
+        works, why = False, str(error)
+    if not works:
+        log.warning(
+            "Triton does not work on %s (%s): plain PyTorch is used, which takes longer and gives "
+            "the same; install a C compiler, or the Triton that fits this PyTorch.",
+            device,
+            why,
+        )
+    return works
+
+
+def kernel_named(name: str) -> Any:  # noqa: ANN401 - a function as Triton has wrapped it
+    """A kernel of `triton_kernels`, which can be imported only where Triton is."""
+    return getattr(import_module(".triton_kernels", __package__), name)
