@@ -111,13 +111,15 @@ def _brought_to_the_cpu(
 ) -> Iterator[OutputFrame[P]]:
     """The same frames, their images on the CPU and checked."""
     check = method.check if isinstance(method, Checking) else None
+    checked: Tensor | None = None  # which may be shown several times
     for frame, download in one_ahead(_downloading(frames), _takes_time):
         if download is None:
             yield frame
             continue
         image = download.result()
-        if check is not None:
+        if check is not None and image is not checked:
             check(image)
+            checked = image
         yield replace(frame, image=image)
 
 
