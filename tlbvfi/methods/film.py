@@ -23,6 +23,7 @@ from ..film import (
 )
 from ..method import PairKey
 from ..model.precision import matmul_precision
+from ..model.sampling import check_values
 from .config import MethodConfig
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16}
@@ -92,8 +93,7 @@ class FilmMethod:
             raise FrameError(
                 f"FILM takes RGB or RGBA frames [C, H, W], got {list(frame.shape)}: convert them."
             )
-        if not torch.isfinite(frame).all():
-            raise FrameError("A frame holds NaN or infinite pixels: repair it or leave it out.")
+        check_values(frame)
         low, high = (float(bound) for bound in frame[:3].aminmax())
         image = frame[None].to(self.device)
         with matmul_precision(tf32=self.tf32):
