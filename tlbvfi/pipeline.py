@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .method import Batching, Checking, Method, PairKey, Request
 from .spans import CutRule, P, SourceFrame, Span, find_spans
-from .timeline import Slot, Timeline, nearest_node
+from .timeline import MAX_TIMES, Slot, Timeline, is_node, nearest_node
 from .transfer import Download, Downloads, one_ahead
 
 
@@ -175,18 +175,20 @@ def _showing(
     span: Span[P], method: Method, timeline: Timeline, rules: Rules, first: int
 ) -> _Showing[P]:
     is_held = span.frame1.begins_scene and rules.cuts != "ignore"
+    slots = span.slots(timeline, first)
+    # All exact or all rounded: an exact one among rounded ones would be shown out of order.
+    depth = MAX_TIMES if all(is_node(slot.t) for _, slot in slots) else rules.depth
     placed = [
-        (pair, slot, _shown_t(slot.t, is_held, method, rules))
-        for pair, slot in span.slots(timeline, first)
+        (pair, slot, _shown_t(slot.t, is_held, method, rules.cuts, depth)) for pair, slot in slots
     ]
     return _Showing(span=span, is_held=is_held, placed=placed)
 
 
-def _shown_t(t: Fraction, is_held: bool, method: Method, rules: Rules) -> Fraction:
+def _shown_t(t: Fraction, is_held: bool, method: Method, cuts: CutRule, depth: int) -> Fraction:
     """The t whose picture is shown at `t`."""
     if is_held:
-        return Fraction(round(t) if rules.cuts == "nearest" else 0)
-    return t if method.any_time else nearest_node(t, rules.depth)
+        return Fraction(round(t) if cuts == "nearest" else 0)
+    return t if method.any_time else nearest_node(t, depth)
 
 
 def _fill_all(

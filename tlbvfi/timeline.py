@@ -127,13 +127,18 @@ class TargetRate:
         return math.floor(length * self.fps) + 1
 
 
+def is_node(t: Fraction) -> bool:
+    """Whether some bisection reaches `t`."""
+    return t.denominator & (t.denominator - 1) == 0 and t.denominator <= 2**MAX_TIMES
+
+
 def nearest_node(t: Fraction, depth: int) -> Fraction:
     """The t of the mid frame shown at `t` by a method that only bisects.
 
-    `t` itself where some bisection reaches it, else the nearest j / 2**depth, at most
-    1 / 2**(depth + 1) of the pair away.
+    The nearest j / 2**depth, at most 1 / 2**(depth + 1) of the pair away; `t` itself where that is
+    halfway between two of them. Never falls where `t` rises.
     """
-    if t.denominator & (t.denominator - 1) == 0 and t.denominator <= 2**MAX_TIMES:
+    if is_node(t) and t.denominator <= 2 ** (depth + 1):
         return t
     return Fraction(math.floor(t * 2**depth + Fraction(1, 2)), 2**depth)
 

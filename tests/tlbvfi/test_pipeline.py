@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.pipeline import Rules, interpolate
@@ -63,6 +64,34 @@ def test_a_target_rate_asks_only_for_what_is_shown():
     assert sum(map(len, method.asked)) == sum(not f.is_source for f in out)
     slower = list(interpolate(clip(6), method, TargetRate(fps=Fraction(5))))
     assert values(slower) == [0, 5]
+
+
+class Bisecting(Counting):
+    """The same for a method that reaches j / 2**k alone."""
+
+    any_time = False
+
+
+@given(
+    gaps=st.lists(st.integers(1, 8000), min_size=1, max_size=4),
+    fps=st.sampled_from([24, 60, Fraction(60000, 1001), 96, 125]),
+    depth=st.integers(1, 4),
+)
+def test_motion_never_runs_backward_however_long_a_frame_is_shown(gaps, fps, depth):
+    seconds = [Fraction(sum(gaps[:i]), 1000) for i in range(len(gaps) + 1)]
+    frames = [
+        SourceFrame(index=i, time=time, image=torch.full((3, 2, 2), float(i)), picture=i)
+        for i, time in enumerate(seconds)
+    ]
+    timeline = TargetRate(fps=Fraction(fps))
+    out = list(interpolate(frames, Bisecting(), timeline, Rules(depth=depth)))
+    assert len(out) == timeline.total(len(frames), seconds[-1])
+    shown = values(out)
+    assert shown == sorted(shown)
+    wanted = np.interp(
+        [float(f.slot.time) for f in out], list(map(float, seconds)), range(len(frames))
+    )
+    assert np.abs(wanted - shown).max() <= 2**-depth / 2 + 1e-6
 
 
 def test_a_job_cut_into_chunks_gives_the_frames_and_keys_of_one_run():

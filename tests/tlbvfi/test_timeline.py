@@ -92,9 +92,17 @@ def test_a_method_that_bisects_shows_the_nearest_node_of_the_tree(t, depth):
     assert abs(node - t) <= Fraction(1, 2 ** (depth + 1))
 
 
-@pytest.mark.parametrize("t", [Fraction(0), Fraction(1), Fraction(3, 4), Fraction(5, 256)])
-def test_what_bisection_reaches_is_left_as_it_is(t):
-    assert nearest_node(t, 1) == t
+@given(times=st.lists(st.fractions(0, 1), min_size=2, max_size=9), depth=st.integers(1, 6))
+def test_a_later_time_never_shows_an_earlier_node(times, depth):
+    nodes = [nearest_node(t, depth) for t in sorted(times)]
+    assert nodes == sorted(nodes)
+
+
+@pytest.mark.parametrize(
+    ("t", "depth"), [(Fraction(0), 1), (Fraction(1), 1), (Fraction(3, 4), 1), (Fraction(5, 256), 8)]
+)
+def test_what_bisection_reaches_is_left_as_it_is(t, depth):
+    assert nearest_node(t, depth) == t
 
 
 @given(st.lists(st.fractions(0, 100, max_denominator=99), min_size=1, max_size=3))
