@@ -98,6 +98,7 @@ class Session:
         """Library versions that the first run used."""
         self._records: dict[int, ChunkRecord] | None = None
         self._progress: ProgressLog | None = None
+        self._lock = FileLock(folder / LOCK)
 
     @property
     def id(self) -> str:
@@ -191,11 +192,14 @@ class Session:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one to work on this session, in this process and any other.
+        """Be the only one to work on this session, in this process and any other; may be nested.
 
         Raises:
             SessionError: somebody else does.
         """
+        if self._progress is not None:
+            yield
+            return
         with self._exclusive():
             with disk_errors(self.folder, if_full=IF_FULL):
                 self._remove_temporaries()
@@ -350,9 +354,8 @@ class Session:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        lock = FileLock(self.folder / LOCK)
         try:
-            lock.acquire(timeout=0)
+            self._lock.acquire(timeout=0)
         except Timeout as error:
             raise SessionError(
                 f"Session {self.id} is in use{self._owner()}: "
@@ -364,7 +367,7 @@ class Session:
                 (self.folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")
             yield
         finally:
-            lock.release()
+            self._lock.release()
 
     def _append(self, record: ChunkRecord, on_step: StepHook) -> None:
         assert self._progress is not None  # `new_chunk` looked

@@ -130,21 +130,21 @@ def run_job(
         image_pattern(destination.output)  # before anything is made
     plan = make_plan(source, method, config, suffix=destination.output.suffix)
     session = start_session(source, plan, destination)
-    if is_joined(session, destination.output) and _is_of(session, plan.final):
-        return _result(session, destination, frames_made=0, was_done=True)
-    _refuse_to_overwrite(session, plan.final, destination)
     with session.locked():
+        if is_joined(session, destination.output) and _is_of(session, plan.final):
+            return _result(session, destination, frames_made=0, was_done=True)
+        _refuse_to_overwrite(session, plan.final, destination)
         made = make_chunks(session, source, method, plan, on_event=on_event, on_step=on_step)
-    join_session(
-        session,
-        destination.output,
-        final=plan.final,
-        sound=destination.sound if config.has_sound else None,
-        metadata=(session.origin() or {}).get("metadata"),
-        overwrite=destination.overwrite,
-        keep_chunks=destination.keep_chunks,
-        on_event=on_event,
-    )
+        join_session(
+            session,
+            destination.output,
+            final=plan.final,
+            sound=destination.sound if config.has_sound else None,
+            metadata=(session.origin() or {}).get("metadata"),
+            overwrite=destination.overwrite,
+            keep_chunks=destination.keep_chunks,
+            on_event=on_event,
+        )
     return _result(session, destination, frames_made=made, was_done=False)
 
 
@@ -209,34 +209,35 @@ def join_session(
     subtitles, chapters and metadata are carried over, in the job's window.
 
     Raises:
-        SessionError: chunks are missing.
+        SessionError: chunks are missing, or somebody works on the session.
         VerificationError: a chunk or the joined file is damaged.
         OutputError: `output` exists or cannot be written.
     """
     window = used_window(session.manifest)
-    joined = deliver(
-        session,
-        output,
-        final,
-        source=sound,
-        window=window,
-        metadata=metadata,
-        overwrite=overwrite,
-        on_encode=lambda done, total: on_event(Encoding(done=done, total=total)),
-        on_join=lambda done, total: on_event(Joining(done=done, total=total)),
-    )
-    for note in joined.notes:
-        on_event(Notice(text=note))
-    session.note_result(
-        {
-            "output": str(output.absolute()),
-            "bytes": joined.bytes,
-            "shift": str(window.start if window else 0),
-            "final": final_to_json(final),
-        }
-    )
-    if not keep_chunks:
-        session.drop_chunks()
+    with session.locked():
+        joined = deliver(
+            session,
+            output,
+            final,
+            source=sound,
+            window=window,
+            metadata=metadata,
+            overwrite=overwrite,
+            on_encode=lambda done, total: on_event(Encoding(done=done, total=total)),
+            on_join=lambda done, total: on_event(Joining(done=done, total=total)),
+        )
+        for note in joined.notes:
+            on_event(Notice(text=note))
+        session.note_result(
+            {
+                "output": str(output.absolute()),
+                "bytes": joined.bytes,
+                "shift": str(window.start if window else 0),
+                "final": final_to_json(final),
+            }
+        )
+        if not keep_chunks:
+            session.drop_chunks()
     return joined
 
 

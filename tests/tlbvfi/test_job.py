@@ -4,10 +4,15 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from comfyui_tlbvfi.encoding.errors import OutputError, SessionMismatch, SourceError
+from comfyui_tlbvfi.encoding.errors import (
+    OutputError,
+    SessionError,
+    SessionMismatch,
+    SourceError,
+)
 from comfyui_tlbvfi.tlbvfi.config import ChunkLength
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
-from comfyui_tlbvfi.tlbvfi.progress import FrameDone, Notice, Started
+from comfyui_tlbvfi.tlbvfi.progress import Encoding, FrameDone, Joining, Notice, Started
 
 SHORT = ChunkLength(frames=8)
 NTSC = Fraction(24000, 1001)
@@ -69,6 +74,28 @@ def test_a_window_is_half_open_and_cut_at_source_frames(clip, run, pictures, tim
     result = run(source, start=Fraction("0.2"), end=Fraction("0.4"), chunk=SHORT)
     assert pictures(result.output)[::2] == pictures(source)[5:10]
     assert times(result.output)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "step"),
+    [("out.mp4", "h264", Joining), ("out/f_%04d.png", "auto", Encoding)],
+)
+def test_a_second_run_leaves_the_first_alone_to_its_last_step(
+    clip, run, tmp_path, name, codec, step
+):
+    source = clip(tmp_path / "in.mp4", 9)
+    refused = []
+
+    def start_another(event):
+        if isinstance(event, step) and not refused:
+            with pytest.raises(SessionError, match="is in use by process") as error:
+                run(source, name, codec=codec, chunk=SHORT)
+            refused.append(error)
+
+    result = run(source, name, codec=codec, chunk=SHORT, on_event=start_another)
+    assert refused
+    assert result.frames == 17
+    assert run(source, name, codec=codec, chunk=SHORT).was_done
 
 
 @pytest.fixture
