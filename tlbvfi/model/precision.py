@@ -19,15 +19,41 @@ def matmul_precision(*, tf32: bool) -> Iterator[None]:
     PyTorch lets cuDNN use TF32 by default, so exactness has to be asked for. The switches are
     those of the process: other threads that compute meanwhile see them too.
     """
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [bool(switch.allow_tf32) for switch in switches]
-    _allow_tf32(switches, [tf32, tf32])
+    before = float32_precision()
+    _set(["tf32" if tf32 else "ieee"] * len(before))
     try:
         yield
     finally:
-        _allow_tf32(switches, before)
+        _set(before)
 
 
-def _allow_tf32(switches: Sequence[Any], allowed: Sequence[bool]) -> None:
-    for switch, value in zip(switches, allowed, strict=True):
-        switch.allow_tf32 = value
+def float32_precision() -> tuple[str, ...]:
+    """What every switch stands at, in PyTorch's words: "tf32", "ieee" or, if not set, "none"."""
+    if _knows_new_names():
+        return tuple(switch.fp32_precision for switch in _new_names())
+    return tuple("tf32" if switch.allow_tf32 else "ieee" for switch in _old_names())
+
+
+def _set(precisions: Sequence[str]) -> None:
+    # By their old names as well: where these disagree with the new ones, reading them is an error,
+    # for whoever does. The new ones are the finer and have the last word.
+    for switch, precision in zip(_old_names(), precisions, strict=False):
+        switch.allow_tf32 = precision == "tf32"
+    if _knows_new_names():
+        for switch, precision in zip(_new_names(), precisions, strict=True):
+            switch.fp32_precision = precision
+
+
+def _knows_new_names() -> bool:
+    """Whether this is PyTorch 2.9 or later."""
+    return hasattr(torch.backends.cudnn, "conv")
+
+
+def _old_names() -> Sequence[Any]:
+    return torch.backends.cuda.matmul, torch.backends.cudnn
+
+
+def _new_names() -> Sequence[Any]:
+    """In the order of the old ones, of which cuDNN's stands for two."""
+    cudnn: Any = torch.backends.cudnn
+    return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..memory import is_out_of_memory
+from .precision import float32_precision
 
 log = logging.getLogger("tlbvfi.model")
 
@@ -110,8 +111,7 @@ class GraphedSampler:
 def _key(inputs: Sequence[Tensor]) -> object:
     """All that decides which kernels run."""
     shapes = tuple((tuple(x.shape), x.dtype) for x in inputs)
-    precision = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    return inputs[0].device, shapes, precision
+    return inputs[0].device, shapes, float32_precision()
 
 
 def compute_anew(function: Function, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], Tensor]:

@@ -8,7 +8,7 @@ from comfyui_tlbvfi import tlbvfi
 from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.method import PairKey
 from comfyui_tlbvfi.tlbvfi.model import plan_geometry, sample
-from comfyui_tlbvfi.tlbvfi.model.precision import matmul_precision
+from comfyui_tlbvfi.tlbvfi.model.precision import float32_precision, matmul_precision
 from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, draw_noise
 from torch.nn import functional as F
 
@@ -152,3 +152,19 @@ def test_precision_switches_are_restored_even_after_an_error():
     with pytest.raises(InterruptedError):
         fail_inside()
     assert (matmul.allow_tf32, cudnn.allow_tf32) == before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="PyTorch before 2.9")
+def test_precision_set_by_its_new_names_is_overruled_and_restored():
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    at_first = float32_precision()
+    matmul.fp32_precision = "tf32"  # as PyTorch recommends; its old names cannot be read any more
+    try:
+        before = float32_precision()
+        with matmul_precision(tf32=False):
+            assert set(float32_precision()) == {"ieee"}
+            assert not matmul.allow_tf32
+            assert not cudnn.allow_tf32
+        assert float32_precision() == before
+    finally:
+        matmul.fp32_precision = at_first[0]
