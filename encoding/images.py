@@ -361,7 +361,9 @@ def _encoded(picture: av.VideoFrame, image_format: ImageFormat) -> bytes:
     if image_format.encoder == "opencv":
         pixels = np.moveaxis(to_rgb(picture, ColorTags()), 0, -1)
         order = [2, 1, 0, 3][: pixels.shape[-1]]
-        _, data = cv2.imencode(".tif", np.ascontiguousarray(pixels[..., order]))
+        # OpenCV 4 would store floats of three channels as LogLuv, with loss, which FFmpeg cannot read.
+        uncompressed = [cv2.IMWRITE_TIFF_COMPRESSION, 1]
+        _, data = cv2.imencode(".tif", np.ascontiguousarray(pixels[..., order]), uncompressed)
         return data.tobytes()
     encoder = cast("VideoCodecContext", av.CodecContext.create(image_format.encoder, "w"))
     encoder.width, encoder.height = picture.width, picture.height

@@ -115,7 +115,7 @@ def test_a_16_bit_png_sequence_keeps_every_code(tmp_path):
 
 def test_float_tiff_files_of_others_are_read(tmp_path):
     image = np.random.default_rng(0).normal(0, 4, (24, 40, 3)).astype(np.float32)
-    cv2.imwrite(str(tmp_path / "a.tif"), image)
+    cv2.imwrite(str(tmp_path / "a.tif"), image, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
     with open_source(tmp_path, input_rate=RATE) as source:
         (frame,) = source.frames()
         rgb = to_rgb(frame.picture, resolve(source.info))
