@@ -12,11 +12,13 @@ half a window more goes in before the sound and some silence after it, and as mu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from av import AudioFifo, AudioFrame
+from av.error import FFmpegError
 from av.filter import Graph
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from av.packet import Packet
 
     from .window import Window
+
+log = logging.getLogger("tlbvfi.slow_sound")
 
 PREROLL = Fraction(1)
 """Seconds decoded before a window opens, because decoders begin with noise: Opus needs 80 ms."""
@@ -49,7 +53,7 @@ class SlowSound:
         """Frames that are ready after a packet as it was read; None: there are no more."""
         if packet is not None and not self._is_near(packet):
             return
-        for frame in self._stream.decode(packet):
+        for frame in undamaged(self._stream.decode, packet):
             begin, self._end = _span(frame, self._end)
             self._graph = self._graph or self._begun(frame, max(begin, self._window.start))
             self._graph.push(frame)
@@ -85,6 +89,17 @@ class SlowSound:
         if frame is not None:
             frame.pts, frame.time_base = position, Fraction(1, slowed.sample_rate)
             yield frame
+
+
+def undamaged(
+    decode: Callable[[Packet | None], Iterable[AudioFrame]], packet: Packet | None
+) -> Iterable[AudioFrame]:
+    """What a packet decodes to; nothing where it is damaged, as players have it."""
+    try:
+        return decode(packet)
+    except FFmpegError as error:
+        log.debug("a packet of sound is damaged: %s", error)
+        return ()
 
 
 def _span(frame: AudioFrame, last: Fraction) -> tuple[Fraction, Fraction]:

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import av
@@ -25,7 +26,7 @@ from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from .container import VideoInput, open_container
 from .errors import OutputError
-from .slow_sound import SlowSound
+from .slow_sound import SlowSound, undamaged
 from .window import Window
 from .writer import MUXERS
 
@@ -156,7 +157,7 @@ def _add_track(
         return Track(source=stream, target=_template(out, stream), convert=_as_is), ""
     try:
         if isinstance(stream, AudioStream):
-            track = _encoded_audio(out, stream, AUDIO[suffix], stream.decode)
+            track = _encoded_audio(out, stream, AUDIO[suffix], partial(undamaged, stream.decode))
             return track, f"{name}: it becomes {AUDIO[suffix]}."
         if isinstance(stream, SubtitleStream) and suffix in SUBTITLES and _is_text(stream):
             codec = SUBTITLES[suffix]
