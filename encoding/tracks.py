@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import av
@@ -26,7 +25,7 @@ from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from .container import VideoInput, open_container
 from .errors import OutputError
-from .slow_sound import SlowSound, undamaged
+from .sound import SlowSound, UnbrokenSound
 from .window import Window
 from .writer import MUXERS
 
@@ -157,7 +156,7 @@ def _add_track(
         return Track(source=stream, target=_template(out, stream), convert=_as_is), ""
     try:
         if isinstance(stream, AudioStream):
-            track = _encoded_audio(out, stream, AUDIO[suffix], partial(undamaged, stream.decode))
+            track = _encoded_audio(out, stream, AUDIO[suffix], UnbrokenSound(stream))
             return track, f"{name}: it becomes {AUDIO[suffix]}."
         if isinstance(stream, SubtitleStream) and suffix in SUBTITLES and _is_text(stream):
             codec = SUBTITLES[suffix]

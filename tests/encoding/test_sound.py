@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding.concat import join
-from comfyui_tlbvfi.encoding.slow_sound import SlowSound
+from comfyui_tlbvfi.encoding.sound import SlowSound
 from comfyui_tlbvfi.encoding.window import Window
 
 AUDIO_FRAME = 1024 / 48000

@@ -1,19 +1,21 @@
-"""Sound in slow motion: longer by an exact factor, at its own pitch, in flat memory.
+"""Sound decoded to be encoded anew, in flat memory: as it is, or slowed by an exact factor.
 
     decode = SlowSound(stream, Window(start=Fraction(0), stretch=Fraction(4)))
     for packet in container.demux(stream):
         for frame in decode(packet): ...
     for frame in decode(None): ...
 
-The slowing is FFmpeg's `atempo` (waveform similarity overlap-add). It does not drift, but it drops the
-first half of a window, by which all that follows comes too early, and does not finish the last one. So
-half a window more goes in before the sound and some silence after it, and as much is cut off.
+Either way it stays in step with the picture: where it is missing or damaged there is silence. What is
+slowed keeps its pitch, by FFmpeg's `atempo` (waveform similarity overlap-add). That does not drift, but
+it drops the first half of a window, by which all that follows comes too early, and does not finish the
+last one. So half a window more goes in before the sound and some silence after it, and as much is cut
+off.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
 
     from .window import Window
 
-log = logging.getLogger("tlbvfi.slow_sound")
+log = logging.getLogger("tlbvfi.sound")
 
 PREROLL = Fraction(1)
 """Seconds decoded before a window opens, because decoders begin with noise: Opus needs 80 ms."""
 SMALLEST_GAP = 0.03
 """Seconds without sound that are kept as silence; what is less is the container's coarse clock."""
+WITHOUT_GAPS = f"async=1:min_comp=1e-6:min_hard_comp={SMALLEST_GAP}"
+"""Options of `aresample` that fill gaps."""
 TAIL = 0.2
 """Seconds of silence that push out the last sound: two of the longest windows of `atempo`."""
 SLOWEST = Fraction(1, 2)
@@ -53,7 +57,7 @@ class SlowSound:
         """Frames that are ready after a packet as it was read; None: there are no more."""
         if packet is not None and not self._is_near(packet):
             return
-        for frame in undamaged(self._stream.decode, packet):
+        for frame in _undamaged(self._stream, packet):
             begin, self._end = _span(frame, self._end)
             self._graph = self._graph or self._begun(frame, max(begin, self._window.start))
             self._graph.push(frame)
@@ -91,12 +95,28 @@ class SlowSound:
             yield frame
 
 
-def undamaged(
-    decode: Callable[[Packet | None], Iterable[AudioFrame]], packet: Packet | None
-) -> Iterable[AudioFrame]:
-    """What a packet decodes to; nothing where it is damaged, as players have it."""
+class UnbrokenSound:
+    """Decoder of an audio stream that keeps in step: silent where sound is missing or damaged."""
+
+    def __init__(self, stream: AudioStream) -> None:
+        self._stream = stream
+        self._graph: Graph | None = None
+
+    def __call__(self, packet: Packet | None) -> Iterator[AudioFrame]:
+        """Frames that are ready after a packet as it was read; None: there are no more."""
+        for frame in _undamaged(self._stream, packet):
+            self._graph = self._graph or _linked(frame, [("aresample", WITHOUT_GAPS)])
+            self._graph.push(frame)
+            yield from _pulled(self._graph)
+        if packet is None and self._graph is not None:
+            self._graph.push(None)
+            yield from _pulled(self._graph)
+
+
+def _undamaged(stream: AudioStream, packet: Packet | None) -> Iterable[AudioFrame]:
+    """What a packet decodes to; nothing where it is damaged."""
     try:
-        return decode(packet)
+        return stream.decode(packet)
     except FFmpegError as error:
         log.debug("a packet of sound is damaged: %s", error)
         return ()
@@ -112,24 +132,27 @@ def _span(frame: AudioFrame, last: Fraction) -> tuple[Fraction, Fraction]:
 
 def _slowing(like: AudioFrame, first: int, tempo: Fraction) -> Graph:
     """Frames like this in, with their times; without a gap and slowed out, from sample `first` on."""
-    graph, half = Graph(), _half_window(like.sample_rate)
-    chain = [
-        graph.add_abuffer(
-            sample_rate=like.sample_rate,
-            format=like.format.name,
-            layout=like.layout.name,
-            time_base=like.time_base,
-        ),
-        graph.add(
-            "aresample",
-            f"first_pts={first - half}:async=1:min_comp=1e-6:min_hard_comp={SMALLEST_GAP}:osf=flt",
-        ),
-        graph.add("apad", f"pad_dur={TAIL}"),
-        *(graph.add("atempo", repr(float(each))) for each in _tempos(tempo)),
-        graph.add("atrim", f"start_sample={half}"),
-        graph.add("abuffersink"),
+    half = _half_window(like.sample_rate)
+    filters = [
+        ("aresample", f"{WITHOUT_GAPS}:first_pts={first - half}:osf=flt"),
+        ("apad", f"pad_dur={TAIL}"),
+        *(("atempo", repr(float(each))) for each in _tempos(tempo)),
+        ("atrim", f"start_sample={half}"),
     ]
-    graph.link_nodes(*chain).configure()
+    return _linked(like, filters)
+
+
+def _linked(like: AudioFrame, filters: Iterable[tuple[str, str]]) -> Graph:
+    """The graph of these filters, by name and options, for frames like this."""
+    graph = Graph()
+    source = graph.add_abuffer(
+        sample_rate=like.sample_rate,
+        format=like.format.name,
+        layout=like.layout.name,
+        time_base=like.time_base,
+    )
+    chain = [graph.add(name, options) for name, options in filters]
+    graph.link_nodes(source, *chain, graph.add("abuffersink")).configure()
     return graph
 
 
