@@ -26,7 +26,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from .carried import EXACT, container_options, open_carried
-from .container import VideoInput
+from .container import VideoInput, file_url
 from .durable import atomic_file, disk_errors
 from .errors import OutputError, VerificationError
 from .frame import ColorTags
@@ -158,7 +158,7 @@ def _write(
         )
         options = container_options(suffix, plan.times.time_base, carried.metadata)
         out = stack.enter_context(
-            av.open(str(path), "w", MUXERS[suffix], container_options=options)
+            av.open(file_url(path), "w", MUXERS[suffix], container_options=options)
         )
         video = _add_video(out, plan, suffix)
         tracks, notes = carried.add_to(out, suffix)

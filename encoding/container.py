@@ -84,6 +84,11 @@ def _opened(source: VideoInput, way: Way) -> InputContainer:
         raise DecoderError("the device does not open with the file") from error
 
 
+def file_url(path: str | Path) -> str:
+    """A path as FFmpeg takes it: colons and percent signs mean no protocol and no pattern."""
+    return f"file:{path}"
+
+
 def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> InputContainer:
     """The source's container, opened from its beginning; the caller closes it.
 
@@ -92,10 +97,9 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
     """
     try:
         if isinstance(source, str | Path):
-            # `file:` keeps colons and percent signs in a name from meaning a protocol or a
-            # pattern; the whitelist keeps playlists from fetching anything.
+            # The whitelist keeps playlists from fetching anything.
             return av.open(
-                f"file:{source}",
+                file_url(source),
                 container_options={"protocol_whitelist": "file"},
                 hwaccel=accelerator,
             )

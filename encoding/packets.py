@@ -13,6 +13,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from .container import file_url
 from .errors import VerificationError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def open_video(path: Path, options: dict[str, str] | None = None) -> Iterator[In
         VerificationError: it cannot be opened, breaks off while being read, or has no video.
     """
     try:
-        with av.open(str(path), options=options or {}) as container:
+        with av.open(file_url(path), options=options or {}) as container:
             if not container.streams.video:
                 raise VerificationError(f"{path} has no video stream: it is not a finished video.")
             yield container

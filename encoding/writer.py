@@ -24,6 +24,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from .color import rounded_to_half
+from .container import file_url
 from .durable import AtomicFile, StepHook, disk_errors, no_step
 from .errors import EncoderError
 from .frame import ColorTags
@@ -125,7 +126,7 @@ class VideoWriter:
         )
         self._durations: dict[int, int] = {}
         self._held: deque[Packet] = deque()
-        where = self._file.temporary if self._file else target
+        where = file_url(self._file.temporary) if self._file else target
         with self._disk_errors():
             self._container = av.open(
                 where, "w", format=MUXERS[ending], container_options=options or {}
