@@ -97,7 +97,7 @@ class VideoSource(Closable):
         """Size, modification time, stream facts, and a hash of the first and the last megabyte."""
         info = self.info
         return {
-            **_file_identity(self._source),
+            **file_identity(self._source),
             "codec": info.codec,
             "width": info.width,
             "height": info.height,
@@ -310,7 +310,8 @@ def _seek(container: InputContainer, stream: VideoStream, target: int) -> int | 
     return None
 
 
-def _file_identity(source: VideoInput) -> dict[str, Any]:
+def file_identity(source: VideoInput) -> dict[str, Any]:
+    """Size, modification time where it has one, and a hash of the first and the last megabyte."""
     if isinstance(source, str | Path):
         path = Path(source)
         facts = path.stat()

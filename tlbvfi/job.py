@@ -128,7 +128,9 @@ def run_job(
     _refuse_the_source(destination)
     if is_image(destination.output.suffix):
         image_pattern(destination.output)  # before anything is made
-    plan = make_plan(source, method, config, suffix=destination.output.suffix)
+    plan = make_plan(
+        source, method, config, suffix=destination.output.suffix, sound=destination.sound
+    )
     session = start_session(source, plan, destination)
     with session.locked():
         if is_joined(session, destination.output) and _is_of(session, plan.final):

@@ -8,11 +8,13 @@ from fractions import Fraction
 from typing import Any
 
 from ..encoding.color import resolve, stream_tags
+from ..encoding.container import VideoInput
 from ..encoding.delivery import Final, plan_route
 from ..encoding.errors import SourceError
 from ..encoding.frame import ColorTags
 from ..encoding.layout import pixel_layout
 from ..encoding.manifest import Manifest
+from ..encoding.reader import file_identity
 from ..encoding.session import ChunkRecord
 from ..encoding.source import Source
 from ..encoding.timestamps import Timestamps
@@ -21,7 +23,7 @@ from .config import JobConfig
 from .errors import SettingsError
 from .method import Method
 from .pipeline import Rules
-from .timeline import Bisection, TargetRate, Timeline, common_tick
+from .timeline import Bisection, TargetRate, Timeline, storable_tick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,9 @@ class Plan:
 
     def ticks(self, output_time: Fraction) -> int:
         """The same in ticks of the output's time base: exact by the choice of that time base."""
-        return int(output_time / self.manifest.stream.time_base)
+        ticks = output_time / self.manifest.stream.time_base
+        assert ticks.denominator == 1
+        return ticks.numerator
 
     def last_stop(self, stop: int) -> int:
         """`stop`, or the end of the job where that comes first."""
@@ -81,11 +85,18 @@ class ChunkRange:
 
 
 def make_plan(
-    source: Source, method: Method, config: JobConfig, *, suffix: str, identify: bool = True
+    source: Source,
+    method: Method,
+    config: JobConfig,
+    *,
+    suffix: str,
+    identify: bool = True,
+    sound: VideoInput | None = None,
 ) -> Plan:
     """Work out a job; nothing is written and no frame is decoded.
 
     `identify`: whether the source must be known again, which reads all frames of one in memory.
+    `sound`: file whose sound goes with it; another one than the source's own makes another job.
 
     Raises:
         SourceError: the source cannot be read.
@@ -106,11 +117,12 @@ def make_plan(
         software_twin=config.software_twin,
     )
     encoder = route.chunks
+    identity = source.identity if identify else {}
     tick = info.time_base if times.is_vfr else 1 / info.rate
     stream = StreamSpec(
         width=info.width,
         height=info.height,
-        time_base=common_tick([timeline.step(tick * config.slowmo)]),
+        time_base=storable_tick(timeline.step(tick * config.slowmo)),
         rate=rate,
         color=stream_tags(tags, encoder.pix_fmt),
         sample_aspect_ratio=info.sample_aspect_ratio,
@@ -118,8 +130,8 @@ def make_plan(
         mastering=info.mastering,
     )
     manifest = Manifest(
-        source=source.identity if identify else {},
-        settings=_settings(config, times, method),
+        source=identity,
+        settings=_settings(config, times, method) | _other_sound(config, sound, identity),
         encoder=encoder,
         stream=stream,
         is_vfr=times.is_vfr and isinstance(timeline, Bisection),
@@ -221,6 +233,16 @@ def _settings(config: JobConfig, times: Timestamps, method: Method) -> dict[str,
     values["end_time"] = None if config.end is None else times.start + config.end
     plain = {name: str(v) if isinstance(v, Fraction) else v for name, v in values.items()}
     return {**plain, "method": {"name": method.name, **method.settings}}
+
+
+def _other_sound(
+    config: JobConfig, sound: VideoInput | None, identity: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is known of the sound's file, if that is not the source's."""
+    if sound is None or not identity or not config.has_sound:
+        return {}
+    own = file_identity(sound)
+    return {} if own.items() <= identity.items() else {"sound": own}
 
 
 def _seconds(value: Fraction | None) -> str:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -241,6 +242,55 @@ def test_bytes_in_are_bytes_out_with_the_very_sound(clip, tmp_path):
     target = BytesIO()
     interpolate_video(BytesIO(path.read_bytes()), target, method="blend")
     assert sound_packets(target) == sound_packets(str(path))
+
+
+def heard(container, stream):
+    """Frames of sound, without what cannot be decoded."""
+    for packet in container.demux(stream):
+        with suppress(av.error.FFmpegError):
+            yield from packet.decode()
+
+
+@pytest.fixture
+def damaged(clip, tmp_path):
+    """Two seconds, of whose sound a few packets in the middle are overwritten."""
+    source = clip(tmp_path / "in.mp4", 50, rate=Fraction(25), sound=True)
+    content = source.read_bytes()
+    for _, packet in sound_packets(str(source))[40:55]:
+        content = content.replace(packet, b"\xff" * len(packet))
+    source.write_bytes(content)
+    return source
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "seconds"),
+    [
+        ("converted.webm", {}, 2),
+        ("stretched.mp4", {"slowmo": 2, "slowmo_sound": "stretch"}, 4),
+    ],
+)
+def test_damaged_sound_is_silent_for_a_moment_and_stays_in_step(
+    damaged, tmp_path, name, options, seconds
+):
+    interpolate_video(damaged, tmp_path / name, method="blend", **options)
+    with av.open(str(tmp_path / name)) as container:
+        (sound,) = container.streams.audio
+        length = sum(frame.samples for frame in heard(container, sound))
+        assert length / sound.rate == pytest.approx(seconds, abs=0.1)
+
+
+def test_another_sound_makes_another_file(clip, tmp_path):
+    source = clip(tmp_path / "in.mp4", 12)
+    sounds = [clip(tmp_path / f"{n}.mp4", n, sound=True) for n in (12, 24)]
+    wish = {"method": "blend", "root": tmp_path}
+    results = [
+        interpolate_video(source, tmp_path / f"{n}.mp4", sound=sound, **wish)
+        for n, sound in enumerate(sounds)
+    ]
+    again = interpolate_video(source, tmp_path / "1.mp4", sound=sounds[1], **wish)
+    with pytest.raises(OutputError, match="exists and was not made by this job"):
+        interpolate_video(source, tmp_path / "1.mp4", sound=sounds[0], **wish)
+    assert [result.was_done for result in (*results, again)] == [False, False, True]
 
 
 def test_one_go_and_a_job_show_the_same_frames_at_the_same_times(clip, tmp_path, pictures):
