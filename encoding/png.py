@@ -64,7 +64,10 @@ def _text_chunk(keyword: str, text: str) -> bytes:
 
 
 def _inflated(data: bytes) -> bytes:
-    return zlib.decompressobj().decompress(data, MOST_TEXT)
+    try:
+        return zlib.decompressobj().decompress(data, MOST_TEXT)
+    except zlib.error:  # a damaged text harms no picture
+        return b""
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:

@@ -516,7 +516,8 @@ def list_sessions(root: Path) -> list[Session]:
     """Sessions below `root`, by id; folders without a usable manifest are passed over."""
     base = root / FOLDER
     found = []
-    for folder in sorted(base.iterdir()) if base.is_dir() else []:
+    folders = [path for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
+    for folder in sorted(folders):
         try:
             session = Session.find(root, folder.name)
         except SessionError as error:

@@ -96,7 +96,7 @@ def _output(source: Path, folder: Path, codec: str) -> Path:
     stem = source.resolve().name if source.is_dir() else source.stem
     if codec.lower() in IMAGE_CODECS:
         return output_path(f"{folder / stem}/", codec)
-    fitting = AUTO_CONTAINERS if codec == "auto" else find_profile(codec).containers
+    fitting = AUTO_CONTAINERS if codec.lower() == "auto" else find_profile(codec).containers
     suffix = source.suffix.lower()
     is_kept = suffix in fitting and not source.is_dir()
     return folder / f"{stem}{suffix if is_kept else fitting[0]}"

@@ -197,7 +197,7 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
             f"{path.name} holds something else than weights, which could be code and was not "
             "opened: use the official file or a .safetensors file."
         ) from error
-    except (RuntimeError, OSError, EOFError) as error:
+    except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path.name} is damaged: download it again.") from error
     weights = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping):
@@ -209,8 +209,11 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
 
 def _refuse_foreign_archive(path: Path) -> None:
     """torch would start an archive of code, and name neither that nor a plain zip."""
-    with zipfile.ZipFile(path) as archive:
-        names = [Path(name).name for name in archive.namelist()]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [Path(name).name for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path.name} is damaged: download it again.") from error
     if "constants.pkl" in names:
         raise CheckpointError(
             f"{path.name} is a TorchScript program, not weights: choose the TLB-VFI checkpoint."

@@ -264,7 +264,10 @@ class _Collection:
 def _local_file(output_folder: Path, ref: FileRef) -> Path | None:
     """The file a server names, if it really lies in its output folder."""
     root = output_folder.resolve()
-    path = (root / ref.subfolder / ref.filename).resolve()
+    try:
+        path = (root / ref.subfolder / ref.filename).resolve()
+    except ValueError:  # a NUL in the name
+        return None
     inside = ref.type == "output" and path.is_relative_to(root) and path.is_file()
     return path if inside else None
 
@@ -286,7 +289,8 @@ def _numbers(folder: Path) -> Iterator[int]:
 
 
 def _has_all(folder: Path, frames: int) -> bool:
-    return set(_numbers(folder)) == set(range(1, frames + 1))
+    numbers = set(_numbers(folder))
+    return len(numbers) == frames and numbers == set(range(1, frames + 1))
 
 
 def _generation(folder: Path, record: _Record, *, was_there: bool) -> Generation:

@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from ... import __version__
 from ...encoding.errors import VideoError
@@ -25,6 +26,9 @@ COMMANDS = (interpolate, sessions, inspect, bench, models, comfy)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Errors become one sentence on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names that a console's code page lacks
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     arguments = parser.parse_args(words, argparse.Namespace(argv=words, parser=parser))
     _configure_logging(arguments.verbose)
@@ -50,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output has left (`tlbvfi ... | head`): nothing more to tell it.
         sys.stderr.close()
+        return 1
+    except OSError as error:
+        if arguments.verbose or error.filename is None:
+            raise
+        print(f"tlbvfi: {error.filename} cannot be used: {error.strerror}.", file=sys.stderr)
         return 1
 
 

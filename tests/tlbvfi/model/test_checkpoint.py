@@ -166,6 +166,23 @@ def test_other_archives_are_recognized(tmp_path, member, word):
 
 
 @pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x80\x02K\x01a.", b"\x80\x02h\x05.", b"\x80\x02]b."]
+)
+def test_a_broken_table_of_weights_is_damage(tmp_path, content):
+    with zipfile.ZipFile(tmp_path / "model.pth", "w") as archive:
+        for member, data in (("data.pkl", content), ("version", b"3\n"), ("byteorder", b"little")):
+            archive.writestr(f"model/{member}", data)
+    refused(tmp_path / "model.pth", "model.pth")
+
+
+def test_a_broken_archive_is_damage(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save({"model": {"a": torch.zeros(9)}}, path)
+    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"XXXX", 1))
+    refused(path, "damaged")
+
+
+@pytest.mark.parametrize(
     ("name", "word"),
     [
         ("extract.extract_sublevels.convs.0.0.conv.weight", "FILM"),
