@@ -46,20 +46,6 @@ class Manifest:
                 f"{self.stream.time_base} s: choose a time base that divides the frame duration."
             )
 
-    def ticks(self, time: Fraction) -> int:
-        """Chunk pts of a frame shown at `time`, seconds on the source file's own clock.
-
-        Raises:
-            SessionError: that moment is not a whole number of ticks.
-        """
-        ticks = (time - self.start) / self.stream.time_base
-        if ticks.denominator != 1:
-            raise SessionError(
-                f"{time} s is not a whole number of ticks of {self.stream.time_base} s: "
-                "choose a finer time base."
-            )
-        return ticks.numerator
-
 
 def library_versions() -> dict[str, str]:
     """Versions of what decides a bitstream beside the settings."""

@@ -8,7 +8,6 @@ output frame keeps its number and its time.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -143,22 +142,18 @@ def nearest_node(t: Fraction, depth: int) -> Fraction:
     return Fraction(math.floor(t * 2**depth + Fraction(1, 2)), 2**depth)
 
 
-def common_tick(intervals: Iterable[Fraction]) -> Fraction:
-    """Greatest time base that every interval, in seconds, is a whole number of ticks of.
+def storable_tick(step: Fraction) -> Fraction:
+    """`step`, an interval in seconds that all times are multiples of, as the time base of a file.
 
     Raises:
         SettingsError: no container could store so fine a time base.
     """
-    tick = Fraction(0)
-    for interval in intervals:
-        den = math.lcm(tick.denominator, interval.denominator)
-        tick = Fraction(math.gcd(int(tick * den), int(interval * den)), den)
-    if tick < FINEST_TICK or tick.denominator > FINEST_TICK.denominator:
+    if step < FINEST_TICK or step.denominator > FINEST_TICK.denominator:
         raise SettingsError(
-            f"times would need ticks of 1/{tick.denominator} s, finer than video files can store: "
+            f"times would need ticks of 1/{step.denominator} s, finer than video files can store: "
             "choose fewer times or another fps."
         )
-    return tick
+    return step
 
 
 def parse_rate(text: str) -> Fraction:

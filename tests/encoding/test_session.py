@@ -81,13 +81,6 @@ def test_manifest_survives_json(encoder, stream, start, aspect, is_vfr):
     assert manifest_from_json(json.loads(text)) == manifest
 
 
-def test_ticks_are_exact_or_refused(manifest):
-    job = manifest(start=Fraction(1, 3))
-    assert job.ticks(Fraction(1, 3) + 5 * Fraction(1001, 48000)) == 5
-    with pytest.raises(SessionError, match="not a whole number of ticks"):
-        job.ticks(Fraction(1, 2))
-
-
 def test_a_time_base_that_cannot_count_the_rate_is_refused(manifest, stream):
     with pytest.raises(SessionError, match="cannot be counted"):
         manifest(stream=stream(rate=Fraction(24000, 1001), time_base=Fraction(1, 1000)))
@@ -330,8 +323,10 @@ def test_sessions_are_listed_and_broken_ones_told(tmp_path, filled, caplog):
     broken = tmp_path / FOLDER / "c"
     broken.mkdir()
     (broken / "manifest.json").write_text("{")
+    (broken.parent / ".DS_Store").write_bytes(b"")
     assert [session.id for session in list_sessions(tmp_path)] == ["a", "b"]
     assert "not a usable manifest" in caplog.text
+    assert ".DS_Store" not in caplog.text
 
 
 def test_a_newer_schema_is_refused(tmp_path, filled):
