@@ -1,11 +1,14 @@
 """The command line: exit codes, one sentence per mistake, data on stdout alone."""
 
 import json
+import re
 import subprocess
 import sys
 from fractions import Fraction
+from io import BytesIO, TextIOWrapper
 
 import pytest
+from comfyui_tlbvfi.tlbvfi.cli import main
 from filelock import FileLock
 
 ONE_SENTENCE = r"tlbvfi: [^\n]+\n"
@@ -71,6 +74,26 @@ def test_ctrl_c_prints_the_command_that_resumes_and_it_does(tlbvfi, source, monk
     assert code == 0
     assert result["frames"] == 39
     assert result["frames_made"] < 39
+
+
+def test_names_with_colons_and_percent_signs_are_just_names(tlbvfi, source, monkeypatch):
+    monkeypatch.chdir(source.parent)
+    assert tlbvfi("interpolate", "in.mp4", "take:2 %03d.mp4", *BLEND)[0] == 0
+    assert tlbvfi("verify", "take:2 %03d.mp4", "--deep")[0] == 0
+
+
+def test_a_name_that_a_console_cannot_show_is_still_told(source, monkeypatch):
+    named = source.rename(source.with_name("動画.mp4"))
+    console = BytesIO()
+    monkeypatch.setattr(sys, "stdout", TextIOWrapper(console, "cp1252", write_through=True))
+    assert main(["probe", str(named)]) == 0
+    assert rb"\u52d5" in console.getvalue()
+
+
+def test_what_the_system_refuses_is_one_sentence(tlbvfi):
+    code, _, err = tlbvfi("verify", "n" * 300)
+    assert code == 1
+    assert re.fullmatch(ONE_SENTENCE, err)
 
 
 def test_concat_joins_again_what_was_kept(tlbvfi, source, tmp_path):

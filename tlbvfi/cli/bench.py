@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import add_network
 from .interpolate import method_config
+from .show import say
 
 if TYPE_CHECKING:
     from ..bench.aims import Verdict
@@ -63,7 +63,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"There are no aims for {device}: choose --device cpu or cuda.")
     verdicts: list[Verdict] = []
     for words in RUNS[device]:
-        _say(f"bench {words}")
+        say(f"bench {words}")
         argv = [*(word for word in arguments.argv if word != "--aims"), *words.split()]
         run = arguments.parser.parse_args(argv, argparse.Namespace(argv=argv))
         code, found = _measure(run)
@@ -72,7 +72,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
         verdicts += found
         print(flush=True)
     met = are_met(verdicts, device)
-    _say("every aim is reached" if met else "not every aim is reached")
+    say("every aim is reached" if met else "not every aim is reached")
     return 0 if met else 1
 
 
@@ -94,7 +94,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[int, list[Verdict]]:
     )
     rows: list[Row] = []
     code = 0
-    with open_bench(options, _say) as bench:
+    with open_bench(options, say) as bench:
         try:
             rows.extend(bench.rows())
         except KeyboardInterrupt:
@@ -105,7 +105,3 @@ def _measure(arguments: argparse.Namespace) -> tuple[int, list[Verdict]]:
         else:
             print("\n".join([*heading(bench), *tables(bench, rows, verdicts)]))
     return code, verdicts
-
-
-def _say(text: str) -> None:
-    print(f"tlbvfi: {text}", file=sys.stderr)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..methods import METHODS, WITHOUT_WEIGHTS
 from .interpolate import add_job_options, job_config, method_config, run_interpolate
+from .show import say
 
 if TYPE_CHECKING:
     from ..client import ServerEvent
@@ -125,7 +126,7 @@ def run_rewrite(arguments: argparse.Namespace) -> int:
     result = rewrite(
         read_workflow(arguments.workflow), to=arguments.to, model_name=arguments.model_name
     )
-    text = json.dumps(result.workflow, indent=2, ensure_ascii=False)
+    text = json.dumps(result.workflow, indent=2, ensure_ascii=output is None)
     if output is not None:
         _write(output, text)
     if arguments.json:
@@ -164,7 +165,7 @@ def run_comfy(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 130
-    _say(arguments, _summary(generation))
+    say(_summary(generation), quiet=arguments.json)
     folder = generation.folder.parent
     if to_stdout:
         arguments.output, arguments.json = folder / "result.mp4", False
@@ -219,7 +220,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
         prompt = api_nodes(rewritten.workflow)
         rates = {str(kept.node): kept.rate for kept in rewritten.frames}
         for change in rewritten.changes:
-            _say(arguments, change)
+            say(change, quiet=arguments.json)
     node = frames_node(prompt, arguments.node)
     rate: Fraction | None = rates.get(node)
     if arguments.input_fps is None and rate is None:
@@ -247,11 +248,6 @@ def _summary(generation: Generation) -> str:
     where = "found again in" if generation.was_there else "in"
     sound = " and their sound" if generation.sound else ""
     return f"{generation.frames} frames{sound} {where} {generation.folder}"
-
-
-def _say(arguments: argparse.Namespace, text: str) -> None:
-    if not arguments.json:
-        print(f"tlbvfi: {text}", file=sys.stderr)
 
 
 def _pour(path: Path) -> None:

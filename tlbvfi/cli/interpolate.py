@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from .arguments import (
     parse_size,
     session_place,
 )
-from .show import ProgressBar
+from .show import ProgressBar, command_line, say
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -220,7 +219,8 @@ def _run_many(arguments: argparse.Namespace) -> int:
     outcomes: list[VideoOutcome] = []
 
     def run(task: VideoTask) -> JobResult:
-        _say(arguments, f"{len(outcomes) + 1}/{len(tasks)} {task.source} -> {task.output}")
+        number = f"{len(outcomes) + 1}/{len(tasks)}"
+        say(f"{number} {task.source} -> {task.output}", quiet=arguments.json)
         destination = _destination(arguments, task.source, task.output)
         show = ProgressBar(quiet=arguments.json)
         return _run_job(arguments, task.source, method, config, destination, show)
@@ -229,14 +229,10 @@ def _run_many(arguments: argparse.Namespace) -> int:
         for outcome in run_videos(tasks, run):
             outcomes.append(outcome)
             if outcome.error:
-                _say(arguments, f"{outcome.task.source} failed: {outcome.error}")
+                say(f"{outcome.task.source} failed: {outcome.error}", quiet=arguments.json)
     except KeyboardInterrupt:
-        command = shlex.join(["tlbvfi", *arguments.argv])
-        print(
-            f"tlbvfi: interrupted after {len(outcomes)} of {len(tasks)} videos; this goes on:\n"
-            f"{command}",
-            file=sys.stderr,
-        )
+        done = f"interrupted after {len(outcomes)} of {len(tasks)} videos"
+        say(f"{done}; this goes on:\n{command_line(['tlbvfi', *arguments.argv])}")
         return 130
     _tell_all(outcomes, arguments.json)
     return 1 if any(outcome.error for outcome in outcomes) else 0
@@ -377,11 +373,10 @@ def method_config(arguments: argparse.Namespace) -> MethodConfig:
 
 def _say_how_to_resume(session_id: str | None, destination: Destination) -> None:
     if session_id is None:
-        print("tlbvfi: interrupted before any chunk was begun.", file=sys.stderr)
+        say("interrupted before any chunk was begun.")
         return
-    root = destination.sessions_root
-    command = shlex.join(["tlbvfi", "resume", session_id, "--root", str(root)])
-    print(f"tlbvfi: interrupted; this goes on:\n{command}", file=sys.stderr)
+    command = ["tlbvfi", "resume", session_id, "--root", str(destination.sessions_root)]
+    say(f"interrupted; this goes on:\n{command_line(command)}")
 
 
 def _tell(result: JobResult, as_json: bool) -> None:
@@ -418,11 +413,6 @@ def _tell_all(outcomes: Sequence[VideoOutcome], as_json: bool) -> None:
 
 def _as_json(result: JobResult) -> dict[str, object]:
     return {key: _plain(value) for key, value in asdict(result).items()}
-
-
-def _say(arguments: argparse.Namespace, text: str) -> None:
-    if not arguments.json:
-        print(f"tlbvfi: {text}", file=sys.stderr)
 
 
 def _plain(value: object) -> object:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +22,17 @@ def size_in_words(count: float) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count / 1e3:.0f} kB"
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """A line on stderr, which leaves stdout to results."""
+    if not quiet:
+        print(f"tlbvfi: {text}", file=sys.stderr)
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command as this system's shell takes it."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 class ProgressBar:
