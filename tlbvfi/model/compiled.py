@@ -32,7 +32,8 @@ def compile_blocks(network: nn.Module, cache: str) -> None:
     """
     os.environ.setdefault(CACHE_VARIABLE, cache)
     dynamo = torch._dynamo.config
-    dynamo.recompile_limit = max(dynamo.recompile_limit, SHAPES)
+    limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
+    setattr(dynamo, limit, max(getattr(dynamo, limit), SHAPES))
     dynamo.suppress_errors = True
     for module in network.modules():
         if isinstance(module, BLOCKS):
