@@ -68,7 +68,7 @@ class Method(Protocol):
         ...
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Bytes at the peak for frames of this size, weights included; 0 if not worth a word."""
+        """Bytes at the peak for frames of this size, beside the weights; 0 if not worth a word."""
         ...
 
     def prepare(self, frame: Tensor) -> Any:  # noqa: ANN401 - opaque to everybody but the method

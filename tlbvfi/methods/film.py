@@ -80,8 +80,9 @@ class FilmMethod:
         }
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Bytes at the peak for frames of this size, weights included."""
-        return predict_peak_memory(height, width, dtype=self.film.dtype)
+        """Bytes at the peak for frames of this size, beside the weights."""
+        weights = sum(parameter.nbytes for parameter in self.film.parameters())
+        return predict_peak_memory(height, width, dtype=self.film.dtype) - weights
 
     def prepare(self, frame: Tensor) -> FilmFrame:
         """Features of a frame [C, H, W], RGB or RGBA floats nominally in [0, 1].
