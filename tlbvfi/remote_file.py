@@ -164,8 +164,9 @@ class RemoteFile:
     def _check_address(self, url: str, origin: str) -> None:
         """Only https, or http within this machine; a far server cannot point at this machine."""
         parts = urlsplit(url)
-        local = _is_loopback(parts.hostname) and _is_loopback(urlsplit(origin).hostname)
-        if parts.scheme != "https" and not (parts.scheme == "http" and local):
+        is_here, begins_here = _is_loopback(parts.hostname), _is_loopback(urlsplit(origin).hostname)
+        schemes = ("https", "http") if is_here and begins_here else ("https",)
+        if parts.scheme not in schemes or (is_here and not begins_here):
             raise DownloadError(f"{url} is not a safe address (https): {self._otherwise}.")
 
 
