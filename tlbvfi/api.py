@@ -151,8 +151,9 @@ def interpolate_video(
     `times`, `fps`, `slowmo`, `cuts`, `retime`, `depth`, `seed` as for `interpolate_frames`; `codec`,
     `crf`, `bitrate`, `preset`, `pix_fmt` in ffmpeg's words. `start`, `end`: seconds or hh:mm:ss,
     half-open. `hwaccel`: what decodes a video: `auto` (a GPU where it gives the frames of software),
-    `none`, `cuda`, or another device of FFmpeg's. `sound`: file to take the sound from, if not from the source; `audio=False` leaves it
-    out, and so does slow motion, unless `slowmo_sound` is "stretch": slowed at its own pitch.
+    `none`, `cuda`, or another device of FFmpeg's. `sound`: file to take the sound from, if not from the
+    source; `audio=False` leaves it out, and so does slow motion, unless `slowmo_sound` is "stretch":
+    slowed at its own pitch.
     `metadata`: tags for the file. `on_event` is told the progress and may raise to stop.
 
     Raises:

@@ -28,7 +28,8 @@ def compile_blocks(network: nn.Module, cache: str) -> None:
     """Let the blocks of `network` be compiled where they are called next.
 
     `cache`: folder for the results, unless the environment names one. Frames are the same to the
-    rounding of the type. A block that PyTorch cannot compile is run as it is, and its log says so.
+    rounding of the type. A block that PyTorch cannot compile is run as it is, and its log says so;
+    folder, limit and that tolerance are PyTorch's own switches and hold for the whole process.
     """
     os.environ.setdefault(CACHE_VARIABLE, cache)
     dynamo = torch._dynamo.config

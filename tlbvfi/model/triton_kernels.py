@@ -20,7 +20,7 @@ def probe_kernel(out):
 
 @triton.jit
 def whole_and_rest(shift, origin, size):
-    """`origin + shift` as in `lookup._clamped`: the pixel before it, and the fraction beyond that."""
+    """`origin + shift` as in `lookup._taps`: the pixel before it, and the fraction beyond that."""
     floor = tl.floor(shift)
     rest = shift - floor
     # Within a size of the image, so that it fits an integer; what lies outside is clamped anyway.
