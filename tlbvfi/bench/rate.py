@@ -75,7 +75,8 @@ def measure_model(task: Task) -> ModelFigures:
         clock, last = timed(frames, warm_up, pairs, at_once)
         peak = peak_bytes(device)
         _check(last)
-        save_file({"frame": last.contiguous()}, task.last_frame)
+        number = torch.tensor(warm_up + pairs)
+        save_file({"frame": last.contiguous(), "number": number}, task.last_frame)
         if device.type == "cuda":
             # The profiler slows the program down but not the kernels, so the clock is the one above.
             running = kernel_seconds(lambda: take(frames, pairs))
@@ -103,13 +104,14 @@ def measure_baseline(task: Task) -> BaselineFigures:
         SettingsError: it is not there, because this is not a checkout.
     """
     device = choose_device(task.method.device)
-    last_of_ours = load_file(task.last_frame)["frame"]
-    warm_up, pairs = warm_up_pairs(device), measured_pairs(task, device)
+    ours = load_file(task.last_frame)
+    pairs = measured_pairs(task, device)
+    warm_up = int(ours["number"]) - pairs  # so that both end at the same frame
     forget_peak(device)
     with matmul_precision(tf32=False), closing(plain_frames(task, device)) as frames:
         clock, last = timed(frames, warm_up, pairs)
     peak = peak_bytes(device)
-    off = last_of_ours - last
+    off = ours["frame"] - last
     return BaselineFigures(
         ms=clock.ms,
         cpu_ms=clock.cpu_ms,
