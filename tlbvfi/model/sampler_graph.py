@@ -90,8 +90,9 @@ class GraphedSampler:
         return graph(inputs)
 
     def _recorded(self, inputs: Sequence[Tensor]) -> Graph:
-        # Tensors made in inference mode could not be written to outside of it.
-        with torch.inference_mode(False):
+        # Tensors made in inference mode could not be written to outside of it; leaving it turns
+        # gradients on.
+        with torch.inference_mode(False), torch.no_grad():
             own = [torch.empty_like(x, device=inputs[0].device).copy_(x) for x in inputs]
             try:
                 replay, output = self._record(self._sample, own)
@@ -140,10 +141,11 @@ class GpuRecorder:
         """Run `function` to warm it up, then record it."""
         device = inputs[0].device
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.autocast("cuda", enabled=False):
+        current = torch.cuda.current_stream(device)
+        # Where recording fails, PyTorch leaves its own stream the current one.
+        with torch.cuda.stream(current), torch.autocast("cuda", enabled=False):
             if self._stream is None or self._stream.device != device:
                 self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
-            current = torch.cuda.current_stream(device)
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UPS):
