@@ -124,7 +124,7 @@ def measure(folder: Path, budget: str, arguments: argparse.Namespace) -> dict[st
     quantizer.register_forward_pre_hook(
         lambda _, clips: codes.__setitem__(slice(None), [quantizer.codes(clips[0])])
     )
-    taken = allocated_bytes(device) + (LIBRARIES if device.type == "cpu" else 0)
+    taken = allocated_bytes(device) + LIBRARIES.get(device.type, 0)
     planned = method.memory_needed(size.height, size.width)
     with closing(mid_frames(method, as_frames(moving_picture(size, FRAMES)))) as frames:
         forget_peak(device)

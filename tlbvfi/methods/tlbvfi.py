@@ -79,7 +79,7 @@ def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
 
 def memory_left(device: torch.device, budget: int | None) -> int:
     """Bytes of a budget, or of what is free, that frames may take once the weights are loaded."""
-    libraries = LIBRARIES if device.type == "cpu" else 0
+    libraries = LIBRARIES.get(device.type, 0)
     if budget is None:
         return int(FREE_SHARE * free_memory(device)) - libraries
     return max(0, budget - used_memory(device) - libraries)
@@ -377,10 +377,12 @@ class TlbvfiMethod:
 
     @torch.no_grad()
     def _encode(self, frame: Tensor, geometry: Geometry) -> FrameFeatures:
+        def compute(plan: MemoryPlan) -> FrameFeatures:
+            self._unknown_of(geometry)  # while no more than one other frame takes memory
+            return self.model.encode(frame, geometry, plan)
+
         with matmul_precision(tf32=self.options.tf32):
-            return self._in_memory(
-                geometry, 1, lambda plan: self.model.encode(frame, geometry, plan)
-            )
+            return self._in_memory(geometry, 1, compute)
 
     def _in_memory(self, geometry: Geometry, pairs: int, compute: Callable[[MemoryPlan], T]) -> T:
         """`compute(plan)`; anew with more room or a smaller plan as often as memory runs out.

@@ -19,11 +19,14 @@ from .geometry import Geometry
 
 WEIGHTS = 44_300_000
 """Numbers that inference uses."""
-LIBRARIES = 110_000_000
-"""Bytes that torch and its libraries take on a CPU once they have computed something."""
+LIBRARIES = {"cpu": 110_000_000, "cuda": 128_000_000}
+"""Bytes that torch and its libraries take once they have computed something, by type of device.
 
-IN_HAND = 4
-"""Frames on a CPU that are on their way from the decoder and to the encoder."""
+On a GPU these are what cuBLAS works in, of which PyTorch counts 32 MB for each stream.
+"""
+
+IN_HAND = {"cpu": 4, "cuda": 1}
+"""Frames on their way from the decoder and to the encoder, where memory is counted."""
 
 FLOAT = 4
 """Bytes of what is float32 whatever the decoder computes in."""
@@ -39,7 +42,12 @@ CPU_BANDS = (1 << 20, 1 << 19)
 """Values of a band on a CPU: more than 4 MB of float32 are slower, much less saves nothing."""
 CPU_FLOW_BANDS = (1 << 22, 1 << 21, 1 << 20)
 """The same where many layers follow each other, so that a band needs many rows beyond its own."""
-GPU_BANDS = (None, *(1 << n for n in range(28, 18, -1)))
+GPU_BANDS = (None, *(1 << n for n in range(29, 18, -1)))
+WHOLE_VALUES = (1 << 30) - 1
+"""Values of the widest map that a GPU computes in one step.
+
+Kernels of 32-bit indices end at twice as many, and attention of older PyTorch at 65535 groups.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +162,8 @@ class _Stage:
     """Values of that for each row of the map that is walked over."""
     maps: float
     """Maps as wide as that, or parts of them, that a band takes at once."""
+    around: float
+    """Values that each of them has beyond the band's own rows."""
     halo: int
     """Rows that a band is computed beyond its own."""
     cost: float
@@ -161,6 +171,7 @@ class _Stage:
 
     def choose(self, sizes: Sequence[int | None], available: int | None) -> _Choice:
         """The fastest way that fits; where none does, the one that takes least."""
+        sizes = [size for size in sizes if size is not None or self.widest <= WHOLE_VALUES]
         choices = [self._choice(values, available) for values in sizes]
         fitting = [c for c in choices if available is None or c.peak <= available]
         if fitting:
@@ -169,7 +180,7 @@ class _Stage:
 
     def _choice(self, values: int | None, available: int | None) -> _Choice:
         band = self.widest if values is None else min(values, self.widest)
-        taken = self.needed + self.maps * self.itemsize * band
+        taken = self.needed + self.maps * self.itemsize * min(self.widest, band + self.around)
         everything = max((map_.values for map_ in self.storable), default=0.0)
         room = everything
         if available is not None:
@@ -191,7 +202,7 @@ class _Stages:
     ) -> None:
         """`itemsize`: of the decoder's values; `keeps`: see `MemoryPlan.keeps_flow_features`."""
         self.device = device
-        self.in_hand = IN_HAND if device == "cpu" else 0
+        self.in_hand = IN_HAND.get(device, 0)
         self.pixels = batch * geometry.padded_height * geometry.padded_width
         self.columns = batch * geometry.padded_width
         self.scale = float(geometry.flow_scale)
@@ -226,7 +237,7 @@ class _Stages:
             storable=((64, 74), (32, 37)),
             widest=64,
             row=128,
-            maps=10,
+            maps=(10, 6.5),
             halo=3,
             cost=375,
         )
@@ -237,7 +248,7 @@ class _Stages:
             storable=((64 * self.area, 74 * self.area), (32 * self.area, 37 * self.area)),
             widest=64 * self.area,
             row=128 * self.scale,
-            maps=10,
+            maps=(10, 6.5),
             halo=3,
             cost=(1 if self.keeps_canvas else FRAMES) * 343 * self.area if self.reduces else 0,
         )
@@ -247,7 +258,7 @@ class _Stages:
             needed=self.known_to_flow + 45 * self.area * FLOAT,
             widest=0,
             row=1,
-            maps=0,
+            maps=(0, 0),
             halo=0,
             cost=44 * 4 * self.area,
         )
@@ -257,7 +268,7 @@ class _Stages:
             needed=self.known_to_flow + (12 * self.area + 4) * FLOAT,
             widest=130 * self.area,
             row=130 * self.scale,
-            maps=9,
+            maps=(9, 5),
             halo=10,
             cost=1460 * self.area,
         )
@@ -267,7 +278,7 @@ class _Stages:
             needed=self.kept + (4 + 3 + 3 + 16 + 4) * FLOAT,
             widest=42,
             row=84,
-            maps=10,
+            maps=(10, 5),
             halo=2,
             cost=80,
         )
@@ -279,7 +290,7 @@ class _Stages:
             storable=((32, 65), (48, 18), (64, 33), (32, 33), (64, 180), (96, 37)),
             widest=64,
             row=128,
-            maps=14,
+            maps=(14, 6),
             halo=6,
             cost=640,
         )
@@ -290,19 +301,23 @@ class _Stages:
         needed: float,
         widest: float,
         row: float,
-        maps: float,
+        maps: tuple[float, float],
         halo: int,
         cost: float,
         itemsize: int = FLOAT,
         storable: Sequence[tuple[float, float]] = (),
     ) -> _Stage:
+        """`maps`: on a CPU, whose small bands need not be told from their halo, and on a GPU."""
+        on_cpu, on_gpu = maps
+        is_cpu = self.device == "cpu"
         return _Stage(
             needed=(needed + self.in_hand * self.frame) * self.pixels,
             itemsize=itemsize,
             storable=[_Storable(v * self.pixels, c * 1e3 * self.pixels) for v, c in storable],
             widest=widest * self.pixels,
             row=row * self.columns,
-            maps=maps,
+            maps=on_cpu if is_cpu else on_gpu,
+            around=0 if is_cpu else halo * row * self.columns,
             halo=halo,
             cost=cost * 1e3 * self.pixels,
         )
