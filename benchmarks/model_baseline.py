@@ -77,8 +77,8 @@ class Baseline:
         unet = self.model.denoise_fn
 
         def denoise(x: Tensor, step: int) -> Tensor:
-            emb = unet.embed([visited[step]], x.device)
-            return unet(x, unet.embed_context(y), emb)
+            modulations = unet.embed([visited[step]], x.device)[0]
+            return unet(x, unet.embed_context(y), modulations)
 
         return sample_bridge(denoise, y, steps, noise)
 

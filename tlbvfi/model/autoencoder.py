@@ -31,6 +31,7 @@ from .bands import (
     upsampled,
     whole,
     with_halo,
+    with_one_bias,
 )
 from .flow import IFNet, RefineNet, as_type, resize, warped
 from .layers import (
@@ -47,6 +48,7 @@ from .layers import (
     swish,
 )
 from .memory import give_back_freed_memory
+from .nearest import nearest
 from .norm import Moments
 from .unet import LATENT
 from .warp import sample_at, sampling_grid
@@ -121,11 +123,13 @@ class FrequencyBlock(nn.Module):
 
     def forward(self, x: Rows, moments: Moments, bands: Bands) -> tuple[Rows, Moments]:
         """A stored map and its moments to those of the next."""
+        first = kernel_of(self.conv1)
+        second, shortcut = with_one_bias(kernel_of(self.conv2), kernel_of(self.shortcut))
         h = normed(self.norm1, x, moments, "relu")
-        h, gathered = keep_and_gather(strided(kernel_of(self.conv1), h, 2, before=2), bands)
-        h = normed(self.norm2, h, gathered, "relu")
-        h = strided(kernel_of(self.conv2), h, 2, before=2)
-        return keep_and_gather(added(h, strided(kernel_of(self.shortcut), x, 4, before=1)), bands)
+        h, gathered = keep_and_gather(strided(first.without_bias(), h, 2, before=2), bands)
+        h = normed(self.norm2, h, gathered, "relu", first.bias)
+        h = strided(second, h, 2, before=2)
+        return keep_and_gather(added(h, strided(shortcut, x, 4, before=1)), bands)
 
 
 class FrequencyExtractor(nn.Module):
@@ -234,24 +238,11 @@ class Quantizer(nn.Module):
         """Index of the nearest code at every position of [B, 3, T, h, w]: [B, T, h, w]."""
         codebook = self.embedding.weight.to(clip)
         positions = clip.movedim(1, -1)
-        found = [nearest(chunk, codebook) for chunk in positions.reshape(-1, LATENT).split(1024)]
-        return torch.cat(found).view(positions.shape[:-1])
+        return nearest(positions.reshape(-1, LATENT), codebook).view(positions.shape[:-1])
 
     def forward(self, clip: Tensor) -> Tensor:
         """[B, 3, T, h, w] -> the same, every vector one of the codes."""
         return self.embedding.weight.to(clip)[self.codes(clip)].movedim(-1, 1)
-
-
-def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest row of `codebook` [K, 3] for each of `vectors` [N, 3].
-
-    By differences rather than |z|^2 + |e|^2 - 2 z.e, which cancels, and which a matrix unit
-    would compute in reduced precision.
-    """
-    distance = torch.zeros(len(vectors), len(codebook), device=vectors.device)
-    for vector, code in zip(vectors.float().T, codebook.float().T, strict=True):
-        distance += (vector[:, None] - code).square_()
-    return distance.argmin(dim=1)
 
 
 class SqueezeExcite(nn.Module):
@@ -296,8 +287,8 @@ class ContextProjection(nn.Module):
 
     def forward(self, context: Rows, bands: Bands) -> Tensor:
         """Features of both frames, their channels together [B, C_in, H, W] -> [B, C, H, W]."""
-        h = mapped(F.gelu, convolved(self.kernel("0", "1"), context))
-        h = mapped(F.gelu, convolved(self.kernel("3", "4"), h))
+        h = convolved(self.kernel("0", "1"), context, F.gelu)
+        h = convolved(self.kernel("3", "4"), h, F.gelu)
         h, gathered = settle(h, bands)
         gate = self.get_submodule("6")(gathered.mean)[:, :, None, None]
         h = mapped(lambda rows: rows * gate.to(rows), h)
@@ -415,9 +406,10 @@ class Decoder(nn.Module):
     def head(self, h: Rows, bands: Bands) -> Rows:
         """Logits of the last features."""
         for conv, norm in ((0, 1), (3, 4)):
-            h, gathered = settle(convolved(kernel_of(self.moduleout[conv]), h), bands)
+            kernel = kernel_of(self.moduleout[conv])
+            h, gathered = settle(convolved(kernel.without_bias(), h), bands)
             bands = bands.beside(h)
-            h = normed(self.moduleout[norm], h, gathered, "relu")
+            h = normed(self.moduleout[norm], h, gathered, "relu", kernel.bias)
         return convolved(kernel_of(self.moduleout[6]), h)
 
 

@@ -21,8 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .activation import Activation, activated
+from .kernels import has_triton
 from .norm import Gathering, Moments, factor_and_offset, scaled
-from .norm_kernel import Activation
+from .norm_kernel import Activation as NormActivation
 from .split import conv2d as conv2d_split
 from .split import fits as can_be_split
 from .split import is_available as can_split
@@ -102,6 +104,10 @@ class Kernel:
         """Rows needed above and below a row."""
         return self.weight.shape[-1] // 2
 
+    def without_bias(self) -> Kernel:
+        """The same where what follows adds the bias: on a GPU it takes a pass over the map."""
+        return replace(self, bias=None)
+
 
 def derived(
     shape: tuple[int, int, int, int],
@@ -120,15 +126,36 @@ def kernel_of(layer: Any) -> Kernel:  # noqa: ANN401 - a convolution of any name
     return Kernel(layer.weight, layer.bias, splits=getattr(layer, SPLITS, False))
 
 
+def with_one_bias(first: Kernel, second: Kernel) -> tuple[Kernel, Kernel]:
+    """Two kernels whose results are added: the first with both biases, the second with none."""
+    assert first.bias is not None
+    assert second.bias is not None
+    return replace(first, bias=first.bias + second.bias), second.without_bias()
+
+
 def convolve(
-    kernel: Kernel, x: Tensor, *, stride: int = 1, padding: tuple[int, int] = (0, 0)
+    kernel: Kernel,
+    x: Tensor,
+    *,
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    activation: Activation | None = None,
 ) -> Tensor:
-    """`kernel` over a map in the type of the map; `padding`: zero rows and columns on each side."""
+    """`kernel` over a map in the type of the map, and what follows at once.
+
+    `padding`: zero rows and columns on each side.
+    """
     weight = kernel.weight.to(x)
     bias = None if kernel.bias is None else kernel.bias.to(x)
     if kernel.splits and can_split(x.device) and can_be_split(x, weight, kernel.groups):
-        return conv2d_split(x, weight, bias, stride=stride, padding=padding)
-    return F.conv2d(x, weight, bias, stride=stride, padding=padding, groups=kernel.groups)
+        found = conv2d_split(x, weight, bias, stride=stride, padding=padding)
+        return found if activation is None else activation(found)
+    where: Any = {"stride": stride, "padding": padding, "groups": kernel.groups}
+    if activation is None:
+        return F.conv2d(x, weight, bias, **where)
+    if bias is not None and has_triton(x.device):
+        return activated(F.conv2d(x, weight, **where), bias, activation)
+    return activation(F.conv2d(x, weight, bias, **where))
 
 
 def stored(x: Tensor) -> Rows:
@@ -154,7 +181,9 @@ def joined(sources: Sequence[Rows]) -> Rows:
     B, _, H, W = sources[0].shape
 
     def compute(start: int, stop: int) -> Tensor:
-        return torch.cat([source.compute(start, stop) for source in sources], dim=1)
+        # As [B, h, W, C]: a single map in another layout would give the result that layout.
+        parts = [source.compute(start, stop).permute(0, 2, 3, 1) for source in sources]
+        return torch.cat(parts, dim=3).permute(0, 3, 1, 2)
 
     return derived((B, sum(source.shape[1] for source in sources), H, W), compute, *sources)
 
@@ -190,36 +219,54 @@ def normed(
     norm: Any,  # noqa: ANN401 - a group norm of any namespace
     source: Rows,
     gathered: Moments,
-    activation: Activation,
+    activation: NormActivation,
+    bias: Tensor | None = None,
 ) -> Rows:
-    """Group norm by the moments of the whole map, then an activation."""
-    factor, offset = factor_and_offset(norm, gathered)
+    """Group norm by the moments of the whole map, then an activation.
+
+    `bias`: [C] that the convolution before has left out: here it costs no pass over the map.
+    """
+    factor, offset = factor_and_offset(norm, gathered, bias)
     return mapped(lambda x: scaled(x, factor, offset, activation), source)
 
 
-def with_halo(source: Rows, start: int, stop: int) -> Tensor:
-    """Rows [start, stop), of which those outside of the map are zero."""
+def with_halo(source: Rows, start: int, stop: int, columns: tuple[int, int] = (0, 0)) -> Tensor:
+    """Rows [start, stop), of which those outside of the map are zero.
+
+    `columns`: columns of zeros on the left and on the right.
+    """
     above, below = max(0, -start), max(0, stop - source.height)
     rows = source.compute(start + above, stop - below)
-    return F.pad(rows, (0, 0, above, below)) if above or below else rows
+    border = (*columns, above, below)
+    return F.pad(rows, border) if any(border) else rows
 
 
-def convolved(kernel: Kernel, source: Rows) -> Rows:
-    """`kernel` over a map, zero beyond its border."""
+def _padded(
+    source: Rows, start: int, stop: int, before: int, after: int
+) -> tuple[Tensor, tuple[int, int]]:
+    """Rows [start, stop) and those around them, and the zeros that a convolution is still to add.
+
+    `before`, `after`: how many rows it sees above and below, `before` at least as many.
+    """
+    if (start, stop) == (0, source.height):
+        return source.compute(start, stop), (before, before)
+    return with_halo(source, start - before, stop + after), (0, before)
+
+
+def convolved(kernel: Kernel, source: Rows, activation: Activation | None = None) -> Rows:
+    """`kernel` over a map, zero beyond its border, and what follows at once."""
     B, _, H, W = source.shape
     halo = kernel.halo
 
     def compute(start: int, stop: int) -> Tensor:
-        if (start, stop) == (0, H):
-            rows, padding = source.compute(start, stop), (halo, halo)
-        else:
-            rows, padding = with_halo(source, start - halo, stop + halo), (0, halo)
+        rows, padding = _padded(source, start, stop, halo, halo)
         if halo == 0 and not rows.is_cuda:
             # On one thread oneDNN leaves 1x1 convolutions to a slow path.
             weight = kernel.weight.to(rows)[:, :, 0, 0]
             bias = None if kernel.bias is None else kernel.bias.to(rows)
-            return F.linear(rows.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
-        return convolve(kernel, rows, padding=padding)
+            found = F.linear(rows.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+            return found if activation is None else activation(found)
+        return convolve(kernel, rows, padding=padding, activation=activation)
 
     return derived((B, kernel.weight.shape[0], H, W), compute, source)
 
@@ -232,10 +279,16 @@ def strided(kernel: Kernel, source: Rows, stride: int, before: int) -> Rows:
     B, _, H, W = source.shape
     size = kernel.weight.shape[-1]
     after = size - stride - before
+    # As many zeros on both sides, which convolutions add themselves, do not move what is seen then.
+    is_even = 0 <= before - after < stride
 
     def compute(start: int, stop: int) -> Tensor:
-        rows = with_halo(source, stride * start - before, stride * stop + after)
-        return convolve(kernel, F.pad(rows, (before, max(0, after))), stride=stride)
+        first, last = stride * start, stride * stop
+        if is_even:
+            rows, padding = _padded(source, first, last, before, after)
+            return convolve(kernel, rows, stride=stride, padding=padding)
+        rows = with_halo(source, first - before, last + after, (before, max(0, after)))
+        return convolve(kernel, rows, stride=stride)
 
     shape = (B, kernel.weight.shape[0], H // stride, W // stride)
     return derived(shape, compute, source, step=stride)
@@ -252,14 +305,14 @@ def upsampled(kernel: Kernel, source: Rows) -> Rows:
 
     def compute(start: int, stop: int) -> Tensor:
         first, last = start // 2, (stop + 1) // 2
-        padded = F.pad(with_halo(source, first - 1, last + 1), (1, 1))
+        rows, padding = _padded(source, first, last, 1, 1)
         weight = torch.cat(phase_kernels(kernel.weight))
-        bias = None if kernel.bias is None else kernel.bias.repeat(4)
-        phases = convolve(Kernel(weight, bias), padded).split(channels, dim=1)
-        out = padded.new_empty((B, 2 * (last - first), 2 * W, channels)).permute(0, 3, 1, 2)
+        phases = convolve(Kernel(weight, None), rows, padding=padding).split(channels, dim=1)
+        bias = 0 if kernel.bias is None else kernel.bias.to(rows)[:, None, None]
+        out = rows.new_empty((B, 2 * (last - first), 2 * W, channels)).permute(0, 3, 1, 2)
         for (row, column), phase in zip(PHASES, phases, strict=True):
             seen = phase[:, :, row : row + last - first, column : column + W]
-            out[:, :, row::2, column::2] = seen
+            torch.add(seen, bias, out=out[:, :, row::2, column::2])
         return out[:, :, start - 2 * first : stop - 2 * first]
 
     return derived((B, channels, 2 * H, 2 * W), compute, source)

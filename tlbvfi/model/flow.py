@@ -219,11 +219,14 @@ class RefineBlock(nn.Module):
 
 def chain(layers: Iterable[nn.Module], source: Rows) -> Rows:
     """Convolutions that keep the size, and their activations, one after the other."""
-    for layer in layers:
+    layers = list(layers)
+    while layers:
+        layer = layers.pop(0)
         if isinstance(layer, PReLU):
             source = mapped(layer, source)
         else:
-            source = convolved(kernel_of(layer), source)
+            follows = bool(layers) and isinstance(layers[0], PReLU)
+            source = convolved(kernel_of(layer), source, layers.pop(0) if follows else None)
     return source
 
 

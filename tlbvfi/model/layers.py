@@ -13,7 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .bands import Bands, Kernel, Rows, added, convolved, kernel_of, normed, settle
+from .bands import (
+    Bands,
+    Kernel,
+    Rows,
+    added,
+    convolved,
+    kernel_of,
+    normed,
+    settle,
+    with_one_bias,
+)
 from .norm import Moments
 
 WINDOW = 8
@@ -120,11 +130,14 @@ class ResBlock2d(nn.Module):
 
     def forward(self, x: Rows, moments: Moments, bands: Bands) -> Rows:
         """`moments`: those of `x`. The second half, at least, is computed when asked for."""
-        h = convolved(kernel_of(self.conv1), normed(self.norm1, x, moments, "silu"))
+        first, second = kernel_of(self.conv1), kernel_of(self.conv2)
+        h = convolved(first.without_bias(), normed(self.norm1, x, moments, "silu"))
         h, gathered = settle(h, bands)
-        h = convolved(kernel_of(self.conv2), normed(self.norm2, h, gathered, "silu"))
-        shortcut = self.nin_shortcut
-        return added(h, x if shortcut is None else convolved(kernel_of(shortcut), x))
+        h = normed(self.norm2, h, gathered, "silu", first.bias)
+        if self.nin_shortcut is None:
+            return added(convolved(second, h), x)
+        second, shortcut = with_one_bias(second, kernel_of(self.nin_shortcut))
+        return added(convolved(second, h), convolved(shortcut, x))
 
 
 class ResBlock3d(nn.Module):
@@ -147,9 +160,11 @@ class ResBlock3d(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of one head, [B, L, C] each.
 
-    Contiguous, because only then PyTorch takes the kernels that never hold all L x L weights.
+    On a CPU contiguous, because only then PyTorch takes the kernels that never hold all L x L weights;
+    those of a GPU want the channels of a token next to each other.
     """
-    q, k, v = (x[:, None].contiguous() for x in (q, k, v))
+    q, k, v = (x if x.is_cuda and x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    q, k, v = (x[:, None] for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v)[:, 0]
 
 

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from .kernels import has_triton
 from .norm_kernel import Activation, fits_map
+from .norm_kernel import factor_and_offset as fused_factor_and_offset
+from .norm_kernel import merged as fused_moments
 from .norm_kernel import row_moments as fused_row_moments
 from .norm_kernel import scaled as fused_scaled
 
@@ -48,11 +50,12 @@ class Gathering:
         self._means = torch.empty((B, height, C), device=x.device)
         self._squares = torch.empty_like(self._means)
         self._rows = 0
+        self._has_kernels = has_kernels(x)
 
     def add(self, x: Tensor) -> None:
         """The following rows."""
         B, C, H, W = x.shape
-        if has_kernels(x):
+        if self._has_kernels:
             fused_row_moments(x, self._means, self._squares, self._rows)
             self._rows += H
             return
@@ -64,6 +67,9 @@ class Gathering:
 
     def moments(self) -> Moments:
         """Of all the rows."""
+        if self._has_kernels:
+            mean, squares = fused_moments(self._means, self._squares, self._width)
+            return Moments(self._width * self._rows, mean, squares)
         # Apple's GPUs know no float64.
         exact = torch.float32 if self._means.device.type == "mps" else torch.float64
         means, squares = self._means.to(exact), self._squares.to(exact)
@@ -93,20 +99,29 @@ def moments(x: Tensor) -> Moments:
     return gathering.moments()
 
 
-def factor_and_offset(norm: Any, gathered: Moments) -> tuple[Tensor, Tensor]:  # noqa: ANN401
-    """(factor, offset), [B, C] float32: the group norm `norm` is x * factor + offset.
+def factor_and_offset(
+    norm: Any,  # noqa: ANN401 - a group norm of any namespace
+    gathered: Moments,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(factor, offset), [B, C] float32: the group norm `norm` of x + bias is x * factor + offset.
 
-    `norm`: a layer with num_groups, eps, weight and bias.
+    `norm`: a layer with num_groups, eps, weight and bias. `gathered`: moments of x. `bias`: [C].
     """
+    if has_triton(gathered.mean.device):
+        moments = gathered.mean, gathered.squares, gathered.count
+        return fused_factor_and_offset(norm, *moments, bias)
     B, C = gathered.mean.shape
-    means = gathered.mean.view(B, norm.num_groups, -1)
+    added = 0 if bias is None else bias.to(gathered.mean)
+    means = (gathered.mean + added).view(B, norm.num_groups, -1)
     variances = gathered.squares.view(B, norm.num_groups, -1) / gathered.count
     mean = means.mean(dim=2, keepdim=True)
     variance = (variances + (means - mean).square()).mean(dim=2, keepdim=True)
     deviation = (variance + norm.eps).sqrt()
     factor = norm.weight.to(mean).view(norm.num_groups, -1) / deviation
     offset = norm.bias.to(mean).view(norm.num_groups, -1) - mean * factor
-    return factor.view(B, C).float(), offset.view(B, C).float()
+    factor, offset = factor.view(B, C), offset.view(B, C)
+    return factor.float(), (offset + added * factor).float()
 
 
 def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: Activation) -> Tensor:

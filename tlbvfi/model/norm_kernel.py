@@ -24,6 +24,7 @@ VALUES_PER_WARP = 512
 CHANNELS = 32
 """Channels of a map come in multiples of this."""
 BLOCK_PIXELS = 64
+BLOCK_CHANNELS, BLOCK_ROWS = 16, 256
 BLOCK_VALUES = 2048
 """Values a program scales: 16 for each of 128 threads."""
 
@@ -35,11 +36,18 @@ def fits(x: Tensor, groups: int) -> bool:
     return x.dtype == torch.float32 and x[0].numel() // groups <= LARGEST_GROUP
 
 
-def norm_and_silu(norm: nn.GroupNorm, x: Tensor, modulation: Tensor | None = None) -> Tensor:
-    """SiLU(norm(x) * (1 + scale) + shift) of a map that `fits`; same shape, contiguous.
+def clip_norm(
+    norm: nn.GroupNorm,
+    x: Tensor,
+    modulation: Tensor | None = None,
+    *,
+    added: Tensor | None = None,
+    silu: bool = True,
+) -> Tensor:
+    """SiLU(norm(x + added) * (1 + scale) + shift) of a map that `fits`; same shape, contiguous.
 
-    `x`: [B, C, ...] on a device that `has_triton`; `modulation`: scale and
-    shift, [B or 1, 2 * C], where there are any. Float32, like weight and bias of `norm`.
+    `x`: [B, C, ...] on a device that `has_triton`; `modulation`: scale and shift, [B or 1, 2 * C],
+    where there are any; `added`: [C]; `silu`: whether that follows. All float32.
     """
     x = x.contiguous()
     B, C = x.shape[:2]
@@ -53,6 +61,7 @@ def norm_and_silu(norm: nn.GroupNorm, x: Tensor, modulation: Tensor | None = Non
     with torch.cuda.device_of(x):
         kernel_named("norm_kernel")[(B * norm.num_groups,)](
             x,
+            norm.weight if added is None else added,
             norm.weight,
             norm.bias,
             scale,
@@ -63,7 +72,9 @@ def norm_and_silu(norm: nn.GroupNorm, x: Tensor, modulation: Tensor | None = Non
             norm.eps,
             GROUPS=norm.num_groups,
             CHANNELS=C,
+            IS_ADDED=added is not None,
             IS_MODULATED=modulation is not None,
+            IS_SILU=silu,
             BLOCK=block,
             num_warps=min(32, max(4, block // VALUES_PER_WARP)),
         )
@@ -76,7 +87,7 @@ def fits_map(x: Tensor) -> bool:
 
 
 def row_moments(x: Tensor, means: Tensor, squares: Tensor, start: int) -> None:
-    """Write moments of rows of a map that `fits_map`, on a device as of `norm_and_silu`.
+    """Write moments of rows of a map that `fits_map`, on a device as of `clip_norm`.
 
     `x`: the rows [start, start + h), [B, C, h, W]. `means`, `squares`: of all rows, [B, H, C] float32,
     contiguous; the latter sums squared deviations from the former.
@@ -100,8 +111,51 @@ def row_moments(x: Tensor, means: Tensor, squares: Tensor, start: int) -> None:
         )
 
 
+def merged(means: Tensor, squares: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Mean and summed squared deviations of maps, [B, C] float64, from `row_moments`.
+
+    `means`, `squares`: [B, H, C] float32 of rows of `width` pixels, on a device as of `clip_norm`.
+    """
+    B, H, C = means.shape
+    mean, square = means.new_empty((2, B, C), dtype=torch.float64).unbind()
+    with torch.cuda.device_of(means):
+        kernel_named("merged_kernel")[(B, C // BLOCK_CHANNELS)](
+            means, squares, mean, square, H, width, C=C, BLOCK_C=BLOCK_CHANNELS, BLOCK_H=BLOCK_ROWS
+        )
+    return mean, square
+
+
+def factor_and_offset(
+    norm: nn.GroupNorm, mean: Tensor, squares: Tensor, count: int, added: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """(factor, offset), [B, C] float32: the norm of x + added is x * factor + offset.
+
+    `mean`, `squares`: of `merged`, for `count` values a channel; `added`: [C].
+    """
+    B, C = mean.shape
+    factor, offset = mean.new_empty((2, B, C), dtype=torch.float32).unbind()
+    per_group = C // norm.num_groups
+    with torch.cuda.device_of(mean):
+        kernel_named("factors_kernel")[(B, norm.num_groups)](
+            mean,
+            squares,
+            norm.weight,
+            norm.bias,
+            norm.weight if added is None else added,
+            factor,
+            offset,
+            count,
+            norm.eps,
+            C=C,
+            GROUPS=norm.num_groups,
+            IS_ADDED=added is not None,
+            BLOCK=1 << (per_group - 1).bit_length(),
+        )
+    return factor, offset
+
+
 def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: Activation) -> Tensor:
-    """activation(x * factor + offset) of a map that `fits_map`, on a device as of `norm_and_silu`.
+    """activation(x * factor + offset) of a map that `fits_map`, on a device as of `clip_norm`.
 
     `x`: [B, C, h, W]; `factor`, `offset`: [B, C] float32. Result: channels_last, in the type of `x`;
     computed in float32.

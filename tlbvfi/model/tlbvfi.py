@@ -195,7 +195,7 @@ class TLBVFI(nn.Module):
         return self.walk_bridge(y, noise, self.embed_steps(steps))
 
     def embed_steps(self, steps: int) -> Tensor:
-        """[steps, 128]: what the denoiser is told of each step."""
+        """[steps, blocks, 64]: what the denoiser is told of each step."""
         return self.denoise_fn.embed(step_list(steps), self.device)
 
     def walk_bridge(
@@ -204,7 +204,7 @@ class TLBVFI(nn.Module):
         """`sample_latent` for steps embedded already: nothing but tensors of the device in it."""
         unet, context = self.denoise_fn, self.denoise_fn.embed_context(y)
         return sample_bridge(
-            lambda x, step: unet(x, context, embeddings[step : step + 1]), y, len(embeddings), noise
+            lambda x, step: unet(x, context, embeddings[step]), y, len(embeddings), noise
         )
 
     def estimate_flow(

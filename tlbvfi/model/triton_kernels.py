@@ -1,4 +1,4 @@
-"""The kernels of warp, correlation, norms and convolution; to be imported only where Triton is.
+"""The Triton kernels; to be imported only where Triton is.
 
 But for the UNet's norm, channels lie one after the other (channels_last), and those of warp, correlation
 and convolution count pixels over a batch of rows. All arithmetic is float32, or as exact; square roots
@@ -174,6 +174,7 @@ def correlation_kernel(
 @triton.jit
 def norm_kernel(
     x,
+    added,
     weight,
     bias,
     scale,
@@ -184,25 +185,34 @@ def norm_kernel(
     eps,
     GROUPS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    IS_ADDED: tl.constexpr,
     IS_MODULATED: tl.constexpr,
+    IS_SILU: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One group of one clip, its `values` one after the other: norm, scale and shift, SiLU."""
+    """One group of one clip, its `values` one after the other: norm of x + added, ..., SiLU."""
     group = tl.program_id(0)
     number = tl.arange(0, BLOCK)
     inside = number < values
     at = group.to(tl.int64) * values + number
+    # Mostly every channel is a group, and what belongs to the channel is a single value.
+    channel = group % GROUPS * (CHANNELS // GROUPS)
+    if CHANNELS > GROUPS:
+        channel += tl.minimum(number // per_channel, CHANNELS // GROUPS - 1)
     found = tl.load(x + at, inside, 0.0)
+    if IS_ADDED:
+        found = tl.where(inside, found + tl.load(added + channel), 0.0)
     mean = tl.div_rn(tl.sum(found, axis=0), values.to(tl.float32))
     apart = tl.where(inside, found - mean, 0.0)
     variance = tl.div_rn(tl.sum(apart * apart, axis=0), values.to(tl.float32))
-    channel = group % GROUPS * (CHANNELS // GROUPS) + number // per_channel
-    factor = tl.div_rn(tl.load(weight + channel, inside, 0.0), tl.sqrt_rn(variance + eps))
-    found = apart * factor + tl.load(bias + channel, inside, 0.0)
+    factor = tl.div_rn(tl.load(weight + channel), tl.sqrt_rn(variance + eps))
+    found = apart * factor + tl.load(bias + channel)
     if IS_MODULATED:
         own = group // GROUPS * CHANNELS + channel
-        found = found * (1 + tl.load(scale + own, inside, 0.0)) + tl.load(shift + own, inside, 0.0)
-    tl.store(out + at, found * tl.sigmoid(found), inside)
+        found = found * (1 + tl.load(scale + own)) + tl.load(shift + own)
+    if IS_SILU:
+        found *= tl.sigmoid(found)
+    tl.store(out + at, found, inside)
 
 
 @triton.jit
@@ -243,6 +253,85 @@ def row_moments_kernel(
     at = (image.to(tl.int64) * height + start + row) * C + channel
     tl.store(means + at, mean)
     tl.store(squares + at, total)
+
+
+@triton.jit
+def merged_kernel(
+    means,
+    squares,
+    mean,
+    square,
+    height,
+    width,
+    C: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):
+    """Moments of maps, [B, C], from those of their rows, [B, height, C] of `width` pixels; float64.
+
+    Merged in one go (Chan, Golub and LeVeque 1979).
+    """
+    image = tl.program_id(0)
+    channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    first = image.to(tl.int64) * height * C + channel
+    total = tl.zeros((BLOCK_C,), tl.float64)
+    within = tl.zeros((BLOCK_C,), tl.float64)
+    for begin in range(0, height, BLOCK_H):
+        row = begin + tl.arange(0, BLOCK_H)
+        at = first[None, :] + row[:, None] * C
+        inside = (row < height)[:, None]
+        total += tl.sum(tl.load(means + at, inside, 0.0).to(tl.float64), axis=0)
+        within += tl.sum(tl.load(squares + at, inside, 0.0).to(tl.float64), axis=0)
+    center = total / height.to(tl.float64)
+    between = tl.zeros((BLOCK_C,), tl.float64)
+    for begin in range(0, height, BLOCK_H):
+        row = begin + tl.arange(0, BLOCK_H)
+        inside = (row < height)[:, None]
+        found = tl.load(means + first[None, :] + row[:, None] * C, inside, 0.0).to(tl.float64)
+        apart = tl.where(inside, found - center[None, :], 0.0)
+        between += tl.sum(apart * apart, axis=0)
+    tl.store(mean + image * C + channel, center)
+    tl.store(square + image * C + channel, within + between * width.to(tl.float64))
+
+
+@triton.jit
+def factors_kernel(
+    mean,
+    square,
+    weight,
+    bias,
+    added,
+    factor,
+    offset,
+    count,
+    eps,
+    C: tl.constexpr,
+    GROUPS: tl.constexpr,
+    IS_ADDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Factor and offset, [B, C] float32, of one group of the norm of x + added; in float64.
+
+    `mean`, `square`: moments of x, `count` values a channel, [B, C].
+    """
+    per_group: tl.constexpr = C // GROUPS
+    number = tl.arange(0, BLOCK)
+    inside = number < per_group
+    channel = tl.program_id(1) * per_group + number
+    at = tl.program_id(0) * C + channel
+    center = tl.load(mean + at, inside, 0.0)
+    extra = tl.zeros((BLOCK,), tl.float64)
+    if IS_ADDED:
+        extra = tl.load(added + channel, inside, 0.0).to(tl.float64)
+    center += extra
+    middle = tl.sum(center, axis=0) / per_group
+    apart = tl.where(inside, center - middle, 0.0)
+    own = tl.load(square + at, inside, 0.0) / count.to(tl.float64)
+    variance = tl.sum(own + apart * apart, axis=0) / per_group
+    scale = tl.load(weight + channel, inside, 0.0).to(tl.float64) / tl.sqrt(variance + eps)
+    shift = tl.load(bias + channel, inside, 0.0).to(tl.float64) + (extra - middle) * scale
+    tl.store(factor + at, scale.to(tl.float32), inside)
+    tl.store(offset + at, shift.to(tl.float32), inside)
 
 
 @triton.jit
@@ -324,3 +413,44 @@ def convolution_kernel(
         total = tl.fma(sums, one, total)
     total += tl.load(bias + channel)[None, :]
     tl.store(out + pixel[:, None] * C_OUT + channel[None, :], total, inside[:, None])
+
+
+@triton.jit
+def activation_kernel(
+    x, bias, slope, count, C: tl.constexpr, IS_GELU: tl.constexpr, BLOCK: tl.constexpr
+):
+    """x <- GELU or PReLU of x + bias, in place, channels one after the other."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    channel = (at % C).to(tl.int32)
+    found = tl.load(x + at, inside, 0.0).to(tl.float32) + tl.load(bias + channel).to(tl.float32)
+    if IS_GELU:
+        found = 0.5 * found * (1 + tl.erf(found * 0.7071067811865476))
+    else:
+        found = tl.where(found < 0, found * tl.load(slope + channel).to(tl.float32), found)
+    tl.store(x + at, found.to(x.dtype.element_ty), inside)
+
+
+@triton.jit
+def nearest_kernel(
+    vectors, codebook, out, count, CODES: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr
+):
+    """out[n] = number of the code [CODES, 3] nearest to vector [count, 3], of several the first."""
+    number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = number < count
+    x = tl.load(vectors + 3 * number, inside, 0.0)[:, None]
+    y = tl.load(vectors + 3 * number + 1, inside, 0.0)[:, None]
+    z = tl.load(vectors + 3 * number + 2, inside, 0.0)[:, None]
+    least = tl.full((BLOCK,), float("inf"), tl.float32)
+    found = tl.zeros((BLOCK,), tl.int32)
+    for begin in range(0, CODES, STEP):
+        code = begin + tl.arange(0, STEP)
+        right = x - tl.load(codebook + 3 * code)[None, :]
+        down = y - tl.load(codebook + 3 * code + 1)[None, :]
+        deep = z - tl.load(codebook + 3 * code + 2)[None, :]
+        distance = right * right + down * down + deep * deep
+        here = tl.min(distance, axis=1)
+        is_less = here < least
+        found = tl.where(is_less, begin + tl.argmin(distance, axis=1), found)
+        least = tl.where(is_less, here, least)
+    tl.store(out + number, found.to(tl.int64), inside)

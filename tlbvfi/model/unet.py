@@ -1,7 +1,7 @@
 """The denoiser: a small 3-D UNet over the latent clip, conditioned on timestep and context."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from .kernels import has_triton
 from .layers import Operations, attend, swish, weight_and_bias
+from .norm_kernel import clip_norm
 from .norm_kernel import fits as has_kernel
-from .norm_kernel import norm_and_silu
 
 WIDTH = 32
 EMBEDDING = 4 * WIDTH
@@ -43,15 +43,25 @@ def resample(x: Tensor, how: Resampling | None) -> Tensor:
     return x
 
 
-def norm_and_swish(norm: Any, x: Tensor, modulation: Tensor | None = None) -> Tensor:  # noqa: ANN401
-    """Group norm, scaled and shifted by `modulation` [B or 1, 2 * C] if there is one, and SiLU."""
-    if has_kernel(x, norm.num_groups) and has_triton(x.device):
-        return norm_and_silu(norm, x, modulation)
-    h = norm(x)
-    if modulation is not None:
-        scale, shift = modulation[..., None, None, None].chunk(2, dim=1)
-        h = h * (1 + scale) + shift
-    return swish(h)
+def normed(norm: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+    """Group norm alone."""
+    fits = has_kernel(x, norm.num_groups) and has_triton(x.device)
+    return clip_norm(norm, x, silu=False) if fits else norm(x)
+
+
+def norm_and_swish(norm: Any, x: Tensor) -> Tensor:  # noqa: ANN401
+    """Group norm and SiLU."""
+    fits = has_kernel(x, norm.num_groups) and has_triton(x.device)
+    return clip_norm(norm, x) if fits else swish(norm(x))
+
+
+def conv_norm_and_swish(conv: Any, norm: Any, x: Tensor, modulation: Tensor) -> Tensor:  # noqa: ANN401
+    """A convolution, group norm, scaled and shifted by `modulation` [B or 1, 2 * C], and SiLU."""
+    if has_kernel(x[:, :WIDTH], norm.num_groups) and has_triton(x.device):
+        weight, bias = weight_and_bias(conv, x)
+        return clip_norm(norm, F.conv3d(x, weight, padding=1), modulation, added=bias)
+    scale, shift = modulation[..., None, None, None].chunk(2, dim=1)
+    return swish(norm(conv(x)) * (1 + scale) + shift)
 
 
 class TimedResBlock(nn.Module):
@@ -71,11 +81,15 @@ class TimedResBlock(nn.Module):
         )
         self.skip_connection = ops.Conv3d(channels, WIDTH, 1) if channels != WIDTH else None
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def modulation(self, emb: Tensor) -> Tensor:
+        """Scale and shift [S, 64] of embedded timesteps [S, 128]."""
+        return self.emb_layers["1"](F.silu(emb))
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """`modulation`: [1, 64], that of the timestep."""
         h = resample(norm_and_swish(self.in_layers["0"], x), self.resampling)
-        h = self.in_layers["2"](h)
-        modulation = self.emb_layers["1"](F.silu(emb))
-        h = self.out_layers["3"](norm_and_swish(self.out_layers["0"], h, modulation))
+        h = conv_norm_and_swish(self.in_layers["2"], self.out_layers["0"], h, modulation)
+        h = self.out_layers["3"](h)
         x = resample(x, self.resampling)
         return h + (x if self.skip_connection is None else self.skip_connection(x))
 
@@ -91,14 +105,20 @@ class LatentAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2)  # [B, C, L]
-        attended = attend(*self.qkv(self.norm(tokens)).transpose(1, 2).chunk(3, dim=-1))
-        return (tokens + self.proj_out(attended.transpose(1, 2))).view(x.shape)
+        q, k, v = by_token(self.qkv, normed(self.norm, tokens).transpose(1, 2)).chunk(3, dim=-1)
+        return (tokens + by_token(self.proj_out, attend(q, k, v)).transpose(1, 2)).view(x.shape)
 
 
-def run(blocks: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
-    """`x` through blocks of which some see the timestep."""
+def by_token(conv: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401
+    """A convolution of one token at a time, [B, L, C] -> [B, L, C_out], as a single product."""
+    weight, bias = weight_and_bias(conv, tokens)
+    return F.linear(tokens, weight[..., 0], bias)
+
+
+def run(blocks: nn.Module, x: Tensor, modulations: Iterator[Tensor]) -> Tensor:
+    """`x` through blocks, of which those that see the timestep take the next modulation."""
     for block in blocks.children():
-        x = block(x, emb) if isinstance(block, TimedResBlock) else block(x)
+        x = block(x, next(modulations)) if isinstance(block, TimedResBlock) else block(x)
     return x
 
 
@@ -143,23 +163,26 @@ class UNet(nn.Module):
         )
 
     def embed(self, timesteps: Sequence[int], device: torch.device) -> Tensor:
-        """[S, 128] embeddings of all steps of a schedule at once."""
-        return self.time_embed(sinusoid(torch.tensor(timesteps, device=device)))
+        """[S, blocks, 64] modulations of all blocks, in order, by all steps of a schedule at once."""
+        emb = self.time_embed(sinusoid(torch.tensor(timesteps, device=device)))
+        blocks = [block for block in self.modules() if isinstance(block, TimedResBlock)]
+        return torch.stack([block.modulation(emb) for block in blocks], dim=1)
 
     def embed_context(self, y: Tensor) -> Tensor:
         """What the context `y` [B, 3, T, h, w] adds to the first convolution, in every step alike."""
         weight, bias = weight_and_bias(self.input_blocks.get_submodule("0.0"), y)
         return F.conv3d(y, weight[:, LATENT:], bias, padding=1)
 
-    def forward(self, x: Tensor, context: Tensor, emb: Tensor) -> Tensor:
-        """State x [B, 3, T, h, w], `embed_context` of the context, emb [1, 128] -> as x."""
+    def forward(self, x: Tensor, context: Tensor, modulations: Tensor) -> Tensor:
+        """State x [B, 3, T, h, w], `embed_context` of the context, `embed` of the step -> as x."""
+        following = iter(modulations.split(1))
         weight, _ = weight_and_bias(self.input_blocks.get_submodule("0.0"), x)
         h = F.conv3d(x, weight[:, :LATENT], padding=1).add_(context)
         skips = [h]
         for blocks in self.input_blocks[1:]:
-            h = run(blocks, h, emb)
+            h = run(blocks, h, following)
             skips.append(h)
-        h = run(self.middle_block, h, emb)
+        h = run(self.middle_block, h, following)
         for blocks in self.output_blocks:
-            h = run(blocks, torch.cat([h, skips.pop()], dim=1), emb)
+            h = run(blocks, torch.cat([h, skips.pop()], dim=1), following)
         return self.out["2"](norm_and_swish(self.out["0"], h))

@@ -111,7 +111,7 @@ def test_the_sampler_replayed_equals_the_sampler(model, recorder):
     def sample(y, noise, embeddings):
         context = unet.embed_context(y)
         return sample_bridge(
-            lambda x, step: unet(x, context, embeddings[step : step + 1]), y, steps, list(noise)
+            lambda x, step: unet(x, context, embeddings[step]), y, steps, list(noise)
         )
 
     graphed = GraphedSampler(sample, unet.parameters, recorder)

@@ -145,11 +145,11 @@ def test_denoiser_equals_the_reference(model, stages, equal):
     vectors = stages[0]
     unet = model.denoise_fn
     for t in (999, 500, 0):
-        emb = unet.embed([t], torch.device("cpu"))
+        modulations = unet.embed([t], torch.device("cpu"))[0]
         equal(f"unet.t{t}.sinusoid", sinusoid(torch.tensor([t])))
-        equal(f"unet.t{t}.time_embed", emb)
+        equal(f"unet.t{t}.time_embed", unet.time_embed(sinusoid(torch.tensor([t]))))
         with Trace(unet) as trace:
-            out = unet(vectors["unet.x_t"], unet.embed_context(vectors["latent"]), emb)
+            out = unet(vectors["unet.x_t"], unet.embed_context(vectors["latent"]), modulations)
         equal(f"unet.t{t}.out", out)
         for group, count in (("input_blocks", 6), ("output_blocks", 6)):
             for index in range(count):

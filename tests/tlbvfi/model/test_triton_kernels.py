@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.model import kernels, norm_kernel, split
+from comfyui_tlbvfi.tlbvfi.model import kernels, norm, norm_kernel, split
 
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="Triton comes with PyTorch's CUDA builds only"
@@ -92,16 +92,23 @@ NORMS = {
     "two channels a group": ((2, 64, 3, 5, 7), False),
     "scaled and shifted": ((2, 32, 3, 4, 5), True),
     "far from zero": ((1, 32, 3, 9, 11), True),
+    "after a bias": ((2, 32, 3, 4, 5), True),
+    "without SiLU": ((1, 32, 20), False),
 }
 
 
-def normalization(shape, is_modulated):
-    norm = torch.nn.GroupNorm(32, shape[1], eps=1e-5).requires_grad_(False)
-    norm.weight.copy_(drawn(shape[1], seed=6))
-    norm.bias.copy_(drawn(shape[1], seed=7))
-    x = drawn(*shape, seed=8) + (100 if shape[3] == 9 else 0)
-    modulation = drawn(shape[0], 2 * shape[1], seed=9) if is_modulated else None
-    return {"norm": norm, "x": x, "modulation": modulation}
+def normalization(name):
+    shape, is_modulated = NORMS[name]
+    layer = torch.nn.GroupNorm(32, shape[1], eps=1e-5).requires_grad_(False)
+    layer.weight.copy_(drawn(shape[1], seed=6))
+    layer.bias.copy_(drawn(shape[1], seed=7))
+    return {
+        "norm": layer,
+        "x": drawn(*shape, seed=8) + (100 if name == "far from zero" else 0),
+        "modulation": drawn(shape[0], 2 * shape[1], seed=9) if is_modulated else None,
+        "added": 3 * drawn(shape[1], seed=13) if name == "after a bias" else None,
+        "silu": name != "without SiLU",
+    }
 
 
 MAPS = {
@@ -139,6 +146,49 @@ def scaling(name, activation):
     return {"x": a_map(name)[0], "factor": factor, "offset": offset, "activation": activation}
 
 
+ROWS = {
+    "one row": ((1, 1, 64), 4, False),
+    "more rows than a block": ((2, 300, 32), 8, True),
+    "groups of four": ((1, 7, 64), 16, True),
+}
+
+
+def rows_of_maps(name):
+    shape, _, _ = ROWS[name]
+    return {"means": drawn(*shape, seed=14) + 50, "squares": drawn(*shape).square(), "width": 9}
+
+
+def moments_of_maps(name):
+    (batch, _, channels), groups, is_added = ROWS[name]
+    layer = torch.nn.GroupNorm(groups, channels, eps=1e-6).requires_grad_(False)
+    layer.weight.copy_(drawn(channels, seed=6))
+    layer.bias.copy_(drawn(channels, seed=7))
+    return {
+        "norm": layer,
+        "mean": drawn(batch, channels, seed=15).double(),
+        "squares": 40 * drawn(batch, channels, seed=16).double().square(),
+        "count": 40,
+        "added": drawn(channels, seed=17) if is_added else None,
+    }
+
+
+def prelu(channels):
+    slopes = torch.nn.PReLU(channels).requires_grad_(False)
+    slopes.weight.copy_(drawn(channels, seed=18))
+    return slopes
+
+
+def activating(name, function):
+    x = a_map(name)[0].clone(memory_format=torch.preserve_format)
+    return {"x": x, "bias": drawn(x.shape[1], seed=19).to(x.dtype), "activation": function}
+
+
+CODES = {
+    "vectors": torch.cat([drawn(70, 3, seed=20), torch.zeros(1, 3)]),
+    "codebook": torch.cat([drawn(1022, 3, seed=21), torch.ones(2, 3) * 1e-9]),
+}
+
+
 def calls():
     """(module, function, arguments) of everything to be interpreted, by name."""
     asked = {}
@@ -150,8 +200,15 @@ def calls():
         asked["correlation", name] = "correlation_kernel", "correlation", related
     for name, example in CONVOLUTIONS.items():
         asked["convolution", name] = "split", "conv2d", convolution(*example)
-    for name, example in NORMS.items():
-        asked["norm", name] = "norm_kernel", "norm_and_silu", normalization(*example)
+    for name in NORMS:
+        asked["norm", name] = "norm_kernel", "clip_norm", normalization(name)
+    for name in ROWS:
+        asked["merged", name] = "norm_kernel", "merged", rows_of_maps(name)
+        asked["factors", name] = "norm_kernel", "factor_and_offset", moments_of_maps(name)
+    for name in MAPS:
+        asked["gelu", name] = "activation", "activated", activating(name, torch.nn.functional.gelu)
+        asked["prelu", name] = "activation", "activated", activating(name, prelu(MAPS[name][1]))
+    asked["nearest", ""] = "nearest", "nearest_in_kernel", CODES
     for name in MAPS:
         asked["moments", name] = "norm_kernel", "row_moments", gathering(name)
         for activation in ("silu", "relu"):
@@ -245,13 +302,15 @@ def renamed(asked):
 @needs_triton
 @pytest.mark.parametrize("name", NORMS)
 def test_the_norm_equals_a_group_norm(interpreted, name):
-    asked = normalization(*NORMS[name])
+    asked = normalization(name)
     x, modulation = asked["x"].double(), asked["modulation"]
+    if asked["added"] is not None:
+        x += asked["added"][:, None, None, None]
     wanted = asked["norm"].double()(x)
     if modulation is not None:
         scale, shift = modulation.double()[..., None, None, None].chunk(2, dim=1)
         wanted = wanted * (1 + scale) + shift
-    wanted = torch.nn.functional.silu(wanted)
+    wanted = torch.nn.functional.silu(wanted) if asked["silu"] else wanted
     assert (interpreted["norm", name] - wanted).abs().max() < (2e-4 if x.mean() > 50 else 3e-6)
 
 
@@ -281,6 +340,50 @@ def test_maps_are_scaled_and_activated(interpreted, name, activation):
     assert torch.allclose(
         found.double(), wanted, rtol=5e-4 if name == "float16" else 1e-6, atol=1e-5
     )
+
+
+@needs_triton
+@pytest.mark.parametrize("name", ROWS)
+def test_moments_of_rows_are_merged_to_those_of_the_map(interpreted, name):
+    asked, found = rows_of_maps(name), interpreted["merged", name]
+    means, squares = asked["means"].double(), asked["squares"].double()
+    mean = means.mean(dim=1)
+    apart = 9 * (means - mean[:, None]).square().sum(dim=1)
+    assert torch.allclose(found[0], mean, rtol=1e-14)
+    assert torch.allclose(found[1], squares.sum(dim=1) + apart, rtol=1e-12)
+
+
+@needs_triton
+@pytest.mark.parametrize("name", ROWS)
+def test_factors_of_a_norm_are_those_computed_without_kernels(interpreted, name):
+    asked = moments_of_maps(name)
+    moments = norm.Moments(asked["count"], asked["mean"], asked["squares"])
+    wanted = norm.factor_and_offset(asked["norm"], moments, asked["added"])
+    for ours, theirs in zip(interpreted["factors", name], wanted, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-6)
+
+
+@needs_triton
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("function", ["gelu", "prelu"])
+def test_bias_and_activation_are_one(interpreted, name, function):
+    x, bias, apply = activating(
+        name, prelu(MAPS[name][1]) if function == "prelu" else torch.nn.functional.gelu
+    ).values()
+    found = interpreted[function, name]
+    apply = apply.double() if function == "prelu" else apply
+    wanted = apply(x.double() + bias.double()[:, None, None])
+    assert found.dtype == x.dtype
+    assert torch.allclose(
+        found.double(), wanted, rtol=5e-4 if name == "float16" else 2e-6, atol=1e-5
+    )
+
+
+@needs_triton
+def test_the_nearest_code_is_found_the_first_of_equals(interpreted):
+    distances = torch.cdist(CODES["vectors"].double(), CODES["codebook"].double())
+    assert torch.equal(interpreted["nearest", ""], distances.argmin(dim=1))
+    assert interpreted["nearest", ""][-1] == 1022
 
 
 def test_only_whole_blocks_of_channels_fit_the_norm_of_maps():

@@ -1,0 +1,47 @@
+"""The nearest of a codebook, by differences.
+
+Not as |z|^2 + |e|^2 - 2 z.e, which cancels, and which a matrix unit would compute in reduced precision.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .kernels import has_triton, kernel_named
+
+BLOCK_VECTORS, BLOCK_CODES = 32, 256
+AT_ONCE = 1024
+"""Vectors whose distances to all codes are held without a kernel."""
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the nearest row of `codebook` [K, 3] for each of `vectors` [N, 3]; int64 [N]."""
+    vectors, codebook = vectors.float(), codebook.float()
+    if has_triton(vectors.device):
+        return nearest_in_kernel(vectors, codebook)
+    return torch.cat([_nearest(some, codebook) for some in vectors.split(AT_ONCE)])
+
+
+def nearest_in_kernel(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """The same of float32, K a multiple of `BLOCK_CODES`, on a device that `has_triton`."""
+    vectors = vectors.contiguous()
+    out = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+    with torch.cuda.device_of(out):
+        kernel_named("nearest_kernel")[(-(-len(vectors) // BLOCK_VECTORS),)](
+            vectors,
+            codebook.contiguous(),
+            out,
+            len(vectors),
+            CODES=len(codebook),
+            BLOCK=BLOCK_VECTORS,
+            STEP=BLOCK_CODES,
+        )
+    return out
+
+
+def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    distance = torch.zeros(len(vectors), len(codebook), device=vectors.device)
+    for vector, code in zip(vectors.T, codebook.T, strict=True):
+        distance += (vector[:, None] - code).square_()
+    return distance.argmin(dim=1)
