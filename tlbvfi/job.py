@@ -13,7 +13,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -77,8 +77,8 @@ class Destination:
     """File whose sound, subtitles, chapters and metadata go into the final file, if any."""
     metadata: Mapping[str, str] | None = None
     """Tags for the final file beside the source's own, such as a ComfyUI workflow."""
-    command: tuple[str, ...] = ()
-    """Arguments by which the command line can begin this job again."""
+    begun: Mapping[str, object] = field(default_factory=dict)
+    """What the command line needs to begin this job again, in JSON types: kept in the session."""
 
     @property
     def sessions_root(self) -> Path:
@@ -162,7 +162,7 @@ def start_session(source: Source, plan: Plan, destination: Destination) -> Sessi
         session = Session.create(root, session_id, plan.manifest)
     session.note_origin(
         {
-            "command": list(destination.command),
+            **destination.begun,
             "metadata": {**source.info.metadata, **(destination.metadata or {})},
             "sound": str(Path(destination.sound).absolute())
             if isinstance(destination.sound, str | Path)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..methods import METHODS, WITHOUT_WEIGHTS
-from .interpolate import add_job_options, job_config, method_config, run_interpolate
+from .interpolate import STDOUT, add_job_options, job_config, method_config, run_interpolate
 from .show import say
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..generation import Generation
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
-STDOUT = Path("-")
 
 
 def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from ..method import Method
 
 
+STDOUT = Path("-")
+"""The output that means standard output."""
+
+
 def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
     _add_interpolate(subparsers, shared)
     resume = subparsers.add_parser(
@@ -221,7 +225,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
     def run(task: VideoTask) -> JobResult:
         number = f"{len(outcomes) + 1}/{len(tasks)}"
         say(f"{number} {task.source} -> {task.output}", quiet=arguments.json)
-        destination = _destination(arguments, task.source, task.output)
+        destination = _destination(arguments, task.source, task.output, is_one_of_many=True)
         show = ProgressBar(quiet=arguments.json)
         return _run_job(arguments, task.source, method, config, destination, show)
 
@@ -245,19 +249,26 @@ def _destination(
     *,
     sound: Path | None = None,
     metadata: Mapping[str, str] | None = None,
+    is_one_of_many: bool = False,
 ) -> Destination:
     from ..job import Destination
 
+    folder, root, session_id = Path.cwd(), arguments.root, arguments.session
+    if "resuming" in arguments:
+        folder, root, session_id = arguments.resuming
+    begun: dict[str, object] = {"command": arguments.argv, "folder": str(folder)}
+    if is_one_of_many:
+        begun["paths"] = [str(source), str(output)]
     return Destination(
         output=output,
-        root=arguments.root,
-        session_id=arguments.session,
+        root=root,
+        session_id=session_id,
         overwrite=arguments.overwrite,
         resume="resuming" in arguments,
         keep_chunks=arguments.keep_chunks,
         sound=sound or (source if source.is_file() else None),
         metadata=metadata,
-        command=tuple(arguments.argv),
+        begun=begun,
     )
 
 
@@ -279,21 +290,41 @@ def _run_job(
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
-    """Run the command a session was begun with once more."""
+    """Run the command a session was begun with once more, on this very session."""
     from ...encoding.errors import SessionError
     from ...encoding.session import Session
 
     root, session_id = session_place(arguments.session, arguments.root)
-    command = (Session.open(root, session_id).origin() or {}).get("command")
+    origin = Session.open(root, session_id).origin() or {}
+    command = origin.get("command")
     if not command:
         raise SessionError(
             f"Session {session_id} was not begun on the command line: queue its workflow again, or "
             "run tlbvfi concat on what it has."
         )
-    known = argparse.Namespace(argv=command, parser=arguments.parser, resuming=True)
+    folder = Path(origin.get("folder", ""))
+    if not folder.is_dir():  # it has been moved, presumably with the session in it
+        folder = Path.cwd()
+    resuming = (folder, root.absolute(), session_id)
+    known = argparse.Namespace(argv=command, parser=arguments.parser, resuming=resuming)
     parsed = arguments.parser.parse_args(command, known)
+    if "paths" in origin:  # one of many videos: the others have sessions of their own
+        parsed.paths, parsed.frames, parsed.out_dir = origin["paths"], [], None
+    if folder != Path.cwd():
+        _take_names_from(folder, parsed)
     parsed.json = arguments.json
+    say(f"in {folder}: {command_line(['tlbvfi', *command])}", quiet=arguments.json)
     return parsed.run(parsed)
+
+
+def _take_names_from(folder: Path, arguments: argparse.Namespace) -> None:
+    """Make the relative names among the arguments those of files seen from `folder`."""
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path) and value != STDOUT:
+            setattr(arguments, name, folder / value)
+    for name in ("paths", "frames"):  # texts: a slash at the end has a meaning
+        texts = getattr(arguments, name, ())
+        setattr(arguments, name, [t if Path(t).is_absolute() else f"{folder}/{t}" for t in texts])
 
 
 def job_config(arguments: argparse.Namespace) -> JobConfig:
