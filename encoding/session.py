@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 from filelock import FileLock, Timeout
@@ -223,13 +223,20 @@ class Session:
 
         `thorough` compares checksums (about 1.7 s per GB), otherwise sizes.
         """
-        intact = []
+        intact, dropped = [], 0
+        was_joined = self.result() is not None
         for _, record in sorted(self.records().items()):
             problem = self.problem(record, thorough=thorough)
-            if problem:
-                log.warning("Session %s: %s: it is made anew.", self.id, problem)
-            else:
+            if not problem:
                 intact.append(record)
+            elif was_joined and not self.chunk_path(record.index).exists():
+                dropped += 1
+            else:
+                log.warning("Session %s: %s: it is made anew.", self.id, problem)
+        if dropped:
+            log.info(
+                "session %s was joined and its chunks removed: %d are made anew.", self.id, dropped
+            )
         return intact
 
     def problem(self, record: ChunkRecord, *, thorough: bool = False) -> str:
@@ -300,12 +307,19 @@ class Session:
         return Forecast(needed_bytes=2 * whole - written, free_bytes=free_bytes(self.folder))
 
     def note_result(self, result: Json) -> None:
-        """Remember the final file made from these chunks."""
-        self._note(RESULT, result)
+        """Remember a final file made from these chunks, in place of what was at its `output`."""
+        others = [each for each in self.results() if each["output"] != result["output"]]
+        self._note(RESULT, [*others, result])
 
-    def result(self) -> Json | None:
-        """What `note_result` remembered, or None."""
-        return self._noted(RESULT)
+    def results(self) -> list[Json]:
+        """Every final file that `note_result` remembered, the latest last."""
+        return self._noted(RESULT) or []
+
+    def result(self, output: Path | None = None) -> Json | None:
+        """The final file at `output`, or the latest; None if there is none."""
+        wanted = None if output is None else str(output.absolute())
+        found = [each for each in self.results() if wanted in (None, each["output"])]
+        return found[-1] if found else None
 
     def note_images(self, claim: Json) -> None:
         """Remember which images are being written from these chunks, before the first is."""
@@ -375,11 +389,11 @@ class Session:
             self._progress.append(record, on_step)
         self.records()[record.index] = record
 
-    def _note(self, name: str, document: Json) -> None:
+    def _note(self, name: str, document: Json | list[Json]) -> None:
         with disk_errors(self.folder, if_full=IF_FULL):
             _write_json(self.folder / name, document)
 
-    def _noted(self, name: str) -> Json | None:
+    def _noted(self, name: str) -> Any:  # noqa: ANN401 - what `_note` wrote to this file
         path = self.folder / name
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -554,6 +568,6 @@ def _session_folder(root: Path, id: str) -> Path:
     return folder
 
 
-def _write_json(path: Path, document: Json) -> None:
+def _write_json(path: Path, document: Json | list[Json]) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", "utf-8")

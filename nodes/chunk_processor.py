@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..encoding.probe import VideoInfo
 from ..encoding.session import Session
 from ..tlbvfi.config import ChunkLength, JobConfig
-from ..tlbvfi.job import Destination, make_chunks, start_session
+from ..tlbvfi.job import Destination, is_joined, make_chunks, start_session
 from ..tlbvfi.method import Method
 from ..tlbvfi.plan import make_plan
 from ..tlbvfi.progress import Notice
@@ -224,7 +224,7 @@ def make_session(
     if destination.session_id is not None:
         require_own(destination.sessions_root, destination.session_id, plan.manifest)
     session = start_session(clip.source, plan, destination)
-    if session.result() is None or session.has_chunks():
+    if session.has_chunks() or not is_joined(session):
         with session.locked():
             make_chunks(session, clip.source, method, plan, on_event=progress)
     return session

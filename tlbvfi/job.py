@@ -133,7 +133,7 @@ def run_job(
     )
     session = start_session(source, plan, destination)
     with session.locked():
-        if is_joined(session, destination.output) and _is_of(session, plan.final):
+        if _is_done(session, destination.output, plan.final):
             return _result(session, destination, frames_made=0, was_done=True)
         _refuse_to_overwrite(session, plan.final, destination)
         made = make_chunks(session, source, method, plan, on_event=on_event, on_step=on_step)
@@ -156,10 +156,6 @@ def start_session(source: Source, plan: Plan, destination: Destination) -> Sessi
     session_id = destination.session_id or default_session_id(source, plan)
     anew = destination.overwrite and not destination.resume
     session = Session.start(root, session_id, plan.manifest, overwrite=anew)
-    if session.result() is not None and not session.has_chunks() and not is_joined(session):
-        log.info("the file made from session %s is gone: it is made anew.", session_id)
-        session.remove()
-        session = Session.create(root, session_id, plan.manifest)
     session.note_origin(
         {
             **destination.begun,
@@ -180,9 +176,9 @@ def default_session_id(source: Source, plan: Plan) -> str:
 
 
 def is_joined(session: Session, output: Path | None = None) -> bool:
-    """Whether the file this session was joined into is there, by size and times, and is `output`."""
-    result = session.result()
-    if result is None or (output is not None and result["output"] != str(output.absolute())):
+    """Whether what this session was joined into at `output`, or last, is there, by size and times."""
+    result = session.result(output)
+    if result is None:
         return False
     path = Path(result["output"])
     if is_image(path.suffix):
@@ -251,9 +247,10 @@ def sound_of(session: Session) -> str | None:
     return None if is_silent else (session.origin() or {}).get("sound")
 
 
-def _is_of(session: Session, final: Final) -> bool:
-    """Whether the file this session was joined into was encoded like that."""
-    return (session.result() or {}).get("final") == final_to_json(final)
+def _is_done(session: Session, output: Path, final: Final) -> bool:
+    """Whether `output` is there, made from this session and encoded like that."""
+    is_alike = (session.result(output) or {}).get("final") == final_to_json(final)
+    return is_alike and is_joined(session, output)
 
 
 def used_window(manifest: Manifest) -> Window | None:

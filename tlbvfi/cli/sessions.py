@@ -120,7 +120,7 @@ def _row(session: Session) -> dict[str, Any]:
     """What the list shows of a session."""
     records = session.records().values()
     size = sum(record.bytes for record in records) if session.has_chunks() else 0
-    joined = session.result()
+    outputs = ", ".join(result["output"] for result in session.results())
     missing = session.missing()
     return {
         "id": session.id,
@@ -128,5 +128,5 @@ def _row(session: Session) -> dict[str, Any]:
         "frames": sum(record.frames for record in records),
         "bytes": size,
         "size": size_in_words(size),
-        "state": f"joined into {joined['output']}" if joined else missing or "ready to be joined",
+        "state": f"joined into {outputs}" if outputs else missing or "ready to be joined",
     }

@@ -1,0 +1,54 @@
+"""One session and the files it is joined into: several are remembered, what stands there is kept."""
+
+import logging
+from fractions import Fraction
+
+import pytest
+
+BLEND = ("--method", "blend", "--chunk-frames", 8)
+
+
+@pytest.fixture
+def source(clip, tmp_path):
+    return clip(tmp_path / "in.mp4", 12, rate=Fraction(25))
+
+
+def test_each_of_several_outputs_of_a_job_is_known_again(tlbvfi, source, tmp_path):
+    for name in ("o1.mp4", "o2.mp4"):
+        assert tlbvfi("interpolate", source, name, *BLEND)[0] == 0
+    for name in ("o1.mp4", "o2.mp4", "o1.mp4"):
+        code, _, err = tlbvfi("interpolate", source, name, *BLEND)
+        assert code == 0
+        assert f"{name} is already there and verified" in err
+    (tmp_path / "o2.mp4").unlink()
+    assert "already there" in tlbvfi("interpolate", source, "o1.mp4", *BLEND)[2]
+
+
+def test_all_outputs_of_a_session_are_listed(tlbvfi, source):
+    for name in ("o1.mp4", "o2.mp4"):
+        tlbvfi("interpolate", source, name, *BLEND)
+    out = tlbvfi("sessions")[1]
+    assert "o1.mp4, " in out
+    assert "o2.mp4" in out
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_chunks_that_a_join_removed_are_no_damage(tlbvfi, source, tmp_path, caplog, is_gone):
+    tlbvfi("interpolate", source, "o1.mp4", *BLEND)
+    if is_gone:
+        (tmp_path / "o1.mp4").unlink()
+    caplog.clear()
+    assert tlbvfi("interpolate", source, "o1.mp4" if is_gone else "o2.mp4", *BLEND)[0] == 0
+    told = [r.getMessage() for r in caplog.records if r.name == "tlbvfi.session"]
+    assert len(told) == 1
+    assert "was joined and its chunks removed: 3 are made anew" in told[0]
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_a_damaged_chunk_is_told_even_after_a_join(tlbvfi, source, tmp_path, caplog):
+    tlbvfi("interpolate", source, "o1.mp4", *BLEND, "--keep-chunks", "--session", "mine")
+    chunk = tmp_path / "output" / "tlbvfi_chunks" / "mine" / "chunk_000001.mp4"
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    tlbvfi("interpolate", source, "o2.mp4", *BLEND, "--session", "mine")
+    assert "chunk_000001.mp4 has" in caplog.text
+    assert "chunks removed" not in caplog.text
