@@ -38,7 +38,7 @@ from .session import IF_FULL, Session
 from .timetable import Timetable, timetable
 from .tracks import Track
 from .verify import Expected, verify_file, verify_session
-from .window import Window
+from .window import Window, output_window
 from .writer import MUXERS
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class JoinResult:
     duration: Fraction
     """Seconds from the first frame's beginning to the last one's end."""
     bytes: int
+    shift: Fraction = Fraction(0)
+    """Seconds on the source's clock at which the output's begins: see `expected_output`."""
     notes: tuple[str, ...]
     """What of the source could not be carried over unchanged, in sentences."""
 
@@ -90,10 +92,10 @@ def join(
     """
     _refuse_unsuitable(session, output, overwrite=overwrite)
     verify_session(session, look_inside=False).require()
-    if output.suffix.lower() == ".avi" and window is None:
-        window = Window(start=session.manifest.start)  # an AVI file always begins at 0
+    window = output_window(window, session.manifest.start, output.suffix)
     records = [record for _, record in sorted(session.records().items())]
-    times = timetable(session.manifest, records, shift=window.start if window else Fraction(0))
+    shift = window.start if window else Fraction(0)
+    times = timetable(session.manifest, records, shift=shift)
     plan = _Plan(session=session, records=records, times=times, source=source, window=window)
     with disk_errors(output, if_full=IF_FULL):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +108,7 @@ def join(
         frames=len(times.pts),
         duration=int(times.pts[-1] - times.pts[0] + times.last_duration) * times.time_base,
         bytes=output.stat().st_size,
+        shift=shift,
         notes=tuple(notes),
     )
 

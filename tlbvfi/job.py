@@ -230,7 +230,7 @@ def join_session(
             {
                 "output": str(output.absolute()),
                 "bytes": joined.bytes,
-                "shift": str(window.start if window else 0),
+                "shift": str(joined.shift),
                 "final": final_to_json(final),
             }
         )

@@ -16,7 +16,7 @@ from ..encoding.carried import Carried, container_options, open_carried
 from ..encoding.errors import OutputError
 from ..encoding.progress import ChunkRecord
 from ..encoding.source import Source
-from ..encoding.window import Window
+from ..encoding.window import Window, output_window
 from ..encoding.writer import MUXERS, VideoWriter, stores_mastering
 from .config import JobConfig
 from .job import QUEUE_FRAMES, encode_frames, load_frames, output_picture, used_window
@@ -59,9 +59,7 @@ def run_in_one_go(
             f"{', '.join(MUXERS)}."
         )
     plan = make_plan(source, method, config, suffix=suffix, identify=False)
-    window = used_window(plan.manifest)
-    if suffix == ".avi" and window is None:
-        window = Window(start=plan.origin)  # an AVI file always begins at 0
+    window = output_window(used_window(plan.manifest), plan.origin, suffix)
     if source.info.mastering and not stores_mastering(plan.manifest.encoder):
         profile = plan.manifest.encoder.profile
         on_event(Notice(text=f"{profile} drops the HDR10 mastering metadata."))

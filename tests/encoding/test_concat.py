@@ -240,6 +240,20 @@ def test_picture_and_sound_keep_the_sources_clock(tmp_path, filled, sounding):
     assert payload(output)[0][0] == payload(source)[0][0]
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("h264", ".mp4"), ("h264", ".mov"), ("ffv1", ".nut")]
+)
+def test_what_begins_below_zero_begins_at_zero_where_the_container_must(
+    tmp_path, filled, sounding, codec, suffix
+):
+    source, start = sounding("source.mp4"), Fraction(-5, 2)
+    output = tmp_path / f"out{suffix}"
+    joined = join(filled(codec, start=start), output, source=source)
+    assert joined.shift == start
+    assert shown(output)[0] == 0
+    assert payload(output)[0][0] == payload(source)[0][0] - start
+
+
 def test_title_chapters_language_and_workflow_are_carried(tmp_path, filled, sounding, ffprobe):
     output = tmp_path / "out.mp4"
     workflow = '{"nodes": ["ä"]}'

@@ -237,6 +237,15 @@ def test_every_container_can_be_written_to_memory(container, clip, tmp_path):
     assert times[-1] - times[0] == pytest.approx(22 / 50, abs=0.002)
 
 
+@pytest.mark.parametrize("container", ["mp4", "mov", "nut", "avi"])
+def test_a_clock_below_zero_becomes_one_from_zero(container, clip, tmp_path):
+    source = clip(tmp_path / "in.ts", 12, rate=Fraction(25), start=Fraction("95439.5"))
+    target = BytesIO()
+    interpolate_video(source, target, method="blend", container=container)
+    _, times, _ = decoded(target)
+    assert times == [Fraction(n, 50) for n in range(23)]
+
+
 def test_bytes_in_are_bytes_out_with_the_very_sound(clip, tmp_path):
     path = clip(tmp_path / "in.mp4", 20, rate=Fraction(25), sound=True)
     target = BytesIO()

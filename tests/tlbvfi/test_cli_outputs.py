@@ -52,3 +52,13 @@ def test_a_damaged_chunk_is_told_even_after_a_join(tlbvfi, source, tmp_path, cap
     tlbvfi("interpolate", source, "o2.mp4", *BLEND, "--session", "mine")
     assert "chunk_000001.mp4 has" in caplog.text
     assert "chunks removed" not in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mp4", ".mov", ".mkv", ".nut"])
+@pytest.mark.parametrize("start", ["5", "95439.5"], ids=["late", "before the clock of TS wraps"])
+def test_a_source_that_does_not_begin_at_zero_is_done_once(tlbvfi, clip, tmp_path, suffix, start):
+    source = clip(tmp_path / "in.ts", 12, rate=Fraction(25), start=Fraction(start))
+    for told in ("23 frames", "already there and verified"):
+        code, _, err = tlbvfi("interpolate", source, f"out{suffix}", *BLEND)
+        assert code == 0
+        assert told in err
