@@ -175,8 +175,10 @@ def output_path(text: str, codec: str) -> Path:
     codec is one of images; `codec` auto makes PNG images.
 
     Raises:
-        OutputError: a video codec, or none, with a name that could be both.
+        OutputError: a video codec, or none, with a name that could be both; or no name.
     """
+    if not text:
+        raise OutputError("The output has an empty name: write one, such as smooth.mp4.")
     path, word = Path(text), codec.lower()
     is_folder = text.endswith(("/", "\\")) or path.is_dir()
     if not is_folder and (path.suffix or word not in IMAGE_CODECS):

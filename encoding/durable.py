@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from .errors import OutputError
 
@@ -103,6 +104,17 @@ def disk_errors(path: Path, *, if_full: str = "free some space") -> Iterator[Non
                 f"{path} cannot be written ({os.strerror(error.errno)}): choose another folder."
             ) from error
         raise
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder, if it is not there, and try whether files can be made in it.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
 
 
 def free_bytes(folder: Path) -> int:

@@ -129,14 +129,14 @@ def write_images(
     )
 
 
-def refuse_other_images(session: Session, pattern: ImagePattern, form: ImageFormat) -> None:
+def refuse_other_images(session: Session | None, pattern: ImagePattern, form: ImageFormat) -> None:
     """Refuse to write among images of the pattern that this session has not begun to write.
 
     Raises:
         OutputError: there are some.
     """
     found = pattern.found()
-    if found and session.images() != _claim_of(pattern, form):
+    if found and (session is None or session.images() != _claim_of(pattern, form)):
         raise OutputError(
             f"{next(iter(found.values()))} exists and was not made by this job: choose another "
             "folder or name, or --overwrite to replace all images of this pattern."

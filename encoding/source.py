@@ -79,6 +79,8 @@ def open_source(
         DecoderError: the hardware that `hwaccel` names cannot decode this here.
     """
     if isinstance(source, str | Path):
+        if not str(source):
+            raise SourceError("The source has an empty name: write that of a video or a folder.")
         if not Path(source).is_dir():
             return VideoSource(source, input_rate=input_rate, hwaccel=hwaccel)
         _refuse_hardware(hwaccel, f"the images in {source}")

@@ -25,7 +25,7 @@ from av import VideoFrame
 from ..encoding.color import convert, from_rgb, skim, to_rgb
 from ..encoding.concat import JoinResult
 from ..encoding.delivery import Final, deliver, final_to_json
-from ..encoding.durable import StepHook, no_step
+from ..encoding.durable import StepHook, no_step, require_writable
 from ..encoding.errors import OutputError
 from ..encoding.frame import Frame
 from ..encoding.images import ImageFormat
@@ -131,11 +131,14 @@ def run_job(
     plan = make_plan(
         source, method, config, suffix=destination.output.suffix, sound=destination.sound
     )
+    session_id = destination.session_id or default_session_id(source, plan)
+    if Session.find(destination.sessions_root, session_id) is None:
+        _refuse_output(None, plan.final, destination)  # before a session is begun
     session = start_session(source, plan, destination)
     with session.locked():
         if _is_done(session, destination.output, plan.final):
             return _result(session, destination, frames_made=0, was_done=True)
-        _refuse_to_overwrite(session, plan.final, destination)
+        _refuse_output(session, plan.final, destination)
         made = make_chunks(session, source, method, plan, on_event=on_event, on_step=on_step)
         join_session(
             session,
@@ -463,9 +466,14 @@ def _refuse_the_source(destination: Destination) -> None:
         raise OutputError(f"{output} is the source itself: choose another name for the output.")
 
 
-def _refuse_to_overwrite(session: Session, final: Final, destination: Destination) -> None:
-    if destination.overwrite:
-        return
+def _refuse_output(session: Session | None, final: Final, destination: Destination) -> None:
+    """Refuse now what would end the job after its last frame."""
+    if not destination.overwrite:
+        _refuse_to_overwrite(session, final, destination)
+    require_writable(destination.output.parent)
+
+
+def _refuse_to_overwrite(session: Session | None, final: Final, destination: Destination) -> None:
     if isinstance(final, ImageFormat):
         refuse_other_images(session, image_pattern(destination.output), final)
     elif destination.output.exists():

@@ -22,7 +22,7 @@ from comfyui_tlbvfi import (
     interpolate_frames,
     interpolate_video,
 )
-from comfyui_tlbvfi.encoding.errors import OutputError
+from comfyui_tlbvfi.encoding.errors import OutputError, SourceError
 from comfyui_tlbvfi.encoding.png import with_texts
 from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.progress import FrameDone
@@ -244,6 +244,14 @@ def test_a_clock_below_zero_becomes_one_from_zero(container, clip, tmp_path):
     interpolate_video(source, target, method="blend", container=container)
     _, times, _ = decoded(target)
     assert times == [Fraction(n, 50) for n in range(23)]
+
+
+def test_empty_names_are_refused(clip, tmp_path):
+    source = clip(tmp_path / "in.mp4", 3)
+    with pytest.raises(OutputError, match="empty name"):
+        interpolate_video(source, "", method="blend")
+    with pytest.raises(SourceError, match="empty name"):
+        interpolate_video("", tmp_path / "out.mp4", method="blend")
 
 
 def test_bytes_in_are_bytes_out_with_the_very_sound(clip, tmp_path):

@@ -62,3 +62,41 @@ def test_a_source_that_does_not_begin_at_zero_is_done_once(tlbvfi, clip, tmp_pat
         code, _, err = tlbvfi("interpolate", source, f"out{suffix}", *BLEND)
         assert code == 0
         assert told in err
+
+
+def test_a_run_that_is_refused_leaves_no_session(tlbvfi, source, tmp_path):
+    (tmp_path / "taken.mp4").write_text("of somebody else")
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames" / "frame_000001.png").write_text("of somebody else")
+    for name in ("taken.mp4", "frames/"):
+        code, _, err = tlbvfi("interpolate", source, name, *BLEND)
+        assert code == 1
+        assert "was not made by this job" in err
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("folder", ["file", "file/deeper", "/proc"])
+def test_an_output_folder_that_takes_no_files_is_told_before_the_first_chunk(
+    tlbvfi, source, tmp_path, folder
+):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = tlbvfi("interpolate", source, f"{folder}/out.mp4", *BLEND, "--root", "state")
+    assert code == 1
+    assert err.count("\n") == 1
+    assert f"{folder} cannot be written" in err
+    assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("words", [("in.mp4", ""), ("", "out.mp4"), ("", "--out-dir", "many")])
+def test_an_empty_name_is_refused(tlbvfi, source, tmp_path, words):
+    code, _, err = tlbvfi("interpolate", *words, *BLEND)
+    assert code == 1
+    assert "An empty name" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4"]
+
+
+def test_concat_into_an_empty_name_is_refused(tlbvfi, source):
+    tlbvfi("interpolate", source, "o1.mp4", *BLEND, "--keep-chunks", "--session", "mine")
+    code, _, err = tlbvfi("concat", "mine", "")
+    assert code == 1
+    assert "The output has an empty name" in err

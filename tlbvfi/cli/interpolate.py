@@ -168,6 +168,10 @@ def _add_session(parser: argparse.ArgumentParser) -> None:
 
 def run_paths(arguments: argparse.Namespace) -> int:
     """Run one job, or with --out-dir one for each input."""
+    from ..errors import SettingsError
+
+    if "" in (*arguments.frames, *arguments.paths):  # which Path takes for this folder
+        raise SettingsError("An empty name ('') is no file: write INPUT and OUTPUT out.")
     if arguments.out_dir is not None:
         return _run_many(arguments)
     paths = [*arguments.frames, *arguments.paths]
