@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from av.error import FFmpegError
+
 from ..encoding.delivery import IMAGE_CODECS, output_path
 from ..encoding.errors import VideoError
 from ..encoding.images import DECODERS
@@ -28,7 +30,7 @@ VIDEO_SUFFIXES = (
 AUTO_CONTAINERS = (".mp4", ".mov", ".mkv", ".webm")
 """What codec `auto` keeps of the source's container; others become the first."""
 
-FAILURES = (VideoError, InterpolationError, OSError, RuntimeError, MemoryError)
+FAILURES = (VideoError, InterpolationError, FFmpegError, OSError, RuntimeError, MemoryError)
 """What one video or its codec, the disk or a GPU can do to a job; the next one may do well."""
 
 

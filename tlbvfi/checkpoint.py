@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..encoding.durable import atomic_file
+from ..encoding.durable import atomic_file, disk_errors
+from ..encoding.errors import OutputError
 from .errors import CheckpointError, ModelMissingError, SettingsError
 from .model import COMPUTE_DTYPES, TLBVFI
 
@@ -123,6 +124,7 @@ def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype = torc
     Raises:
         ModelMissingError, CheckpointError: as `load_checkpoint`.
         SettingsError: another dtype, or `target` is not a `.safetensors`.
+        OutputError: the disk is full, or `target` cannot be written there.
     """
     if dtype not in COMPUTE_DTYPES:
         raise SettingsError(f"weights can be float32, float16 or bfloat16, got {dtype}.")
@@ -130,8 +132,20 @@ def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype = torc
         raise SettingsError(f"{target} must end in .safetensors: that is what is written.")
     weights = read_weights(Path(source))
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
-    with atomic_file(Path(target)) as temporary:
-        save_file(stored, temporary, metadata={"format": "pt", "network": "tlbvfi"})
+    with disk_errors(Path(target)), atomic_file(Path(target)) as temporary:
+        _save(stored, temporary, Path(target))
+
+
+def _save(weights: dict[str, Tensor], temporary: Path, target: Path) -> None:
+    temporary.touch()
+    usual = temporary.stat().st_mode  # safetensors makes files that nobody else may read
+    try:
+        save_file(weights, temporary, metadata={"format": "pt", "network": "tlbvfi"})
+    except SafetensorError as error:  # it knows no OSError
+        raise OutputError(
+            f"{target} cannot be written ({error}): free some space or choose another folder."
+        ) from error
+    temporary.chmod(usual)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

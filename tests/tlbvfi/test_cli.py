@@ -7,6 +7,7 @@ import sys
 from fractions import Fraction
 from io import BytesIO, TextIOWrapper
 
+import av
 import pytest
 from comfyui_tlbvfi.tlbvfi.cli import main
 from filelock import FileLock
@@ -96,6 +97,32 @@ def test_what_the_system_refuses_is_one_sentence(tlbvfi):
     assert re.fullmatch(ONE_SENTENCE, err)
 
 
+@pytest.mark.parametrize(
+    ("kind", "named"), [("InvalidDataError", "in.mp4"), ("PermissionError", ""), ("BugError", "")]
+)
+def test_what_ffmpeg_raises_is_one_sentence(tlbvfi, source, monkeypatch, kind, named):
+    def fail(*arguments, **options):
+        raise getattr(av.error, kind)(1, "Something went wrong", named or None)
+
+    monkeypatch.setattr("comfyui_tlbvfi.encoding.probe.probe", fail)
+    code, _, err = tlbvfi("probe", source)
+    assert code == 1
+    assert re.fullmatch(ONE_SENTENCE, err)
+    assert f"{named}: FFmpeg failed (Something went wrong)".removeprefix(": ") in err
+
+
+def test_what_ffmpeg_raises_ends_one_of_many_videos_alone(tlbvfi, source, monkeypatch):
+    from comfyui_tlbvfi.tlbvfi import job
+
+    def fail(*arguments, **options):
+        raise av.error.InvalidDataError(1, "Something went wrong")
+
+    monkeypatch.setattr(job, "load_frames", fail)
+    code, _, err = tlbvfi("interpolate", source, "--out-dir", "many", *BLEND)
+    assert code == 1
+    assert "0 of 1 videos done" in err
+
+
 def test_concat_joins_again_what_was_kept(tlbvfi, source, tmp_path):
     tlbvfi("interpolate", source, "out.mp4", *BLEND, "--keep-chunks", "--session", "mine")
     code, out, _ = tlbvfi("concat", "mine", "again.mp4", "--json")
@@ -177,8 +204,6 @@ def test_a_mistake_is_one_sentence_and_exit_code_1(tlbvfi, source, clip, tmp_pat
 
 
 def _strip_video(source, target):
-    import av
-
     with av.open(str(source)) as given, av.open(str(target), "w", format="ipod") as out:
         sound = out.add_stream_from_template(given.streams.audio[0])
         for packet in given.demux(audio=0):

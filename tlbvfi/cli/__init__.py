@@ -12,12 +12,16 @@ import signal
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...encoding.errors import VideoError
 from ..errors import InterpolationError
 from . import bench, comfy, inspect, interpolate, models, sessions
 from .arguments import PathsAnywhere
+
+if TYPE_CHECKING:
+    from av.error import FFmpegError
 
 COMMANDS = (interpolate, sessions, inspect, bench, models, comfy)
 """Each has `add_parsers(subparsers, shared)`, which sets `run` to a function of the parsed arguments."""
@@ -40,6 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             logging.getLogger("tlbvfi").exception("%s failed", arguments.command)
         print(f"tlbvfi: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("tlbvfi: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has left (`tlbvfi ... | head`): nothing more to tell it.
+        sys.stderr.close()
+        return 1
+    except _ffmpeg_error() as error:
+        if arguments.verbose:
+            raise
+        about = f"{error.filename}: " if error.filename else ""
+        print(f"tlbvfi: {about}FFmpeg failed ({error.strerror}): -v shows where.", file=sys.stderr)
+        return 1
     except (RuntimeError, MemoryError) as error:
         from ..memory import is_out_of_memory  # which loads torch
 
@@ -47,13 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         what = str(error).split("\n", 1)[0]
         print(f"tlbvfi: memory has run out, scale the frames down: {what}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("tlbvfi: interrupted.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has left (`tlbvfi ... | head`): nothing more to tell it.
-        sys.stderr.close()
         return 1
     except OSError as error:
         if arguments.verbose or error.filename is None:
@@ -78,6 +88,12 @@ def build_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add_parsers(subparsers, shared)
     return parser
+
+
+def _ffmpeg_error() -> type[FFmpegError]:
+    from av.error import FFmpegError  # asked for by an error alone: help does not load PyAV
+
+    return FFmpegError
 
 
 def _configure_logging(verbose: bool) -> None:

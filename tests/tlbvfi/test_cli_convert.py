@@ -1,0 +1,42 @@
+"""`tlbvfi convert`: a file like any other, or one sentence."""
+
+import os
+import stat
+
+import pytest
+import torch
+from comfyui_tlbvfi.tlbvfi import checkpoint
+from safetensors import SafetensorError
+
+
+@pytest.fixture(autouse=True)
+def weights(monkeypatch):
+    monkeypatch.setattr(checkpoint, "read_weights", lambda path: {"a": torch.zeros(3)})
+
+
+def test_the_file_has_the_usual_permissions(tlbvfi, tmp_path):
+    before = os.umask(0o027)
+    try:
+        assert tlbvfi("convert", "in.pth", "out.safetensors")[0] == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out.safetensors").stat().st_mode) == 0o640
+
+
+def test_a_full_disk_is_one_sentence(tlbvfi, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    code, _, err = tlbvfi("convert", "in.pth", "out.safetensors")
+    assert code == 1
+    assert err.startswith("tlbvfi: out.safetensors cannot be written (I/O error: No space left")
+    assert err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_one_sentence(tlbvfi):
+    code, _, err = tlbvfi("convert", "in.pth", "nowhere/out.safetensors")
+    assert code == 1
+    assert err.startswith("tlbvfi: nowhere/out.safetensors cannot be written (No such file")
+    assert err.count("\n") == 1
