@@ -34,7 +34,7 @@ from .manifest import Manifest
 from .packets import CHUNK, CHUNK_PACKETS, open_video
 from .profiles import find_profile
 from .progress import ChunkRecord
-from .session import IF_FULL, Session
+from .session import IF_OUTPUT_FULL, Session
 from .timetable import Timetable, timetable
 from .tracks import Track
 from .verify import Expected, verify_file, verify_session
@@ -97,7 +97,7 @@ def join(
     shift = window.start if window else Fraction(0)
     times = timetable(session.manifest, records, shift=shift)
     plan = _Plan(session=session, records=records, times=times, source=source, window=window)
-    with disk_errors(output, if_full=IF_FULL):
+    with disk_errors(output, if_full=IF_OUTPUT_FULL):
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(output) as temporary:
             other, notes = _write_or_refuse(plan, temporary, dict(metadata or {}), on_progress)

@@ -123,6 +123,14 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+def size_in_words(count: float) -> str:
+    """`1.5 GB`, `23.4 MB`, `812 kB`, `95 bytes`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB" if count >= 1e3 else f"{count:.0f} bytes"
+
+
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     digest = hashlib.sha256()
@@ -133,5 +141,5 @@ def file_sha256(path: Path) -> str:
 
 
 def _full_disk(path: Path, advice: str) -> str:
-    free = free_bytes(path.parent) // 1_000_000
-    return f"The disk is full while writing {path} ({free} MB free): {advice}."
+    free = size_in_words(free_bytes(path.parent))
+    return f"The disk is full while writing {path} ({free} free): {advice}."

@@ -29,7 +29,7 @@ from .manifest import Json
 from .mezzanine import decoded_frames
 from .packets import CHUNK_PACKETS, open_video
 from .png import with_texts
-from .session import IF_FULL, Session
+from .session import IF_OUTPUT_FULL, Session
 from .timetable import timetable
 from .verify import Check, VerifyReport, verify_session
 
@@ -114,7 +114,7 @@ def write_images(
     records = [record for _, record in sorted(session.records().items())]
     times = timetable(session.manifest, records)
     total = len(times.pts)
-    with disk_errors(pattern.folder, if_full=IF_FULL):
+    with disk_errors(pattern.folder, if_full=IF_OUTPUT_FULL):
         pattern.folder.mkdir(parents=True, exist_ok=True)
         done = _claim(session, pattern, form, total, overwrite=overwrite)
         _write_missing(session, pattern, form, done, total, metadata or {}, on_progress)
@@ -220,7 +220,7 @@ def _write_missing(
 
 def _write(path: Path, encode: Encode, texts: Mapping[str, str]) -> None:
     data = encode()
-    with disk_errors(path, if_full=IF_FULL), atomic_file(path) as temporary:
+    with disk_errors(path, if_full=IF_OUTPUT_FULL), atomic_file(path) as temporary:
         temporary.write_bytes(with_texts(data, texts))
 
 

@@ -71,6 +71,10 @@ IF_FULL = (
     "free some space or choose another --root; "
     "committed chunks are kept, and the same command resumes"
 )
+IF_OUTPUT_FULL = (
+    "free some space or name an output on another disk; "
+    "the chunks are kept, and the same command resumes"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,10 @@ def open_source(
 
 def _required(rate: Fraction | None, what: str) -> Fraction:
     if rate is None:
-        raise SourceError(f"{what} has no frame rate of its own; state the input rate.")
+        raise SourceError(
+            f"{what} has no frame rate of its own; state the input rate (input_fps, on the command "
+            "line --input-fps), such as 24."
+        )
     if rate <= 0:
         raise SourceError(f"The input rate must be above 0, got {rate}.")
     return Fraction(rate)

@@ -25,7 +25,7 @@ from av import VideoFrame
 from ..encoding.color import convert, from_rgb, skim, to_rgb
 from ..encoding.concat import JoinResult
 from ..encoding.delivery import Final, deliver, final_to_json
-from ..encoding.durable import StepHook, no_step, require_writable
+from ..encoding.durable import StepHook, no_step, require_writable, size_in_words
 from ..encoding.errors import OutputError
 from ..encoding.frame import Frame
 from ..encoding.images import ImageFormat
@@ -325,8 +325,8 @@ def _warn_before_it_fails(session: Session, method: Method, plan: Plan, on_event
     if not forecast.fits:
         on_event(
             Notice(
-                text=f"about {forecast.needed_bytes / 1e9:.1f} GB of disk are needed and "
-                f"{forecast.free_bytes / 1e9:.1f} GB are free at {session.folder}: free some, or "
+                text=f"about {size_in_words(forecast.needed_bytes)} of disk are needed and "
+                f"{size_in_words(forecast.free_bytes)} are free at {session.folder}: free some, or "
                 "choose another --root; a full disk stops the job, and the same command resumes it."
             )
         )
@@ -336,8 +336,8 @@ def _warn_before_it_fails(session: Session, method: Method, plan: Plan, on_event
     if needed > free:
         on_event(
             Notice(
-                text=f"{method.name} needs about {needed / 1e9:.1f} GB of memory at "
-                f"{stream.width}x{stream.height} and {free / 1e9:.1f} GB are free: close other "
+                text=f"{method.name} needs about {size_in_words(needed)} of memory at "
+                f"{stream.width}x{stream.height} and {size_in_words(free)} are free: close other "
                 "programs, or expect it to fail."
             )
         )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from io import BytesIO, TextIOWrapper
+from pathlib import Path
 
 import av
 import pytest
@@ -142,6 +143,16 @@ def test_verify_has_an_exit_code_for_sessions_and_files(tlbvfi, source, tmp_path
     assert "FAIL size and checksum" in out
 
 
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tlbvfi, source, monkeypatch):
+    def refuse(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    code, out, err = tlbvfi("verify", source)
+    assert (code, out) == (1, "")
+    assert err == f"tlbvfi: {source} cannot be used: Permission denied.\n"
+
+
 def test_sessions_are_listed_and_removed(tlbvfi, source):
     tlbvfi("interpolate", source, "out.mp4", *BLEND, "--session", "mine")
     assert json.loads(tlbvfi("sessions", "--json")[1])[0]["id"] == "mine"
@@ -172,7 +183,7 @@ def bad(*words, message):
         bad("text.mp4", "out.mp4", message="text.mp4 is not a video"),
         bad("sound.m4a", "out.mp4", message="has no video stream; it holds only sound"),
         bad("one.mp4", "out.mp4", message="only one frame"),
-        bad("folder", "out.mp4", message="state the input rate"),
+        bad("folder", "out.mp4", message="state the input rate (input_fps, on the command line --"),
         bad("in.mp4", "in.mp4", "--overwrite", message="in.mp4 is the source itself"),
         bad("in.mp4", "out.mp4", "--times", "0", message="times must be between 1 and 8, got 0"),
         bad("in.mp4", "out.mp4", "--times", "2", "--fps", "60", message="leave it out with fps"),
@@ -262,7 +273,8 @@ def test_a_small_disk_is_told_before_the_job_begins(tlbvfi, source, monkeypatch)
     monkeypatch.setattr(session, "free_bytes", lambda folder: 1000)
     code, _, err = tlbvfi("interpolate", source, "out.mp4", *BLEND)
     assert code == 0
-    assert "of disk are needed" in err
+    assert "of disk are needed and 1 kB are free at" in err
+    assert "0.0" not in err.split("are free")[0]
 
 
 def test_a_change_of_size_midway_keeps_what_came_before(tlbvfi, clip, tmp_path):

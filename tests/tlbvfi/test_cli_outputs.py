@@ -1,5 +1,6 @@
 """One session and the files it is joined into: several are remembered, what stands there is kept."""
 
+import errno
 import logging
 from fractions import Fraction
 
@@ -100,3 +101,17 @@ def test_concat_into_an_empty_name_is_refused(tlbvfi, source):
     code, _, err = tlbvfi("concat", "mine", "")
     assert code == 1
     assert "The output has an empty name" in err
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "frames/"])
+def test_a_full_disk_at_the_output_is_no_matter_of_the_root(tlbvfi, source, monkeypatch, name):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("comfyui_tlbvfi.encoding.concat._write", full)
+    monkeypatch.setattr("comfyui_tlbvfi.encoding.sequence.with_texts", full)
+    code, _, err = tlbvfi("interpolate", source, name, *BLEND)
+    assert code == 1
+    assert "The disk is full while writing" in err
+    assert "name an output on another disk" in err
+    assert "--root" not in err

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .show import size_in_words
+from ...encoding.durable import size_in_words
 
 PACKAGES = ("torch", "av", "numpy", "opencv-python", "safetensors", "filelock", "tqdm")
 

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...encoding.durable import size_in_words
 from .arguments import add_encoder, add_root, encoder_settings, session_place
-from .show import ProgressBar, size_in_words
+from .show import ProgressBar
 
 if TYPE_CHECKING:
     from ...encoding.session import Session
@@ -90,6 +91,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
     path = Path(arguments.subject)
     if path.is_file():
+        path.open("rb").close()  # not to be read is not to be damaged
         report = verify_file(path, deep=arguments.deep)
     elif path.is_dir() and any(is_image(each.suffix) for each in path.iterdir()):
         report = verify_images(path, deep=arguments.deep)

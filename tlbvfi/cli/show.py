@@ -1,4 +1,4 @@
-"""How a job is shown in a terminal: a progress bar, notices above it, sizes in words."""
+"""How a job is shown in a terminal: a progress bar, and notices above it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from ...encoding.durable import size_in_words
 from ..progress import ChunkDone, Encoding, Event, FrameDone, Joining, Notice, Started
-
-
-def size_in_words(count: float) -> str:
-    """`1.5 GB`, `23.4 MB`, `812 kB`."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"
 
 
 def say(text: str, *, quiet: bool = False) -> None:
