@@ -16,6 +16,7 @@ from ..errors import InterpolationError, ModelMissingError, SettingsError
 from ..methods import MethodConfig
 from ..models import find_model
 from .figures import BaselineFigures, JobFigures, ModelFigures, Row
+from .pictures import pictures
 from .plain import require_plain
 from .sizes import Size
 from .tasks import Kind, Task, task_to_json
@@ -123,10 +124,13 @@ def open_bench(options: BenchOptions, say: Say) -> Iterator[Bench]:
     Raises:
         ModelMissingError: the model named in the options is not there.
         SettingsError: an option is out of its range, or this is no checkout for the baseline.
+        SourceError: the clip cannot be read.
         InterpolationError: the machine cannot be measured.
     """
     if options.baseline:
         require_plain()
+    if options.clip is not None:
+        pictures(options.sizes[0], options.clip, 2)  # as every process will read it
     model = installed_model(options.method)
     with TemporaryDirectory(prefix="tlbvfi-bench-") as name:
         task = Task(

@@ -277,3 +277,17 @@ def test_a_process_that_dies_is_told_apart_from_one_that_was_killed(tmp_path, mo
     assert report.run_task(task)["problem"].startswith("out of memory")
     monkeypatch.setattr(report, "START", "raise SystemExit(3)")
     assert "exit code 3" in report.run_task(task)["problem"]
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"), [(None, "nope.mp4 does not exist"), (1, "nope.mp4 has only one frame")]
+)
+def test_a_clip_that_cannot_serve_is_told_before_anything_is_measured(
+    tlbvfi, pretend, clip, tmp_path, frames, message
+):
+    asked = pretend()
+    if frames is not None:
+        clip(tmp_path / "nope.mp4", frames)
+    code, out, err = tlbvfi("bench", "--sizes", "256", "--clip", "nope.mp4")
+    assert (code, out, asked) == (1, "", [])
+    assert message in err
