@@ -10,7 +10,6 @@ source, whose clock the output keeps.
 from __future__ import annotations
 
 import heapq
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -44,8 +43,6 @@ from .writer import MUXERS
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
-
-log = logging.getLogger("tlbvfi.concat")
 
 PRORES_TAGS = ("apch", "ap4h")
 OnProgress = Callable[[int, int], None]
@@ -330,10 +327,7 @@ def _undescribed(path: Path, manifest: Manifest) -> list[str]:
             ),
         }
     kind = f"{path.suffix} with {manifest.encoder.profile}"
-    notes = [f"{kind} does not keep the {what}." for what, is_lost in lost.items() if is_lost]
-    for note in notes:
-        log.warning("%s", note)
-    return notes
+    return [f"{kind} does not keep the {what}." for what, is_lost in lost.items() if is_lost]
 
 
 def _tells(found: ColorTags, planned: ColorTags) -> bool:

@@ -88,8 +88,6 @@ def add_tracks(
             track, note = _add_track(out, stream, origin, suffix)
             tracks += [track] if track else []
             notes += [note] if note else []
-    for note in notes:
-        log.warning("%s", note)
     return tracks, notes
 
 

@@ -33,7 +33,7 @@ from .methods import MethodConfig, create_method
 from .one_go import run_in_one_go
 from .pipeline import interpolate
 from .plan import make_rules, make_timeline
-from .progress import OnEvent, ignore_event
+from .progress import OnEvent, log_notices
 from .scenes import marked, sampling_step
 from .spans import CutRule, SourceFrame
 from .timeline import parse_factor, parse_rate, parse_seconds
@@ -134,7 +134,7 @@ def interpolate_video(
     container: str = "mp4",
     overwrite: bool = False,
     root: str | Path | None = None,
-    on_event: OnEvent = ignore_event,
+    on_event: OnEvent = log_notices,
 ) -> VideoResult:
     """Make a video smoother, compressing it once.
 

@@ -47,7 +47,7 @@ from .memory import free_memory
 from .method import Expecting, Method
 from .pipeline import OutputFrame, interpolate
 from .plan import ChunkRange, Plan, chunks_to_make, make_plan
-from .progress import Encoding, Joining, Meter, Notice, OnEvent, Started, ignore_event
+from .progress import Encoding, Joining, Meter, Notice, OnEvent, Started, log_notices
 from .scenes import FRAMES_AFTER, FRAMES_BEFORE, marked, sampling_step
 from .spans import LONGEST_RUN, SourceFrame
 from .threads import background, prefetch
@@ -113,7 +113,7 @@ def run_job(
     config: JobConfig,
     destination: Destination,
     *,
-    on_event: OnEvent = ignore_event,
+    on_event: OnEvent = log_notices,
     on_step: StepHook = no_step,
 ) -> JobResult:
     """Interpolate `source` into `destination.output`, or go on where an earlier run stopped.
@@ -202,7 +202,7 @@ def join_session(
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     keep_chunks: bool = False,
-    on_event: OnEvent = ignore_event,
+    on_event: OnEvent = log_notices,
 ) -> JoinResult:
     """Join the chunks and verify the result; only then are they removed, unless they are kept.
 
@@ -273,7 +273,7 @@ def make_chunks(
     method: Method,
     plan: Plan,
     *,
-    on_event: OnEvent = ignore_event,
+    on_event: OnEvent = log_notices,
     on_step: StepHook = no_step,
 ) -> int:
     """Make every chunk that is not there whole; return the number of frames made.

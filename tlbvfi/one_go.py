@@ -23,7 +23,7 @@ from .job import QUEUE_FRAMES, encode_frames, load_frames, output_picture, used_
 from .method import Method
 from .pipeline import OutputFrame, interpolate
 from .plan import ChunkRange, Plan, make_plan
-from .progress import Meter, Notice, OnEvent, ignore_event
+from .progress import Meter, Notice, OnEvent, log_notices
 from .threads import prefetch
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def run_in_one_go(
     suffix: str,
     sound: Path | BytesIO | None = None,
     metadata: Mapping[str, str] | None = None,
-    on_event: OnEvent = ignore_event,
+    on_event: OnEvent = log_notices,
 ) -> int:
     """Interpolate `source` into `target`, a video file of the kind `suffix`; the number of frames.
 

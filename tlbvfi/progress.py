@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger("tlbvfi.progress")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +78,10 @@ Event = Started | FrameDone | ChunkDone | Encoding | Joining | Notice
 OnEvent = Callable[[Event], None]
 
 
-def ignore_event(event: Event) -> None:
-    """For callers who do not want to be told."""
+def log_notices(event: Event) -> None:
+    """For callers who do not want to be told: what they should read all the same goes to the log."""
+    if isinstance(event, Notice):
+        log.warning("%s", event.text)
 
 
 @dataclass(slots=True)

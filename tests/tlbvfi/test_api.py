@@ -246,6 +246,12 @@ def test_a_clock_below_zero_becomes_one_from_zero(container, clip, tmp_path):
     assert times == [Fraction(n, 50) for n in range(23)]
 
 
+def test_what_should_be_read_goes_to_the_log_where_nobody_asks_for_events(clip, tmp_path, caplog):
+    source = clip(tmp_path / "in.mp4", 5, sound=True)
+    interpolate_video(source, tmp_path / "out.webm", method="blend")
+    assert caplog.text.count("it becomes libopus") == 1
+
+
 def test_empty_names_are_refused(clip, tmp_path):
     source = clip(tmp_path / "in.mp4", 3)
     with pytest.raises(OutputError, match="empty name"):

@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence per mistake, data on stdout alone."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -46,6 +47,38 @@ def test_progress_and_messages_go_to_stderr(tlbvfi, source):
     code, out, err = tlbvfi("interpolate", source, "out.mp4", *BLEND)
     assert (code, out) == (0, "")
     assert "39/39" in err
+
+
+def test_lines_of_the_log_stand_on_lines_of_their_own(tlbvfi, source, monkeypatch):
+    from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
+
+    between = BlendMethod.between
+
+    def talkative(self, *arguments):
+        logging.getLogger("tlbvfi.blend").warning("a word on the way.")
+        return between(self, *arguments)
+
+    monkeypatch.setattr(BlendMethod, "between", talkative)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as where no test looks on
+    _, _, err = tlbvfi("interpolate", source, "out.mp4", *BLEND)
+    lines = re.split(r"[\r\n]+", err)
+    assert lines.count("tlbvfi: a word on the way.") == err.count("a word") == 19
+
+
+def test_what_becomes_of_the_sound_is_told_once(tlbvfi, source, caplog):
+    code, _, err = tlbvfi("interpolate", source, "out.webm", *BLEND)
+    assert code == 0
+    assert (err + caplog.text).count("it becomes libopus") == 1
+
+
+@pytest.mark.parametrize("words", [("-v", "probe"), ("probe", "-v")])
+def test_verbose_may_stand_before_the_command(tlbvfi, words, caplog):
+    tlbvfi(*words, "missing.mp4")
+    assert "Traceback" in caplog.text
+
+
+def test_json_may_stand_before_the_command(tlbvfi, source):
+    assert json.loads(tlbvfi("--json", "probe", source)[1])["width"] == 64
 
 
 def test_the_same_command_again_says_that_it_is_done(tlbvfi, source):

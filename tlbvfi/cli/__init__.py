@@ -19,6 +19,7 @@ from ...encoding.errors import VideoError
 from ..errors import InterpolationError
 from . import bench, comfy, inspect, interpolate, models, sessions
 from .arguments import PathsAnywhere
+from .show import LogLines
 
 if TYPE_CHECKING:
     from av.error import FFmpegError
@@ -74,11 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; importing it loads neither torch nor PyAV."""
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("-v", "--verbose", action="store_true", help="log more, show tracebacks")
-    shared.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    # Before the command as well as after it, which must not undo what stood before.
+    general, shared = _shared_options(False), _shared_options(argparse.SUPPRESS)
     parser = argparse.ArgumentParser(
         prog="tlbvfi",
+        parents=[general],
         description="Make video smoother: interpolate frames from file to file, resumable and exact.",
     )
     parser.add_argument("--version", action="version", version=f"tlbvfi {__version__}")
@@ -90,6 +91,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _shared_options(default: object) -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False, argument_default=default)
+    shared.add_argument("-v", "--verbose", action="store_true", help="log more, show tracebacks")
+    shared.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    return shared
+
+
 def _ffmpeg_error() -> type[FFmpegError]:
     from av.error import FFmpegError  # asked for by an error alone: help does not load PyAV
 
@@ -97,7 +105,7 @@ def _ffmpeg_error() -> type[FFmpegError]:
 
 
 def _configure_logging(verbose: bool) -> None:
-    logging.basicConfig(format="tlbvfi: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="tlbvfi: %(message)s", handlers=[LogLines()])
     logging.getLogger("tlbvfi").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 

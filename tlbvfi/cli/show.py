@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -26,6 +27,16 @@ def say(text: str, *, quiet: bool = False) -> None:
 def command_line(words: Sequence[str]) -> str:
     """A command as this system's shell takes it."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+class LogLines(logging.Handler):
+    """Lines of the log on stderr, above the progress bar where one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except Exception:  # noqa: BLE001 - a handler's errors are the logging module's to tell
+            self.handleError(record)
 
 
 class ProgressBar:
