@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from .clock import STEADY, Clock
 from .container import VideoInput, open_container
+from .scan import read_clock
 from .tracks import Track, add_tracks, track_packets
 from .window import Window
 
@@ -42,6 +44,7 @@ class Carried:
     origin: VideoInput | None
     source: InputContainer | None
     window: Window | None
+    clock: Clock
     metadata: dict[str, str]
 
     def add_to(self, out: OutputContainer, suffix: str) -> tuple[list[Track], list[str]]:
@@ -60,11 +63,16 @@ class Carried:
         out.metadata.update(self.metadata)
         return tracks, notes
 
-    def packets(self, tracks: list[Track]) -> Iterator[tuple[float, Packet]]:
-        """(decode time in seconds, packet) of the tracks, on the clock of the output."""
+    def packets(
+        self, tracks: list[Track], notes: list[str] | None = None
+    ) -> Iterator[tuple[float, Packet]]:
+        """(decode time in seconds, packet) of the tracks, on the clock of the output.
+
+        At the end `notes` get a sentence for each track of which packets had to be left out.
+        """
         if self.source is None:
             return iter(())
-        return track_packets(self.source, tracks, self.window)
+        return track_packets(self.source, tracks, self.window, self.clock, notes)
 
 
 @contextmanager
@@ -87,6 +95,7 @@ def open_carried(
             origin=origin,
             source=source,
             window=window,
+            clock=read_clock(origin) if origin is not None else STEADY,
             metadata=kept_metadata({**(source.metadata if source else {}), **(metadata or {})}),
         )
 

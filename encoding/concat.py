@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from av.packet import Packet
 
 PRORES_TAGS = ("apch", "ap4h")
+REDIVIDED = ("pcm", "ac3", "eac3")
+"""Sound whose packets muxers divide otherwise; the one of mp4 drops an (E-)AC-3 frame that is cut off
+at the beginning, and puts short ones together."""
 OnProgress = Callable[[int, int], None]
 """Called with frames done and frames in all; may raise to cancel."""
 
@@ -162,7 +165,7 @@ def _write(
         )
         video = _add_video(out, plan, suffix)
         tracks, notes = carried.add_to(out, suffix)
-        streams = [_video_packets(plan, video, on_progress), carried.packets(tracks)]
+        streams = [_video_packets(plan, video, on_progress), carried.packets(tracks, notes)]
         counts = Counter[int]()
         for _, packet in heapq.merge(*streams, key=itemgetter(0)):
             counts[packet.stream_index] += packet.size > 0  # FLAC ends with a header alone
@@ -171,9 +174,9 @@ def _write(
 
 
 def _countable(track: Track, counts: Counter[int]) -> int | None:
-    """Packets to find in the finished file; None where muxers divide them otherwise."""
+    """Packets to find in the finished file; None where that is for the muxer to say."""
     codec = track.target.codec_context.name if track.target.type == "audio" else "pcm"
-    return None if codec.startswith("pcm") else counts[track.target.index]
+    return None if codec.startswith(REDIVIDED) else counts[track.target.index]
 
 
 def _add_video(out: OutputContainer, plan: _Plan, suffix: str) -> VideoStream:

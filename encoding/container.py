@@ -14,6 +14,7 @@ from av.error import EOFError as EndOfFileError
 from av.error import FFmpegError
 from av.stream import Disposition
 
+from .clock import STEADY, Clock
 from .errors import DecoderError, SourceError
 from .hardware import Hardware, in_software_format
 
@@ -62,17 +63,28 @@ def open_video(
         DecoderError: the GPU does not open.
     """
     with _opened(source, way) as container:
-        for stream in container.streams.video:
-            if Disposition.attached_pic not in stream.disposition:
-                stream.codec_context.thread_type = "NONE" if isinstance(way, Hardware) else way
-                if way != "NONE":
-                    stream.codec_context.options = {"err_detect": "explode"}
-                yield container, stream
-                return
+        stream = pictures(container)
+        if stream is not None:
+            stream.codec_context.thread_type = "NONE" if isinstance(way, Hardware) else way
+            if way != "NONE":
+                stream.codec_context.options = {"err_detect": "explode"}
+            yield container, stream
+            return
         only_audio = "; it holds only sound" if container.streams.audio else ""
         raise SourceError(
             f"{source_name(source)} has no video stream{only_audio}; choose a file with pictures."
         )
+
+
+def pictures(container: InputContainer) -> VideoStream | None:
+    """The first video stream that is not cover art, if there is one."""
+    streams = container.streams.video
+    return next((each for each in streams if not is_cover_art(each)), None)
+
+
+def is_cover_art(stream: Stream) -> bool:
+    """Whether a video stream is one picture beside what is shown."""
+    return Disposition.attached_pic in stream.disposition
 
 
 def _opened(source: VideoInput, way: Way) -> InputContainer:
@@ -137,33 +149,42 @@ def packets(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
 
 
 def decode(
-    container: InputContainer, stream: VideoStream, way: Way = "AUTO"
+    container: InputContainer, stream: VideoStream, way: Way = "AUTO", clock: Clock = STEADY
 ) -> Iterator[av.VideoFrame | None]:
     """Frames from where the container stands to its end; None where a packet was damaged.
 
-    `way` as given to `open_video`. `container.decode` ends for good at the first damaged packet,
-    with the frames behind it.
+    `way` as given to `open_video`; with a `clock` that jumps the container must stand at its
+    beginning. `container.decode` ends for good at the first damaged packet, with the frames behind
+    it.
 
     Raises:
         DecoderError: the GPU fails.
     """
     if isinstance(way, Hardware):
-        return in_software_format(_decode(container, stream, way.context(stream)), way)
-    return _decode(container, stream, _decoder(stream))
+        return in_software_format(_decode(container, stream, way.context(stream), clock), way)
+    return _decode(container, stream, _decoder(stream), clock)
 
 
 def _decode(
-    container: InputContainer, stream: VideoStream, decoder: VideoCodecContext
+    container: InputContainer, stream: VideoStream, decoder: VideoCodecContext, clock: Clock
 ) -> Iterator[av.VideoFrame | None]:
-    for packet in packets(container, stream):
+    for packet in clock.on_it(packets(container, stream), stream):
+        if packet is None:  # what follows knows nothing of what was before
+            yield from _drained(decoder)
+            decoder.flush_buffers()
+            continue
         try:
             yield from decoder.decode(packet)
         except FFmpegError:
             yield None
+    yield from _drained(decoder)
+
+
+def _drained(decoder: VideoCodecContext) -> Iterator[av.VideoFrame | None]:
     try:
         yield from decoder.decode(None)
     except EndOfFileError:
-        return  # flushed already, by the empty packet at the end of an undamaged file
+        return  # it was drained before
     except FFmpegError:
         yield None
 

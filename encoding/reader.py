@@ -81,6 +81,13 @@ class VideoSource(Closable):
         self._count = len(self._scan.ticks)
         self._repeated: set[int] = set()
         self._end: int | None = None
+        for due, found in self._scan.clock.jumps:
+            log.warning(
+                "The clock of %s jumps from %.2f s to %.2f s; what follows is carried on right after.",
+                self.info.name,
+                due,
+                found,
+            )
         if self.info.is_interlaced:
             log.warning(
                 "%s is interlaced; mid frames of moving parts will comb. Deinterlace it first.",
@@ -238,10 +245,11 @@ class VideoSource(Closable):
 
         Seeking lands on a keyframe. What is shown before that keyframe may lack its references
         (open GOP), and an intra refresh shows nothing for a while; so where nothing comes out up
-        to `start`, the keyframe before is tried.
+        to `start`, the keyframe before is tried. Where the clock jumps, seeking would be by times
+        that occur twice: all is decoded from the beginning.
         """
         ticks = self._scan.ticks
-        if self._scan.is_ordered and start > 0:
+        if self._scan.is_ordered and start > 0 and not self._scan.clock.jumps:
             target = ticks[start]
             for _ in range(SEEKS):
                 with open_video(self._source, way) as (container, stream):
@@ -254,7 +262,7 @@ class VideoSource(Closable):
                         return
                     target = min(keyframe, target) - 1
         with open_video(self._source, way) as (container, stream):
-            decoded = decode(container, stream, way)
+            decoded = decode(container, stream, way, self._scan.clock)
             yield from (
                 self._by_pts(decoded, ticks[0]) if self._scan.is_ordered else _by_turn(decoded)
             )

@@ -9,13 +9,18 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from .container import exact, packets
+from av.format import Flags
+
+from .clock import STEADY, Clock, ClockReader
+from .container import VideoInput, exact, open_container, packets, pictures
 from .errors import SourceError
+from .packets import MISSING
 from .timestamps import Timestamps, ascending, timestamps
 
 if TYPE_CHECKING:
     from av import VideoFrame
     from av.container import InputContainer
+    from av.stream import Stream
     from av.video.stream import VideoStream
 
 log = logging.getLogger("tlbvfi.scan")
@@ -38,6 +43,8 @@ class Scan:
     """Whether pts tell which frame a decoded one is; otherwise only its turn does."""
     missing_seconds: Fraction
     """How much shorter than declared the file is."""
+    clock: Clock = STEADY
+    """The clock of the times, where the file's own jumps."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,9 +52,10 @@ class _Packets:
     """Facts gathered while demuxing."""
 
     pts: array[int]
-    without_pts: int = 0
+    """In decoding order; MISSING where a packet has none."""
     is_reordered: bool = False
     end_of_audio: Fraction = Fraction(0)
+    clock: Clock = STEADY
 
 
 def scan(
@@ -78,15 +86,15 @@ def scan(
         exact(stream.guessed_rate),
         exact(stream.base_rate),
     )
-    if found.without_pts or not found.pts or first.pts is None:
+    if MISSING in found.pts or not found.pts or first.pts is None:
         return _numbered(found, base, rates)
     if input_rate is not None:
         raise SourceError(
             "An input rate was given for a file that has timestamps of its own; leave it away."
         )
-    ticks = sorted(found.pts)
+    ticks = sorted(_on_one_clock(found, stream))
     has_invented = bool(stream.codec_context.has_b_frames) and not found.is_reordered
-    is_ordered = len(set(ticks)) == len(ticks) and not has_invented and first.pts in found.pts
+    is_ordered = len(set(ticks)) == len(ticks) and not has_invented and first.pts in ticks
     if is_ordered:
         ticks = [tick for tick in ticks if tick >= first.pts]
     is_stopped = limit is not None and len(found.pts) >= limit
@@ -96,33 +104,81 @@ def scan(
         timestamps=replace(times, count=None) if is_stopped else times,
         ticks=ticks,
         is_ordered=is_ordered,
-        missing_seconds=_missing(container, stream, base, ticks[-1] * base, found.end_of_audio),
+        missing_seconds=(
+            Fraction(0)  # what is declared does not know of jumps
+            if found.clock.jumps
+            else _missing(container, stream, base, ticks[-1] * base, found.end_of_audio)
+        ),
+        clock=found.clock,
     )
+
+
+def read_clock(source: VideoInput) -> Clock:
+    """The one clock of a file, read through for it where its format lets clocks jump.
+
+    Raises:
+        SourceError: the file cannot be opened.
+    """
+    with open_container(source) as container:
+        main = pictures(container) or next(iter(container.streams.audio), None)
+        if main is None or not _may_jump(container):
+            return STEADY
+        watch = ClockReader(main)
+        for packet in packets(container, *_timed_streams(container, main)):
+            watch.see(packet)
+        return watch.clock()
+
+
+def _may_jump(container: InputContainer) -> bool:
+    """Whether clocks that jump are usual in files of this kind (MPEG-TS, MPEG-PS), by FFmpeg's word."""
+    return bool(container.format.flags & Flags.ts_discont.value)
+
+
+def _timed_streams(container: InputContainer, main: Stream) -> list[Stream]:
+    """The streams that tell when the clock jumps; the same for all who ask."""
+    beside = (*container.streams.audio, *container.streams.subtitles)
+    return [main, *(stream for stream in beside if stream.index != main.index)]
 
 
 def _demux(container: InputContainer, stream: VideoStream, limit: int | None) -> _Packets:
     found = _Packets(pts=array("q"))
-    for packet in packets(container, stream, *container.streams.audio):
+    watch = ClockReader(stream) if _may_jump(container) else None
+    for packet in packets(container, *_timed_streams(container, stream)):
+        if watch is not None:
+            watch.see(packet)
         if packet.stream.index != stream.index:
-            base = exact(packet.time_base)
+            base = exact(packet.time_base) if packet.stream.type == "audio" else None
             if packet.pts is not None and base is not None:
                 end = (packet.pts + (packet.duration or 0)) * base
                 found.end_of_audio = max(found.end_of_audio, end)
         elif packet.size and not packet.is_discard:
-            if packet.pts is None:
-                found.without_pts += 1
-            else:
-                found.is_reordered |= bool(found.pts) and packet.pts < found.pts[-1]
-                found.pts.append(packet.pts)
-            if limit is not None and len(found.pts) + found.without_pts >= limit:
+            pts = MISSING if packet.pts is None else packet.pts
+            found.is_reordered |= bool(found.pts) and MISSING < pts < found.pts[-1]
+            found.pts.append(pts)
+            if limit is not None and len(found.pts) >= limit:
                 break
+    found.clock = watch.clock() if watch else STEADY
     return found
+
+
+def _on_one_clock(found: _Packets, stream: VideoStream) -> array[int]:
+    """The pts of the pictures that are used."""
+    if not found.clock.jumps:
+        return found.pts
+    used = array("q")
+    for number, pts in enumerate(found.pts):
+        piece = found.clock.piece(stream, number)
+        if piece is None or pts == MISSING:
+            used.append(pts)
+        elif not piece.leaves_out(pts):
+            used.append(pts + piece.shift)
+    return used
 
 
 def _numbered(found: _Packets, base: Fraction, rates: Iterable[Fraction | None]) -> Scan:
     """Frames at a rate from 0 on, for streams without timestamps."""
     rate = next((rate for rate in rates if rate), Fraction(25))
-    count = len(found.pts) + found.without_pts
+    count = len(found.pts)
     log.warning(
         "The file has no timestamps; its %d packets are taken as frames at %s per second.",
         count,

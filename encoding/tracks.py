@@ -23,6 +23,7 @@ from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
+from .clock import STEADY, Clock
 from .container import VideoInput, open_container
 from .errors import OutputError
 from .sound import SlowSound, UnbrokenSound
@@ -82,6 +83,9 @@ def add_tracks(
     tracks, notes = [], []
     for stream in source.streams:
         if stream.type in ("audio", "subtitle", "attachment"):
+            if isinstance(stream, AudioStream) and not stream.codec_context.channels:
+                notes.append(f"audio stream {stream.index} holds no sound: it is left out.")
+                continue
             if isinstance(stream, AudioStream) and window is not None and window.stretch != 1:
                 tracks.append(_add_slowed(out, stream, suffix, window))
                 continue
@@ -92,30 +96,72 @@ def add_tracks(
 
 
 def track_packets(
-    source: InputContainer, tracks: list[Track], window: Window | None
+    source: InputContainer,
+    tracks: list[Track],
+    window: Window | None,
+    clock: Clock = STEADY,
+    notes: list[str] | None = None,
 ) -> Iterator[tuple[float, Packet]]:
     """(decode time in seconds, packet) of all tracks, in the order of the source.
 
-    With a window only packets that begin inside are kept, on the clock that the window makes.
+    `clock`: that of the source's frames. With a window only packets that begin inside are kept, on
+    the clock that the window makes. What no muxer takes, because it has no time or comes out of
+    order, is left out; at the end `notes` get a sentence for each track of which that is true.
     """
     by_index = {track.source.index: track for track in tracks if track.source.type != "attachment"}
     if not by_index:
         return
+    counts = dict.fromkeys(by_index, 0)
+    orders = {index: _Order() for index in by_index}
     for packet in source.demux([track.source for track in by_index.values()]):
         if packet.size == 0:  # an end, of no stream in particular
             continue
-        track = by_index[packet.stream_index]
+        track, number = by_index[packet.stream_index], counts[packet.stream_index]
+        counts[packet.stream_index] += 1
+        if not clock.moved(packet, number):
+            continue
         if track.is_slowed or _move_into(packet, window):
-            yield from _timed(track, track.convert(packet))
-    for track in by_index.values():
-        yield from _timed(track, track.convert(None))
+            yield from _timed(track, track.convert(packet), orders[packet.stream_index])
+    for index, track in by_index.items():
+        yield from _timed(track, track.convert(None), orders[index])
+        if orders[index].left_out:
+            note = _note_on(track, orders[index].left_out)
+            log.warning("%s", note)
+            if notes is not None:
+                notes.append(note)
 
 
-def _timed(track: Track, packets: Iterable[Packet]) -> Iterator[tuple[float, Packet]]:
+def _note_on(track: Track, left_out: int) -> str:
+    of = f"of {track.source.type} stream {track.source.index}"
+    if left_out == 1:
+        return f"1 packet {of} has no time of its own or comes out of order: it is left out."
+    return f"{left_out} packets {of} have no times of their own or come out of order: they are left out."
+
+
+@dataclass(slots=True)
+class _Order:
+    """What was written of a track."""
+
+    last: Fraction | None = None
+    """Decode time, in seconds."""
+    left_out: int = 0
+
+
+def _timed(
+    track: Track, packets: Iterable[Packet], order: _Order
+) -> Iterator[tuple[float, Packet]]:
+    """(decode time in seconds, packet) of those that a muxer takes."""
+    may_repeat = track.target.type == "subtitle"
     for packet in packets:
         packet.stream = track.target
-        dts = packet.dts if packet.dts is not None else packet.pts
-        yield float((dts or 0) * packet.time_base), packet
+        packet.dts = packet.pts if packet.dts is None else packet.dts
+        seconds, last = (packet.dts or 0) * packet.time_base, order.last
+        is_late = last is not None and (seconds < last or (seconds == last and not may_repeat))
+        if packet.size and (packet.dts is None or is_late):  # FLAC ends with a header alone
+            order.left_out += 1
+            continue
+        order.last = seconds
+        yield float(seconds), packet
 
 
 def _move_into(packet: Packet, window: Window | None) -> bool:

@@ -306,6 +306,26 @@ def test_subtitles_are_copied_or_become_what_the_container_knows(tmp_path, fille
     ]
 
 
+@pytest.mark.parametrize("codec", ["mp2", "ac3"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_sound_of_a_program_stream_cut_at_any_pack_is_copied(
+    tmp_path, filled, sounding, codec, suffix, caplog
+):
+    content = sounding("whole.vob", audio=codec, rate=48000).read_bytes()
+    session, told = filled("h264"), set()
+    for first in range(len(content) // 2048 - 1):
+        source = tmp_path / f"cut{first}.vob"
+        source.write_bytes(content[2048 * first :])
+        result = join(session, tmp_path / f"out{first}{suffix}", source=source)
+        told |= set(result.notes)
+        times = [time for time, _ in payload(result.output)]
+        assert times == sorted(set(times))
+        assert times
+    assert len(told) == len(
+        {note for note in told if "are left out" in note or "is left out" in note}
+    )
+
+
 def test_a_window_takes_the_packets_and_chapters_inside_it(tmp_path, filled, sounding, ffprobe):
     source = sounding("source.mp4", subtitles=False)
     window = Window(start=Fraction("0.25"), end=Fraction("0.75"))

@@ -1,0 +1,221 @@
+"""One clock for a file that has several: recordings put end to end (`cat a.ts b.ts`), clocks set anew.
+
+Where the clock jumps back, what follows is a piece of its own, carried on right after the piece
+before. Which piece a packet belongs to is told by its number in its stream, which is the same for
+everyone who reads the file from its beginning.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.stream import Stream
+
+BACK = 0.1
+"""Seconds that a packet must come too early to be taken for a jump, as in ffmpeg."""
+FORWARD = 3600.0
+"""Seconds that nobody pauses. Demuxers take a clock that was set far back for one that ran over
+(after 2**33 ticks of 1/90000 s), and give times hours ahead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """The packets of one stream in a piece of the file."""
+
+    first: int
+    """Number of the first one in the stream."""
+    shift: int
+    """Ticks from their own clock to the file's one clock."""
+    start: int | None = None
+    """Own pts before which pictures lack what they are made from, and are left out."""
+
+    def leaves_out(self, pts: int) -> bool:
+        """Whether a picture with these own pts is not used."""
+        return self.start is not None and pts < self.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """How the times of packets become those of one clock."""
+
+    pieces: dict[int, tuple[Piece, ...]] = field(default_factory=dict)
+    """Those of each stream, by its index; empty where the clock never jumps."""
+    jumps: tuple[tuple[float, float], ...] = ()
+    """Each jump, as (seconds when a packet was due, its own time)."""
+
+    def piece(self, stream: Stream, number: int) -> Piece | None:
+        """What packet `number` of a stream belongs to; None where the clock never jumps."""
+        pieces = self.pieces.get(stream.index, ())
+        place = bisect_right(pieces, number, key=_first)
+        return pieces[max(0, place - 1)] if pieces else None
+
+    def moved(self, packet: Packet, number: int) -> bool:
+        """Whether packet `number` of its stream is used; its times are moved to the one clock."""
+        piece = self.piece(packet.stream, number)
+        if piece is None:
+            return True
+        if packet.pts is not None:
+            if piece.leaves_out(packet.pts):
+                return False
+            packet.pts += piece.shift
+        if packet.dts is not None:
+            packet.dts += piece.shift
+        return True
+
+    def on_it(self, packets: Iterable[Packet], stream: Stream) -> Iterator[Packet | None]:
+        """The packets of `stream`, from its first, with their times moved; None between pieces."""
+        edges = {piece.first for piece in self.pieces.get(stream.index, ())} - {0}
+        number = 0
+        for packet in packets:
+            if not packet.size:
+                continue
+            if number in edges:
+                yield None
+            if self.moved(packet, number):
+                yield packet
+            number += 1
+
+
+STEADY = Clock()
+"""A clock that never jumps."""
+
+
+def _first(piece: Piece) -> int:
+    return piece.first
+
+
+@dataclass(slots=True)
+class _Span:
+    """Where a piece begins and ends in one stream, on its own clock."""
+
+    start: int
+    end: int
+    base: Fraction
+    has_keyframe: bool = False
+
+
+@dataclass(slots=True)
+class _Follower:
+    """Where one stream stands while the file is read."""
+
+    is_leader: bool
+    """Whether a jump of this stream alone begins a new piece."""
+    count: int = 0
+    due: float | None = None
+    """Seconds at which its next packet is decoded, if the clock goes on."""
+    firsts: list[tuple[int, int]] = field(default_factory=list)
+    """(piece, number of its first packet there), ascending."""
+    spans: dict[int, _Span] = field(default_factory=dict)
+    """By piece."""
+
+
+class ClockReader:
+    """Finds the jumps in the packets of a file, shown to it in the file's order from its beginning.
+
+    clock = ClockReader(main)
+    for packet in packets(container, ...): clock.see(packet)
+    clock.clock()
+
+    Where streams of two pieces are interleaved, a packet belongs to the piece whose time is nearer.
+    """
+
+    def __init__(self, main: Stream) -> None:
+        """`main`: the stream that pieces follow each other by, without a gap."""
+        self._main = main
+        self._followers: dict[int, _Follower] = {}
+        self._now: list[float] = [0.0]
+        """Seconds that the newest packet of each piece has, on its own clock."""
+        self._jumps: list[tuple[float, float]] = []
+
+    def see(self, packet: Packet) -> None:
+        """Take note of the next packet; empty ones do not count."""
+        if not packet.size:
+            return
+        stream = packet.stream
+        follower = self._followers.get(stream.index)
+        if follower is None:
+            follower = _Follower(is_leader=stream.type in ("video", "audio"))
+            self._followers[stream.index] = follower
+        time = packet.dts if packet.dts is not None else packet.pts
+        if time is not None:
+            seconds = time * float(packet.time_base)
+            self._place(follower, seconds)
+            follower.due = seconds + (packet.duration or 0) * float(packet.time_base)
+            self._measure(follower, packet)
+        follower.count += 1
+
+    def clock(self) -> Clock:
+        """The one clock, by what was seen."""
+        if not self._jumps:
+            return STEADY
+        shifts = self._shifts()
+        pieces = {
+            index: tuple(_piece(follower, *place, shifts) for place in follower.firsts)
+            for index, follower in self._followers.items()
+        }
+        return Clock(pieces=pieces, jumps=tuple(self._jumps))
+
+    def _place(self, follower: _Follower, seconds: float) -> None:
+        """Find the piece of a packet, which may begin with it."""
+        newest, due = len(self._now) - 1, follower.due
+        piece = follower.firsts[-1][0] if follower.firsts else None
+        if piece is None or due is None:
+            piece = newest
+        elif piece < newest:
+            if abs(seconds - self._now[newest]) < abs(seconds - due):
+                piece = newest
+        elif follower.is_leader and not -BACK < seconds - due < FORWARD:
+            self._jumps.append((due, seconds))
+            self._now.append(seconds)
+            piece = newest + 1
+        self._now[piece] = seconds
+        if not follower.firsts or follower.firsts[-1][0] != piece:
+            follower.firsts.append((piece, follower.count))
+
+    def _measure(self, follower: _Follower, packet: Packet) -> None:
+        time = packet.pts if packet.pts is not None else packet.dts
+        assert time is not None  # `see` looked
+        end, piece = time + (packet.duration or 0), follower.firsts[-1][0]
+        span = follower.spans.get(piece)
+        is_keyframe = packet.is_keyframe and packet.stream.type == "video"
+        if span is None or (is_keyframe and not span.has_keyframe):
+            base = Fraction(packet.time_base.numerator, packet.time_base.denominator)
+            follower.spans[piece] = _Span(time, end, base, is_keyframe)
+        else:
+            span.start = span.start if span.has_keyframe else min(span.start, time)
+            span.end = max(span.end, end)
+
+    def _shifts(self) -> list[Fraction]:
+        """Seconds from the clock of each piece to the one clock, which is that of the first."""
+        shifts, end = [], None
+        for piece in range(len(self._now)):
+            start, stop = self._extent(piece)
+            shifts.append(Fraction(0) if end is None else end - start)
+            end = stop + shifts[-1]
+        return shifts
+
+    def _extent(self, piece: int) -> tuple[Fraction, Fraction]:
+        """Seconds in which a piece has its main stream, or else any."""
+        main = self._followers.get(self._main.index)
+        if main is not None and piece in main.spans:
+            spans = [main.spans[piece]]
+        else:
+            spans = [f.spans[piece] for f in self._followers.values() if piece in f.spans]
+        starts, ends = zip(*((s.start * s.base, s.end * s.base) for s in spans), strict=True)
+        return min(starts), max(ends)
+
+
+def _piece(follower: _Follower, number: int, first: int, shifts: list[Fraction]) -> Piece:
+    span = follower.spans[number]
+    is_cut = span.has_keyframe and number > 0
+    return Piece(
+        first=first,
+        shift=round(shifts[number] / span.base),
+        start=span.start if is_cut else None,
+    )
