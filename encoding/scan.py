@@ -15,7 +15,7 @@ from .clock import STEADY, Clock, ClockReader
 from .container import VideoInput, exact, open_container, packets, pictures
 from .errors import SourceError
 from .packets import MISSING
-from .timestamps import Timestamps, ascending, timestamps
+from .timestamps import Timestamps, ascending, filled, timestamps
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -86,17 +86,20 @@ def scan(
         exact(stream.guessed_rate),
         exact(stream.base_rate),
     )
-    if MISSING in found.pts or not found.pts or first.pts is None:
+    without = found.pts.count(MISSING)
+    if without == len(found.pts):
         return _numbered(found, base, rates)
     if input_rate is not None:
         raise SourceError(
             "An input rate was given for a file that has timestamps of its own; leave it away."
         )
-    ticks = sorted(_on_one_clock(found, stream))
+    shown = _on_one_clock(found, stream)
+    ticks = _with_missing(shown, base, rates) if without else sorted(shown)
     has_invented = bool(stream.codec_context.has_b_frames) and not found.is_reordered
-    is_ordered = len(set(ticks)) == len(ticks) and not has_invented and first.pts in ticks
-    if is_ordered:
-        ticks = [tick for tick in ticks if tick >= first.pts]
+    is_known = not has_invented and first.pts in ticks
+    is_ordered = is_known and not without and len(set(ticks)) == len(ticks)
+    if is_known:
+        ticks = [tick for tick in ticks if tick >= (first.pts or 0)]
     is_stopped = limit is not None and len(found.pts) >= limit
     ticks = array("q", ascending(ticks[:-REORDER] if is_stopped else ticks))
     times = timestamps(ticks, base, rates)
@@ -177,8 +180,7 @@ def _on_one_clock(found: _Packets, stream: VideoStream) -> array[int]:
 
 def _numbered(found: _Packets, base: Fraction, rates: Iterable[Fraction | None]) -> Scan:
     """Frames at a rate from 0 on, for streams without timestamps."""
-    rate = next((rate for rate in rates if rate), Fraction(25))
-    count = len(found.pts)
+    rate, count = _first_of(rates), len(found.pts)
     log.warning(
         "The file has no timestamps; its %d packets are taken as frames at %s per second.",
         count,
@@ -190,6 +192,23 @@ def _numbered(found: _Packets, base: Fraction, rates: Iterable[Fraction | None])
         is_ordered=False,
         missing_seconds=Fraction(0),
     )
+
+
+def _with_missing(
+    pts: Sequence[int], base: Fraction, rates: Iterable[Fraction | None]
+) -> list[int]:
+    """All times, ascending, where only some packets have one."""
+    log.warning(
+        "%d of the %d packets have no timestamps; their frames are shown evenly between the others.",
+        sum(tick == MISSING for tick in pts),
+        len(pts),
+    )
+    known = [None if tick == MISSING else tick for tick in pts]
+    return filled(known, 1 / (_first_of(rates) * base))
+
+
+def _first_of(rates: Iterable[Fraction | None]) -> Fraction:
+    return next((rate for rate in rates if rate), Fraction(25))
 
 
 def _missing(

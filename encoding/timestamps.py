@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,28 @@ def ascending(ticks: Iterable[int]) -> Iterator[int]:
     for tick in ticks:
         last = tick if last is None else max(tick, last + 1)
         yield last
+
+
+def filled(ticks: Sequence[int | None], step: Fraction) -> list[int]:
+    """Ascending times of pictures given in decoding order, of which some have none.
+
+    These are shown in their turn, evenly between the others, and `step` ticks apart at the ends. At
+    least one must have a time.
+    """
+    turns, without = {}, 0
+    for number, tick in enumerate(ticks):
+        turns[number] = without
+        without += tick is None
+    known = sorted((tick, turns[number]) for number, tick in enumerate(ticks) if tick is not None)
+    places: list[tuple[int, int]] = []
+    for rank, (tick, turn) in enumerate(known):
+        places.append((max(places[-1][0] + 1 if places else 0, rank + turn), tick))
+    (first, begin), (last, end) = places[0], places[-1]
+    times = [begin - round((first - place) * step) for place in range(first)]
+    for (place, tick), (after, later) in pairwise(places):
+        gap = Fraction(later - tick, after - place)
+        times += [tick + round(number * gap) for number in range(after - place)]
+    return times + [end + round(number * step) for number in range(len(ticks) - last)]
 
 
 def _candidates(declared: Sequence[Fraction], average: Fraction) -> Iterator[Fraction]:

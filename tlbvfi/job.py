@@ -257,11 +257,15 @@ def _is_done(session: Session, output: Path, final: Final) -> bool:
 
 
 def used_window(manifest: Manifest) -> Window | None:
-    """The part of the source's clock a job covers; None where that is all of it, unstretched."""
+    """The part of the source's clock a job covers; None where that is all of it, unstretched.
+
+    What is before 0 on that clock would be hidden by an edit list, so the output's begins there.
+    """
     settings = manifest.settings
     is_stretched = settings.get("slowmo_sound") == "stretch"
     stretch = Fraction(settings["slowmo"] if is_stretched else 1)
-    if settings.get("start") is None and settings.get("end") is None and stretch == 1:
+    is_whole = settings.get("start") is None and settings.get("end") is None
+    if is_whole and stretch == 1 and manifest.start >= 0:
         return None
     end = settings.get("end_time")
     return Window(start=manifest.start, end=None if end is None else Fraction(end), stretch=stretch)

@@ -155,6 +155,33 @@ def test_a_raw_stream_takes_the_rate_it_is_given(clip):
         ]
 
 
+def test_frames_before_the_zero_of_matroska_keep_their_distance_to_the_sound(
+    tmp_path, clip, samples, caplog
+):
+    given = clip("a.mp4", frames=30, rate=Fraction(24))
+    path = tmp_path / "early.mkv"
+    with (
+        av.open(str(given)) as source,
+        av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as output,
+    ):
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.pts -= round(1 / packet.time_base)
+                packet.dts -= round(1 / packet.time_base)
+                packet.stream = stream
+                output.mux(packet)
+    whole = everything(VideoSource(given), samples)
+    with VideoSource(path) as source:
+        # FFmpeg's reader gives no times below 0; players show them at the right distance
+        assert "24 of the 30 packets have no timestamps" in caplog.text
+        shown = everything(source, samples)
+        assert source.info.start == -1
+        assert [picture for _, _, picture in shown] == [picture for _, _, picture in whole]
+        assert [time for _, time, _ in shown] == [Fraction(i, 24) - 1 for i in range(30)]
+        assert everything(source, samples, 20) == shown[20:]
+
+
 def test_a_rate_for_a_file_that_has_one_is_refused(clip):
     with pytest.raises(SourceError, match="timestamps of its own"):
         open_source(clip("a.mp4", frames=4), input_rate=Fraction(30))

@@ -4,7 +4,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from comfyui_tlbvfi.encoding.timestamps import Timestamps, ascending, timestamps
+from comfyui_tlbvfi.encoding.timestamps import Timestamps, ascending, filled, timestamps
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -101,3 +101,26 @@ def test_equal_ticks_are_moved_apart_and_others_stay(ticks):
     assert all(new >= old for new, old in zip(moved, ticks, strict=True))
     if len(set(ticks)) == len(ticks):
         assert moved == ticks
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ([None, None, 0, 120, 40, 80], [-80, -40, 0, 40, 80, 120]),
+        ([0, None, None, 120], [0, 40, 80, 120]),
+        ([0, 120, None, None, None], [0, 120, 160, 200, 240]),
+        ([None, 80, 0, None, 1000], [-40, 0, 80, 540, 1000]),
+        ([5], [5]),
+    ],
+)
+def test_pictures_without_a_time_are_shown_evenly_between_the_others(given, shown):
+    assert filled(given, Fraction(40)) == shown
+
+
+@given(st.lists(st.none() | st.integers(-1000, 1000), max_size=40), st.integers(-1000, 1000))
+def test_no_picture_and_no_known_time_is_lost_by_filling(given, known):
+    given = [*given, known]
+    found = filled(given, Fraction(40))
+    assert len(found) == len(given)
+    assert found == sorted(found)
+    assert {tick for tick in given if tick is not None} <= set(found)

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import pairwise
 
+import av
 import pytest
 from comfyui_tlbvfi.encoding.errors import (
     OutputError,
@@ -244,3 +245,28 @@ def test_progress_counts_every_frame_and_knows_the_total(clip, run, tmp_path):
     assert [event.frames_done for event in frames] == list(range(1, 40))
     assert {event.frames_total for event in frames} == {39}
     assert frames[-1].seconds_left == 0
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_frames_before_zero_are_in_the_output(clip, run, pictures, times, tmp_path, suffix):
+    path = tmp_path / "early.mkv"
+    whole = clip(tmp_path / "in.mp4", 50, rate=Fraction(25), sound=True)
+    with (
+        av.open(str(whole)) as source,
+        av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as output,
+    ):
+        streams = [output.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.size:
+                packet.pts -= round(1 / packet.time_base)
+                packet.dts -= round(1 / packet.time_base)
+                packet.stream = streams[packet.stream_index]
+                output.mux(packet)
+    result = run(path, f"out{suffix}", times=1, codec="h264-lossless")
+    assert pictures(result.output)[::2] == pictures(whole)
+    assert times(result.output)[0] == 0
+    with av.open(str(result.output)) as container:
+        heard = [p.pts * p.time_base for p in container.demux(audio=0) if p.size]
+    assert abs(heard[0]) < Fraction(1, 40)
+    assert heard[-1] == pytest.approx(2, abs=0.05)
+    assert run(path, f"out{suffix}", times=1, codec="h264-lossless").was_done
