@@ -69,6 +69,8 @@ class Profile:
     """Sizes must be multiples of the chroma subsampling."""
     is_intra: bool = False
     is_lossless: bool = False
+    is_limited: bool = False
+    """YUV is read as limited range, whatever a file says."""
     twin: str = ""
     """Profile in software that makes the same kind of stream."""
 
@@ -195,6 +197,7 @@ _PRORES = Profile(
     containers=(".mov", ".mkv"),
     pix_fmts={"yuv422p10le": {"profile": "hq"}, **_INTRA_444},
     is_intra=True,
+    is_limited=True,
 )
 _EXR = Profile(
     name="exr",

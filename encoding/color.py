@@ -165,21 +165,26 @@ def from_rgb(rgb: FloatPlane, pix_fmt: str, tags: ColorTags) -> av.VideoFrame:
     return picture
 
 
-def convert(picture: av.VideoFrame, pix_fmt: str, tags: ColorTags) -> av.VideoFrame:
+def convert(
+    picture: av.VideoFrame, pix_fmt: str, tags: ColorTags, written: ColorTags | None = None
+) -> av.VideoFrame:
     """The picture in another pixel format; the same object where it has that format already.
 
-    YUV stays YUV, with its matrix and range, and is rounded once; other depths of the same
+    `tags` are those of the picture; `written` those of the result, where they differ in range.
+    YUV stays YUV, with its matrix, and is rounded once; other depths of the same
     subsampling keep each value exactly where the new depth can hold it. RGB layouts of equal
     depth are repacked exactly. Integer samples of a lower depth are rounded, never truncated.
     """
-    if picture.format.name == pix_fmt:
-        return picture
     source, target = pixel_layout(picture.format.name), pixel_layout(pix_fmt)
-    if "rgb" in (source.family, target.family):
-        converted = from_rgb(to_rgb(picture, tags), pix_fmt, tags)
+    has_rgb = "rgb" in (source.family, target.family)
+    written = written or tags
+    if picture.format.name == pix_fmt and (has_rgb or written.range == tags.range):
+        return picture
+    if has_rgb:
+        converted = from_rgb(to_rgb(picture, tags), pix_fmt, written)
     else:
-        converted = _blank(picture.width, picture.height, pix_fmt, tags)
-        _yuv_to_yuv(unpacked(picture), source, tags, converted, target)
+        converted = _blank(picture.width, picture.height, pix_fmt, written)
+        _yuv_to_yuv(unpacked(picture), source, tags, converted, target, written)
     converted.pts = picture.pts
     if picture.time_base is not None:
         converted.time_base = picture.time_base
@@ -368,10 +373,11 @@ def _yuv_to_yuv(
     tags: ColorTags,
     converted: av.VideoFrame,
     target: PixelLayout,
+    written: ColorTags,
 ) -> None:
     given, wanted = channel_views(picture), channel_views(converted)
     for channel in range(3 if target.family == "yuv" else 1):
-        code = _code(target, tags, channel)
+        code = _code(target, written, channel)
         if channel and source.family == "gray":
             wanted[channel][...] = int(code[1]) << target.shift
             continue

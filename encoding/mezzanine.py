@@ -23,7 +23,7 @@ from .frame import ColorTags
 from .layout import pixel_layout
 from .manifest import Manifest, differences
 from .packets import CHUNK, open_video
-from .profiles import Encoder
+from .profiles import Encoder, written_tags
 from .progress import ChunkRecord
 from .session import Session
 from .timetable import timetable
@@ -136,7 +136,12 @@ def _encode_chunk(
     frames = decoded_frames(session, numbers.start)
     with closing(frames), final.new_chunk(index) as chunk:
         for number, picture in zip(numbers, frames, strict=False):
-            converted = convert(picture, manifest.encoder.pix_fmt, manifest.stream.color)
+            converted = convert(
+                picture,
+                manifest.encoder.pix_fmt,
+                session.manifest.stream.color,
+                manifest.stream.color,
+            )
             chunk.write(converted, times[number])
             tell(number + 1, len(times))
         pairs = numbers.start, numbers.stop
@@ -151,7 +156,7 @@ def _final_manifest(session: Session, encoder: Encoder, records: list[ChunkRecor
     sums = "".join(record.sha256 for record in records)
     source = {"session": session.id, "chunks": hashlib.sha256(sums.encode()).hexdigest()}
     manifest = session.manifest
-    color = _final_color(manifest.stream.color, manifest.encoder.pix_fmt, encoder.pix_fmt)
+    color = _final_color(manifest.stream.color, manifest.encoder.pix_fmt, encoder)
     return replace(
         manifest,
         source=source,
@@ -162,10 +167,10 @@ def _final_manifest(session: Session, encoder: Encoder, records: list[ChunkRecor
     )
 
 
-def _final_color(color: ColorTags, source: str, target: str) -> ColorTags:
-    """RGB becomes what it becomes everywhere; YUV keeps its tags."""
-    was_rgb, is_rgb = (pixel_layout(name).family == "rgb" for name in (source, target))
-    return yuv_of_rgb(color) if was_rgb and not is_rgb else color
+def _final_color(color: ColorTags, source: str, encoder: Encoder) -> ColorTags:
+    """RGB becomes what it becomes everywhere; YUV keeps its tags, as far as the file can say them."""
+    was_rgb = pixel_layout(source).family == "rgb"
+    return written_tags(yuv_of_rgb(color) if was_rgb else color, encoder)
 
 
 def _chunk_frames(session: Session, record: ChunkRecord) -> Generator[VideoFrame, None, None]:

@@ -21,11 +21,16 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from .catalog import PROFILES, Options, Profile
+from .color import FULL, LIMITED, stream_tags
 from .errors import EncoderError
+from .frame import ColorTags
 from .layout import pixel_layout
 from .pix_fmt import choose_pix_fmt, loss, loss_words
 
 log = logging.getLogger("tlbvfi.profiles")
+
+WITHOUT_RANGE = (".nut", ".avi")
+"""Containers that say nothing of the range; neither do the codecs that we put into them."""
 
 
 class Picture(Protocol):
@@ -133,6 +138,24 @@ def resolve_encoder(
     if settings.pix_fmt is None:
         _tell_losses(encoder, picture)
     return encoder
+
+
+def written_tags(tags: ColorTags, encoder: Encoder) -> ColorTags:
+    """The tags to write for frames of such colors: limited range where a file cannot say full.
+
+    Readers take what is not said for limited, and would clip blacks and whites.
+    """
+    is_told = not find_profile(encoder.profile).is_limited and encoder.suffix not in WITHOUT_RANGE
+    if not is_told and tags.range == FULL and pixel_layout(encoder.pix_fmt).family == "yuv":
+        tags = replace(tags, range=LIMITED)
+        if encoder.is_lossless:
+            log.warning(
+                "%s in %s cannot say that its range is full: it becomes limited, which rounds. "
+                "Choose ffv1 in .mkv to keep every value.",
+                encoder.profile,
+                encoder.suffix,
+            )
+    return stream_tags(tags, encoder.pix_fmt)
 
 
 def available_encoders() -> list[EncoderStatus]:

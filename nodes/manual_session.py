@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..encoding.color import from_rgb, resolve, stream_tags
+from ..encoding.color import from_rgb, resolve
 from ..encoding.manifest import Manifest
 from ..encoding.probe import VideoInfo, probe
-from ..encoding.profiles import EncoderSettings, resolve_encoder
+from ..encoding.profiles import EncoderSettings, resolve_encoder, written_tags
 from ..encoding.progress import ChunkRecord
 from ..encoding.session import Session
 from ..encoding.source import open_source
@@ -89,7 +89,7 @@ def save_chunk(
     require_own(root, session_id, manifest)
     session = Session.start(root, session_id, manifest)
     session.note_origin({"sound": None if settings.sound is None else str(settings.sound)})
-    tags = resolve(settings.info)
+    tags = manifest.stream.color
     with session.locked(), session.new_chunk(index) as chunk:
         for n, image in enumerate(frames):
             chunk.write(from_rgb(as_frame(image).numpy(), manifest.encoder.pix_fmt, tags), n)
@@ -115,6 +115,6 @@ def _manifest(settings: ChunkSettings, progress: NodeProgress) -> Manifest:
             height=info.height,
             time_base=1 / settings.rate,
             rate=settings.rate,
-            color=stream_tags(resolve(info), encoder.pix_fmt),
+            color=written_tags(resolve(info), encoder),
         ),
     )

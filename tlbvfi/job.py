@@ -457,11 +457,11 @@ def _note(notes: dict[str, list[int]], frame: OutputFrame[VideoFrame]) -> None:
 
 def output_picture(frame: OutputFrame[VideoFrame], plan: Plan) -> VideoFrame:
     """What goes to the encoder: a source frame as it was decoded, a mid frame rounded once."""
-    pix_fmt = plan.manifest.encoder.pix_fmt
+    pix_fmt, written = plan.manifest.encoder.pix_fmt, plan.manifest.stream.color
     if frame.source is not None:
-        return convert(frame.source.picture, pix_fmt, plan.tags)
+        return convert(frame.source.picture, pix_fmt, plan.tags, written)
     assert frame.image is not None  # an output frame is one or the other
-    return from_rgb(frame.image.numpy(), pix_fmt, plan.tags)
+    return from_rgb(frame.image.numpy(), pix_fmt, written)
 
 
 def _refuse_the_source(destination: Destination) -> None:

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
-from ..encoding.color import resolve, stream_tags
+from ..encoding.color import resolve
 from ..encoding.container import VideoInput
 from ..encoding.delivery import Final, plan_route
 from ..encoding.errors import SourceError
 from ..encoding.frame import ColorTags
 from ..encoding.layout import pixel_layout
 from ..encoding.manifest import Manifest
+from ..encoding.profiles import written_tags
 from ..encoding.reader import file_identity
 from ..encoding.session import ChunkRecord
 from ..encoding.source import Source
@@ -47,7 +48,7 @@ class Plan:
     channels: int
     """4 where the source has alpha and the encoder keeps it, else 3."""
     tags: ColorTags
-    """What the source's colors mean, and so the output's."""
+    """What the source's colors mean."""
     pairs_per_chunk: int | None
     """None where the size of a chunk decides."""
     bytes_per_chunk: int | None
@@ -124,7 +125,7 @@ def make_plan(
         height=info.height,
         time_base=storable_tick(timeline.step(tick * config.slowmo)),
         rate=rate,
-        color=stream_tags(tags, encoder.pix_fmt),
+        color=written_tags(tags, encoder),
         sample_aspect_ratio=info.sample_aspect_ratio,
         rotation=info.rotation,
         mastering=info.mastering,

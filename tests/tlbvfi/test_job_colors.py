@@ -106,3 +106,63 @@ def test_tags_are_written_and_right_by_ffprobe(run, tmp_path, tags, lines, expec
         0
     ]
     assert tuple(stream.get(field, "unknown") for field in fields) == expected
+
+
+def ramp(path):
+    """A clip of every gray from black to white, full range, in a file that says so."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 256, 128, "yuvj420p"
+        stream.options = {"qp": "0"}
+        context = stream.codec_context
+        context.color_primaries, context.color_trc = 1, 1
+        context.colorspace, context.color_range = 1, 2
+        for number in range(3):
+            picture = av.VideoFrame(256, 128, "yuvj420p")
+            for plane in picture.planes:
+                row = np.full(plane.line_size, 128, np.uint8)
+                if plane.width == 256:
+                    row[:256] = np.arange(256)
+                plane.update(np.tile(row, plane.height).tobytes())
+            picture.pts = number
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+    return path
+
+
+def grays(path):
+    """[256] the ramp as a reader understands the file, in [0, 1]."""
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        frames = list(container.decode(video=0))
+        picture = frames[len(frames) // 2]
+        bits = picture.format.components[0].bits
+        scale = 2 ** (bits - 8)
+        values = _plane(picture, 0, bits)[16] / scale
+        is_full = context.color_range == 2
+        return values * scale / (2**bits - 1) if is_full else (values - 16) / 219
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("out.mov", {"codec": "prores"}),
+        ("out.mkv", {"codec": "prores"}),
+        ("out.mov", {"codec": "prores_4444"}),
+        ("out.mov", {"codec": "dnxhr"}),
+        ("out.avi", {"codec": "utvideo"}),
+        ("out.nut", {"codec": "ffv1"}),
+        ("out.mp4", {"codec": "h264", "crf": 1}),
+        ("final.mov", {"codec": "prores", "mezzanine": "ffv1"}),
+        ("final.mp4", {"codec": "h264", "crf": 1, "mezzanine": "prores"}),
+    ],
+)
+def test_blacks_and_whites_of_full_range_survive_where_files_cannot_say_it(
+    run, tmp_path, name, options
+):
+    from comfyui_tlbvfi.encoding.profiles import EncoderSettings
+
+    if "mezzanine" in options:
+        options = {**options, "mezzanine": EncoderSettings(codec=options["mezzanine"])}
+    result = run(ramp(tmp_path / "in.mp4"), name, **options)
+    assert np.abs(grays(result.output) - np.arange(256) / 255).max() < 1.2 / 255
