@@ -222,7 +222,9 @@ def _undecodable(path: Path, frames: int, options: dict[str, str] | None = None)
     try:
         with open_video(path, options) as container:
             container.streams.video[0].thread_type = "AUTO"
-            for _ in container.decode(video=0):
+            for picture in container.decode(video=0):
+                if picture.is_corrupt:  # the decoder made up what is missing in it
+                    return f"{path.name} is damaged in frame {count}"
                 count += 1
     except VerificationError as error:
         return f"{path.name} fails after frame {count} ({error})"

@@ -100,6 +100,26 @@ def test_damaged_pictures_are_found_by_decoding_only(tmp_path, filled):
     assert failed(verify_file(output, expected_output(session), deep=True)) == ["pictures"]
 
 
+def test_pictures_that_decode_with_their_damage_concealed_are_found(tmp_path, filled):
+    output = tmp_path / "out.mp4"
+    join(filled("h264", frames=12), output)
+    with av.open(str(output)) as container:
+        places = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    content, told = output.read_bytes(), []
+    for begin, size in places:
+        middle = begin + size // 2
+        damaged = content[:middle] + bytes(size // 4) + content[middle + size // 4 :]
+        output.write_bytes(damaged)
+        told += [check.what for check in verify_file(output, deep=True).checks if not check.ok]
+    assert any("out.mp4 is damaged in frame" in what for what in told), told
+
+
+@pytest.mark.parametrize("params", ["open-gop=1:keyint=9", "intra-refresh=1:keyint=12"])
+def test_whole_files_of_any_kind_of_gop_have_good_pictures(clip, params):
+    options = {"preset": "ultrafast", "bf": "3", "x264-params": params}
+    assert verify_file(clip("a.mp4", frames=40, options=options), deep=True).ok
+
+
 def test_times_off_the_plan_are_told_with_the_frame(tmp_path, filled, stream):
     output = tmp_path / "out.mp4"
     join(filled("h264"), output)
