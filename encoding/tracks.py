@@ -301,7 +301,9 @@ def _encoded_text(out: OutputContainer, stream: SubtitleStream, codec: str) -> T
         found = stream.decode2(packet) if packet is not None else None
         for line in found or ():
             if isinstance(line, AssSubtitle) and packet is not None:
-                yield _encoded_line(target, line, packet)
+                made = _encoded_line(target, line, packet)
+                if made.size:  # players lose the cluster after an empty block of WebVTT
+                    yield made
 
     return Track(source=stream, target=_labeled(target, stream), convert=convert)
 

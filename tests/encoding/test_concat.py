@@ -326,6 +326,36 @@ def test_sound_of_a_program_stream_cut_at_any_pack_is_copied(
     )
 
 
+ASS = """[Script Info]
+ScriptType: v4.00+
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize
+Style: Default,Arial,20
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+Dialogue: 0,0:00:00.10,0:00:00.30,Default,,0,0,0,,Hello
+Dialogue: 0,0:00:00.40,0:00:00.60,Default,,0,0,0,,
+Dialogue: 0,0:00:00.70,0:00:00.90,Default,,0,0,0,,World
+"""
+
+
+def test_empty_lines_of_subtitles_make_no_empty_block(tmp_path, filled, ffprobe):
+    (tmp_path / "lines.ass").write_text(ASS)
+    source = tmp_path / "source.mkv"
+    with av.open(str(tmp_path / "lines.ass")) as lines, av.open(str(source), "w") as out:
+        text = out.add_stream_from_template(lines.streams.subtitles[0])
+        for packet in lines.demux():
+            if packet.size:
+                packet.stream = text
+                out.mux(packet)
+    output = tmp_path / "out.webm"
+    join(filled("vp9"), output, source=source)
+    found = ffprobe(output, "-show_packets", "-select_streams", "s")["packets"]
+    assert [(p["pts_time"], int(p["size"])) for p in found] == [("0.100000", 5), ("0.700000", 5)]
+
+
 def test_a_window_takes_the_packets_and_chapters_inside_it(tmp_path, filled, sounding, ffprobe):
     source = sounding("source.mp4", subtitles=False)
     window = Window(start=Fraction("0.25"), end=Fraction("0.75"))
