@@ -8,6 +8,7 @@ with open_carried(Path("clip.mp4")) as carried, av.open("out.mp4", "w") as out:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .clock import STEADY, Clock
-from .container import VideoInput, open_container
+from .container import VideoInput, exact, open_container, pictures
 from .scan import read_clock
+from .timecode import moved_timecode
 from .tracks import Track, add_tracks, track_packets
 from .window import Window
 
@@ -25,8 +27,12 @@ if TYPE_CHECKING:
     from av.container.core import Chapter
     from av.packet import Packet
 
+log = logging.getLogger("tlbvfi.carried")
+
 EXACT = (".mp4", ".mov")
 """Containers that hold any time exactly."""
+TIMECODE = (*EXACT, ".mkv")
+"""Containers whose muxer keeps the timecode of a stream; in .mp4 and .mov it becomes a track."""
 FINEST_TIMESCALE = 10_000
 # Written by muxers about the file they make: untrue of another file.
 MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
@@ -47,10 +53,13 @@ class Carried:
     clock: Clock
     metadata: dict[str, str]
 
-    def add_to(self, out: OutputContainer, suffix: str) -> tuple[list[Track], list[str]]:
-        """Add streams, chapters and metadata to `out`, whose header is not yet written.
+    def add_to(
+        self, out: OutputContainer, suffix: str, rate: Fraction | None = None
+    ) -> tuple[list[Track], list[str]]:
+        """Add streams, chapters, timecode and metadata to `out`, whose header is not yet written.
 
-        The tracks, for `packets`, and a note on each that could not be carried as it is.
+        `rate`: frames per second of its picture, None where they vary. The tracks, for `packets`,
+        and a note on each thing that could not be carried as it is.
 
         Raises:
             OutputError: the container holds the sound neither copied nor converted.
@@ -59,9 +68,30 @@ class Carried:
         notes: list[str] = []
         if self.source is not None and self.origin is not None:
             tracks, notes = add_tracks(out, self.source, self.origin, suffix, self.window)
+            notes += self._add_timecode(out, suffix, rate)
             out.set_chapters(_chapters(self.source, self.window))
         out.metadata.update(self.metadata)
         return tracks, notes
+
+    def _add_timecode(self, out: OutputContainer, suffix: str, rate: Fraction | None) -> list[str]:
+        """Name the first frame as the source does, where there is a name; a note where none fits."""
+        assert self.source is not None
+        picture = pictures(self.source)
+        label, own = _timecode(self.source), exact(picture.average_rate) if picture else None
+        if label is None or picture is None:
+            return []
+        moved = None
+        if suffix in TIMECODE and own and rate:
+            start = (picture.start_time or 0) * (exact(picture.time_base) or 0)
+            cut = self.window.start - start if self.window else Fraction(0)
+            is_slow = self.window is not None and self.window.stretch != 1
+            moved = None if is_slow else moved_timecode(label, own, rate, cut)
+        if moved is None:
+            note = f"The timecode {label} fits no frame of this output: it is left out."
+            log.warning("%s", note)
+            return [note]
+        out.streams.video[0].metadata["timecode"] = moved
+        return []
 
     def packets(
         self, tracks: list[Track], notes: list[str] | None = None
@@ -73,6 +103,12 @@ class Carried:
         if self.source is None:
             return iter(())
         return track_packets(self.source, tracks, self.window, self.clock, notes)
+
+
+def _timecode(source: InputContainer) -> str | None:
+    """The label of the first frame, which is told by the file, its picture or a track of its own."""
+    tags = (tag for each in (*source.streams, source) for tag in each.metadata.items())
+    return next((label for key, label in tags if key.lower() == "timecode"), None)
 
 
 @contextmanager

@@ -164,7 +164,9 @@ def _write(
             av.open(file_url(path), "w", MUXERS[suffix], container_options=options)
         )
         video = _add_video(out, plan, suffix)
-        tracks, notes = carried.add_to(out, suffix)
+        manifest = plan.session.manifest
+        rate = None if manifest.is_vfr else manifest.stream.rate
+        tracks, notes = carried.add_to(out, suffix, rate)
         streams = [_video_packets(plan, video, on_progress), carried.packets(tracks, notes)]
         counts = Counter[int]()
         for _, packet in heapq.merge(*streams, key=itemgetter(0)):

@@ -24,7 +24,7 @@ from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from .clock import STEADY, Clock
-from .container import VideoInput, open_container
+from .container import VideoInput, is_cover_art, open_container, pictures
 from .errors import OutputError
 from .sound import SlowSound, UnbrokenSound
 from .window import Window
@@ -80,7 +80,7 @@ def add_tracks(
     Raises:
         OutputError: the container holds the sound neither copied nor converted.
     """
-    tracks, notes = [], []
+    tracks, notes = [], _notes_on_pictures(source)
     for stream in source.streams:
         if stream.type in ("audio", "subtitle", "attachment"):
             if isinstance(stream, AudioStream) and not stream.codec_context.channels:
@@ -93,6 +93,17 @@ def add_tracks(
             tracks += [track] if track else []
             notes += [note] if note else []
     return tracks, notes
+
+
+def _notes_on_pictures(source: InputContainer) -> list[str]:
+    """A note on each video stream that is not the one frames are read from."""
+    shown = pictures(source)
+    return [
+        f"{'cover art' if is_cover_art(stream) else 'another video'} (stream {stream.index}, "
+        f"{_codec_name(stream)}) is not carried over: it is left out."
+        for stream in source.streams.video
+        if shown is not None and stream.index != shown.index
+    ]
 
 
 def track_packets(

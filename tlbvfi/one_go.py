@@ -98,7 +98,8 @@ def _open_writer(
     on_event: OnEvent,
 ) -> VideoWriter:
     def beside(out: OutputContainer) -> Iterator[tuple[float, Packet]]:
-        tracks, notes = carried.add_to(out, suffix)
+        rate = None if plan.manifest.is_vfr else stream.rate
+        tracks, notes = carried.add_to(out, suffix, rate)
         for note in notes:
             on_event(Notice(text=note))
         return carried.packets(tracks)
