@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +31,7 @@ from .layout import pixel_layout
 from .png import png_header, png_texts
 from .probe import VideoInfo
 from .timestamps import Timestamps
+from .webp import is_opaque
 
 if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
@@ -80,6 +81,8 @@ class ImageSource(Closable):
             time_base=1 / Fraction(rate),
         )
         self.info = _describe(folder, self._paths[0], self.timestamps)
+        if self.info.has_alpha and all(map(is_opaque, self._paths)):
+            self.info = replace(self.info, has_alpha=False)
 
     @property
     def identity(self) -> dict[str, Any]:

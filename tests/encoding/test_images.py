@@ -1,7 +1,9 @@
 """Folders of images as sources, and images as destinations."""
 
 import os
+import shutil
 import struct
+import subprocess
 import zlib
 from fractions import Fraction
 
@@ -12,7 +14,7 @@ import pytest
 from comfyui_tlbvfi.encoding.color import from_rgb, resolve, to_rgb
 from comfyui_tlbvfi.encoding.errors import OutputError, SourceError
 from comfyui_tlbvfi.encoding.frame import ColorTags
-from comfyui_tlbvfi.encoding.images import image_format, read_image, write_image
+from comfyui_tlbvfi.encoding.images import ImageSource, image_format, read_image, write_image
 from comfyui_tlbvfi.encoding.layout import channel_views
 from comfyui_tlbvfi.encoding.source import open_source
 
@@ -298,3 +300,27 @@ def test_a_folder_that_is_not_there_is_told(tmp_path, picture):
     form = image_format(".png", describe("rgb24"))
     with pytest.raises((OutputError, FileNotFoundError)):
         write_image(tmp_path / "nowhere" / "a.png", picture(), form, TAGS)
+
+
+def test_our_webp_images_have_alpha_only_where_the_pictures_had(folder, picture):
+    with ImageSource(folder(["f_1.webp", "f_2.webp"], "rgb24"), rate=RATE) as source:
+        assert not source.info.has_alpha
+        assert len(list(source.frames())) == 2
+    place = folder(["f_2.webp"], "rgba")
+    with ImageSource(place, rate=RATE) as source:
+        assert source.info.has_alpha
+
+
+@pytest.mark.parametrize("quality", ["-lossless 1", "-lossless 0"])
+def test_webp_of_others_tells_its_alpha(tmp_path, quality):
+    from comfyui_tlbvfi.encoding.webp import is_opaque
+
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        pytest.skip("ffmpeg is not installed")
+    for name, alpha in (("a", "1"), ("b", "0.5")):
+        path = tmp_path / f"{name}.webp"
+        graph = f"testsrc=s=32x32:d=0.04,format=rgba,colorchannelmixer=aa={alpha}"
+        command = [ffmpeg, "-v", "error", "-f", "lavfi", "-i", graph, *quality.split(), str(path)]
+        subprocess.run(command, check=True)
+        assert is_opaque(path) == (alpha == "1")

@@ -1,0 +1,24 @@
+"""What a WebP file says before its pixels (RFC 9649)."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+EXTENDED_ALPHA = 0x10
+LOSSLESS_ALPHA = 1 << 28
+
+
+def is_opaque(path: Path) -> bool:
+    """Whether the file says that it has no alpha; False for all that is no WebP.
+
+    Decoders give lossless images a channel of alpha whatever the file says.
+    """
+    with path.open("rb") as file:
+        start = file.read(25)
+    if len(start) < 25 or start[:4] != b"RIFF" or start[8:12] != b"WEBP":
+        return False
+    kind = start[12:16]
+    if kind == b"VP8L":
+        return not struct.unpack("<I", start[21:25])[0] & LOSSLESS_ALPHA
+    return kind == b"VP8 " or (kind == b"VP8X" and not start[20] & EXTENDED_ALPHA)
