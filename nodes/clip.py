@@ -20,6 +20,7 @@ from torch import Tensor
 from ..encoding.source import Source, open_source
 from ..tlbvfi.errors import SettingsError
 from .images import require_pairs
+from .output_settings import meant_rate
 
 ImagesOrVideo = Any  # an IMAGE tensor [N, H, W, C] or ComfyUI's untyped VideoInput
 
@@ -75,7 +76,8 @@ def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -
     """
     if isinstance(clip, InputImpl.VideoFromComponents):
         parts = clip.get_components()
-        frames = open_source(BatchFrames(parts.images), input_rate=parts.frame_rate)
+        rate = meant_rate(Fraction(parts.frame_rate))
+        frames = open_source(BatchFrames(parts.images), input_rate=rate)
         return Clip(source=frames, sound=sound_file(parts.audio, temp))
     if isinstance(clip, Input.Video):
         return _open_file(clip, temp)

@@ -19,6 +19,15 @@ def exact_rate(fps: float) -> Fraction | None:
     return parse_rate(str(fps)) if fps > 0 else None
 
 
+def meant_rate(rate: Fraction) -> Fraction:
+    """The rate of a video in memory as meant: Create Video makes its fraction of a float.
+
+    23.976 then has a denominator of 2**47, which no file can count in; 24000/1001 was meant.
+    """
+    is_of_float = rate.denominator & (rate.denominator - 1) == 0
+    return parse_rate(str(rate.limit_denominator(1001))) if is_of_float else rate
+
+
 def encoder_settings(
     codec: str, crf: int, bitrate: str, info: Picture, *, is_video: bool
 ) -> EncoderSettings:

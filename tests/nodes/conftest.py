@@ -1,7 +1,8 @@
 """A real ComfyUI for the tests that need one: COMFYUI_DIR names its checkout.
 
 COMFYUI_PYTHON names the Python it runs with (default: this one). It gets a base folder of its own,
-with this checkout and, where COMFYUI_DIR has it, VideoHelperSuite as the only custom nodes.
+with this checkout, `odd_inputs.py` and, where COMFYUI_DIR has it, VideoHelperSuite as the only custom
+nodes.
 """
 
 import base64
@@ -61,6 +62,7 @@ class Server:
         for name in ("input", "output", "temp", "models/interpolation", "custom_nodes"):
             (base / name).mkdir(parents=True, exist_ok=True)
         (base / "custom_nodes" / "ComfyUI-TLBVFI").symlink_to(checkout)
+        shutil.copy(checkout / "tests/nodes/odd_inputs.py", base / "custom_nodes")
         for pack in OTHER_PACKS:
             if (code / "custom_nodes" / pack).exists():
                 (base / "custom_nodes" / pack).symlink_to(code / "custom_nodes" / pack)

@@ -124,6 +124,28 @@ def test_a_video_made_of_images_keeps_rate_and_sound(comfyui, clip, processor, n
     assert packets(result, "audio")
 
 
+@pytest.fixture
+def created(processor, node):
+    """Prompt nodes: images, with the sound of a node if given, as a video through the processor."""
+
+    def build(*, fps: float = 24.0, sound: dict | None = None, **inputs) -> dict:
+        prompt = {"c": processor("", **inputs)["c"]}
+        prompt["i"] = node("OddImages", levels="0 0.5 1", height=48, width=64, channels=3)
+        prompt["v"] = node("CreateVideo", images=["i", 0], fps=fps)
+        if sound is not None:
+            prompt["a"] = node("OddSound", **sound)
+            prompt["v"]["inputs"]["audio"] = ["a", 0]
+        prompt["c"]["inputs"]["images"] = ["v", 0]
+        return prompt
+
+    return build
+
+
+def test_a_video_made_of_images_at_23_976_plays_at_the_ntsc_rate(comfyui, created):
+    result = comfyui.saved(comfyui.run(created(fps=23.976))["c"])
+    assert facts(result)[:2] == (5, Fraction(48000, 1001))
+
+
 def test_another_rate_than_the_doubled_one_is_made_exactly_and_told(comfyui, clip, processor):
     name = clip("to30.mp4", frames=25, rate=24)
     outputs = comfyui.run(processor(name, fps=30.0))["c"]

@@ -5,7 +5,12 @@ from fractions import Fraction
 import pytest
 from comfyui_tlbvfi.encoding.profiles import PROFILES
 from comfyui_tlbvfi.nodes.graph import is_linked, leads_to
-from comfyui_tlbvfi.nodes.output_settings import container_of, encoder_settings, exact_rate
+from comfyui_tlbvfi.nodes.output_settings import (
+    container_of,
+    encoder_settings,
+    exact_rate,
+    meant_rate,
+)
 from comfyui_tlbvfi.nodes.validation import (
     check_bitrate,
     check_file_name,
@@ -76,6 +81,24 @@ def test_a_rate_means_the_exact_one(fps, rate):
 @given(st.integers(1, 1000))
 def test_whole_rates_stay_whole(fps):
     assert exact_rate(float(fps)) == fps
+
+
+@pytest.mark.parametrize(
+    ("fps", "rate"),
+    [
+        (23.976, Fraction(24000, 1001)),
+        (30000 / 1001, Fraction(30000, 1001)),
+        (16.67, Fraction(1667, 100)),
+        (12.5, Fraction(25, 2)),
+    ],
+)
+def test_a_rate_that_went_through_a_float_means_what_was_typed(fps, rate):
+    assert meant_rate(Fraction(fps)) == rate
+
+
+def test_a_rate_that_is_no_float_stays_exact():
+    assert meant_rate(Fraction(90000, 3003)) == Fraction(90000, 3003)
+    assert meant_rate(Fraction(12345, 1002)) == Fraction(12345, 1002)
 
 
 @pytest.mark.parametrize("codec", ["auto", "libx264", *(profile.name for profile in PROFILES)])

@@ -1,0 +1,46 @@
+"""Nodes for a ComfyUI under test: images and sounds that none of its own nodes makes."""
+
+import torch
+
+
+class OddImages:
+    """A frame of one level for each of `levels`, such as `0 0.5 nan`; takes no memory at any size."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "run", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        size = ("INT", {"min": 0, "max": 2**31})
+        return {
+            "required": {
+                "levels": ("STRING", {}),
+                "height": size,
+                "width": size,
+                "channels": size,
+            }
+        }
+
+    def run(self, levels, height, width, channels):
+        frames = torch.tensor([float(level) for level in levels.split()])
+        return (frames.reshape(-1, 1, 1, 1).expand(-1, height, width, channels),)
+
+
+class OddSound:
+    """A tone in any number of channels, samples and batches, at any rate."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("AUDIO",), "run", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        number = ("INT", {"min": 0, "max": 2**31})
+        return {
+            "required": {"channels": number, "samples": number, "rate": number},
+            "optional": {"batch": number},
+        }
+
+    def run(self, channels, samples, rate, batch=1):
+        wave = 0.3 * torch.sin(torch.arange(samples) * 0.05)
+        return ({"waveform": wave.expand(batch, channels, -1), "sample_rate": rate},)
+
+
+NODE_CLASS_MAPPINGS = {"OddImages": OddImages, "OddSound": OddSound}
