@@ -17,6 +17,7 @@ from comfy_api.latest import Input, InputImpl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..encoding.memory import MemorySource
 from ..encoding.source import Source, open_source
 from ..tlbvfi.errors import SettingsError
 from .images import require_pairs
@@ -58,6 +59,19 @@ class BatchFrames(Sequence[NDArray[np.float32]]):
         return self._images[index].to(device="cpu", dtype=torch.float32).numpy()
 
 
+class Components(MemorySource):
+    """Frames of a video in memory, which with another sound is another source."""
+
+    def __init__(self, frames: BatchFrames, *, rate: Fraction, sound: Path | None) -> None:
+        super().__init__(frames, rate=rate)
+        self._sound = sound
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        sound = {} if self._sound is None else {"sound": self._sound.stem}
+        return super().identity | sound
+
+
 def as_images(clip: ImagesOrVideo) -> Tensor:
     """[N, H, W, C] of a batch, or of all frames of a video."""
     return clip.get_components().images if isinstance(clip, Input.Video) else clip
@@ -76,9 +90,10 @@ def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -
     """
     if isinstance(clip, InputImpl.VideoFromComponents):
         parts = clip.get_components()
-        rate = meant_rate(Fraction(parts.frame_rate))
-        frames = open_source(BatchFrames(parts.images), input_rate=rate)
-        return Clip(source=frames, sound=sound_file(parts.audio, temp))
+        rate, sound = meant_rate(Fraction(parts.frame_rate)), sound_file(parts.audio, temp)
+        return Clip(
+            source=Components(BatchFrames(parts.images), rate=rate, sound=sound), sound=sound
+        )
     if isinstance(clip, Input.Video):
         return _open_file(clip, temp)
     require_pairs(clip)
@@ -126,12 +141,14 @@ def sound_file(audio: dict[str, Any] | None, temp: Path) -> Path | None:
     if audio is None:
         return None
     samples = audio["waveform"][0].to(device="cpu", dtype=torch.float32)  # [channels, samples]
-    pcm = samples.clamp(-1, 1).mul(32767).round().to(torch.int16).T.contiguous().numpy().tobytes()
-    path = temp / f"tlbvfi_{hashlib.sha256(pcm).hexdigest()[:16]}.wav"
-    temp.mkdir(parents=True, exist_ok=True)
-    with wave.open(str(path), "wb") as file:
+    pcm = samples.clamp(-1, 1).mul(32767).round().to(torch.int16).T.contiguous().numpy()
+    content = BytesIO()
+    with wave.open(content, "wb") as file:
         file.setnchannels(len(samples))
         file.setsampwidth(2)
         file.setframerate(int(audio["sample_rate"]))
-        file.writeframes(pcm)
+        file.writeframes(pcm.tobytes())
+    path = temp / f"tlbvfi_{hashlib.sha256(content.getbuffer()).hexdigest()[:16]}.wav"
+    temp.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.getbuffer())
     return path

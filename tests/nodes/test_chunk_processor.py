@@ -146,6 +146,20 @@ def test_a_video_made_of_images_at_23_976_plays_at_the_ntsc_rate(comfyui, create
     assert facts(result)[:2] == (5, Fraction(48000, 1001))
 
 
+def test_the_same_images_with_another_sound_are_another_video(comfyui, created):
+    sounds = [
+        None,
+        {"channels": 1, "samples": 6000, "rate": 48000},
+        {"channels": 2, "samples": 3000, "rate": 48000},
+        {"channels": 1, "samples": 6000, "rate": 24000},
+    ]
+    heard = []
+    for sound in sounds:
+        with av.open(str(comfyui.saved(comfyui.run(created(sound=sound))["c"]))) as container:
+            heard.append([(s.channels, s.rate) for s in container.streams.audio])
+    assert heard == [[], [(1, 48000)], [(2, 48000)], [(1, 24000)]]
+
+
 def test_another_rate_than_the_doubled_one_is_made_exactly_and_told(comfyui, clip, processor):
     name = clip("to30.mp4", frames=25, rate=24)
     outputs = comfyui.run(processor(name, fps=30.0))["c"]
