@@ -95,7 +95,9 @@ def shown(output: Path, root: Path, progress: NodeProgress, *values: object) -> 
 def _former(session: Session) -> Path | None:
     """The file this session was joined into, if it is there as it was verified."""
     result = session.result()
-    return Path(result["output"]) if result is not None and is_joined(session) else None
+    if result is None or not is_joined(session):
+        return None
+    return Path(result["output"]).resolve()
 
 
 def _is_named(former: Path, wanted: Path) -> bool:

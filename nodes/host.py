@@ -28,11 +28,14 @@ PREVIEW_PIXELS = 512
 
 
 def folders() -> Folders:
-    """ComfyUI's folders as they are now; the command line of the server can move them."""
+    """ComfyUI's folders as they are now; the command line of the server can move them.
+
+    Links are followed here, once: paths that are compared with these are resolved, too.
+    """
     return Folders(
-        input=Path(folder_paths.get_input_directory()),
-        output=Path(folder_paths.get_output_directory()),
-        temp=Path(folder_paths.get_temp_directory()),
+        input=Path(folder_paths.get_input_directory()).resolve(),
+        output=Path(folder_paths.get_output_directory()).resolve(),
+        temp=Path(folder_paths.get_temp_directory()).resolve(),
         readable=extra_read_folders(),
     )
 

@@ -21,7 +21,7 @@ _ANNOTATED = re.compile(r"^(?P<name>.*) \[(?P<folder>input|output|temp)\]$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folders:
-    """ComfyUI's folders and the extra ones that may be read."""
+    """ComfyUI's folders, without links, and the extra ones that may be read."""
 
     input: Path
     output: Path
@@ -45,8 +45,8 @@ def readable_file(text: str, folders: Folders) -> Path:
         SettingsError: no such file, or one outside the folders that may be read.
     """
     annotated = _ANNOTATED.match(text)
-    base = folders.named(annotated["folder"]) if annotated else folders.input
-    path = _resolve(base, annotated["name"] if annotated else text)
+    folder = annotated["folder"] if annotated else "input"
+    path = _resolve(folders.named(folder), annotated["name"] if annotated else text)
     roots = (folders.input, folders.output, folders.temp, *folders.readable)
     if not any(_is_inside(path, root) for root in roots):
         raise SettingsError(
@@ -55,7 +55,7 @@ def readable_file(text: str, folders: Folders) -> Path:
         )
     if not path.is_file():
         raise SettingsError(
-            f"there is no file {text!r} in ComfyUI's {base.name} folder: check the name, or write "
+            f"there is no file {text!r} in ComfyUI's {folder} folder: check the name, or write "
             "'name [output]' for a file of the output folder."
         )
     return path

@@ -54,13 +54,17 @@ def free_port() -> int:
 
 
 class Server:
-    """One ComfyUI server with its own input, output and model folders."""
+    """One ComfyUI server with its own input, output and model folders.
+
+    Its output folder is a link, as where outputs go to another disk.
+    """
 
     def __init__(self, code: Path, base: Path, checkout: Path) -> None:
         self.code, self.base, self.port = code, base, free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        for name in ("input", "output", "temp", "models/interpolation", "custom_nodes"):
+        for name in ("input", "disk", "temp", "models/interpolation", "custom_nodes"):
             (base / name).mkdir(parents=True, exist_ok=True)
+        (base / "output").symlink_to(base / "disk")
         (base / "custom_nodes" / "ComfyUI-TLBVFI").symlink_to(checkout)
         shutil.copy(checkout / "tests/nodes/odd_inputs.py", base / "custom_nodes")
         for pack in OTHER_PACKS:

@@ -160,6 +160,18 @@ def test_the_same_images_with_another_sound_are_another_video(comfyui, created):
     assert heard == [[], [(1, 48000)], [(2, 48000)], [(1, 24000)]]
 
 
+def test_an_output_folder_that_is_a_link_gets_the_video(comfyui, clip, processor, node):
+    assert (comfyui.base / "output").is_symlink()
+    prompt = processor(clip("linked.mp4"), session_id="linked")
+    prompt["j"] = node("TLBVFI_VideoConcatenator", session_id=["c", 0], output_dir="below")
+    prompt["v"] = node("SaveVideo", video=["c", 1], filename_prefix="saved")
+    prompt["v"]["inputs"] |= {"format": "auto", "codec": "auto"}
+    outputs = comfyui.run(prompt)
+    assert comfyui.saved(outputs["c"]).name == "linked.mp4"
+    assert outputs["j"]["images"][0]["subfolder"] == "below"
+    assert comfyui.saved(outputs["j"]).is_file()
+
+
 def test_another_rate_than_the_doubled_one_is_made_exactly_and_told(comfyui, clip, processor):
     name = clip("to30.mp4", frames=25, rate=24)
     outputs = comfyui.run(processor(name, fps=30.0))["c"]
