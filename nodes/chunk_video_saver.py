@@ -98,6 +98,11 @@ class ChunkVideoSaver(io.ComfyNode):
         return check_session_id(session_id)
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs: object) -> float:
+        """Never the same: a join may have removed its chunk, and the source video may have changed."""
+        return float("nan")
+
+    @classmethod
     def execute(
         cls,
         frames: Tensor,

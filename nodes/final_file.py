@@ -41,22 +41,26 @@ def join_to(
 ) -> Path:
     """The session's verified final file: the one that is there, or a new one at `wanted`.
 
-    `final`: the encoder of one more compression; None: chunks are joined as they are. A file there that was not made from this session is left alone: a number is added instead.
+    `final`: the encoder of one more compression; None: chunks are joined as they are. A file there
+    that was not made from this session is left alone: a number is added instead.
 
     Raises:
         SessionError: chunks are missing.
         VerificationError: a chunk or the joined file is damaged.
     """
     former = _former(session)
-    if former is not None and not session.has_chunks():
-        if not _is_named(former, wanted):
-            progress(Notice(text=f"session {session.id} was joined before, into {former.name}."))
-        return former
     is_ours = former is not None and _is_named(former, wanted)
-    if former is not None and is_ours and _is_as_wanted(session, final):
-        if not keep_chunks:
-            session.drop_chunks()
-        return former
+    if former is not None and is_joined(session):
+        if not session.has_chunks():
+            if not is_ours:
+                progress(
+                    Notice(text=f"session {session.id} was joined before, into {former.name}.")
+                )
+            return former
+        if is_ours and _is_as_wanted(session, final):
+            if not keep_chunks:
+                session.drop_chunks()
+            return former
     output = former if former is not None and is_ours else free_path(wanted)
     join_session(
         session,
@@ -93,11 +97,12 @@ def shown(output: Path, root: Path, progress: NodeProgress, *values: object) -> 
 
 
 def _former(session: Session) -> Path | None:
-    """The file this session was joined into, if it is there as it was verified."""
+    """The file this session was joined into, if it is still there, by its size."""
     result = session.result()
-    if result is None or not is_joined(session):
+    if result is None:
         return None
-    return Path(result["output"]).resolve()
+    path = Path(result["output"]).resolve()
+    return path if path.is_file() and path.stat().st_size == result["bytes"] else None
 
 
 def _is_named(former: Path, wanted: Path) -> bool:
@@ -108,8 +113,11 @@ def _is_named(former: Path, wanted: Path) -> bool:
 
 
 def _is_as_wanted(session: Session, final: Final) -> bool:
-    """Whether the session was joined in this form, and no chunk was committed since."""
+    """Whether the session was joined in this form, and no chunk was committed since.
+
+    Times of files are some milliseconds coarse: of two equal ones the chunk may be the later.
+    """
     if (session.result() or {}).get("final") != final_to_json(final):
         return False
     folder = session.folder
-    return (folder / PROGRESS).stat().st_mtime_ns <= (folder / RESULT).stat().st_mtime_ns
+    return (folder / PROGRESS).stat().st_mtime_ns < (folder / RESULT).stat().st_mtime_ns

@@ -76,7 +76,7 @@ def save_chunk(
 ) -> tuple[Session, ChunkRecord]:
     """Commit `frames`, [N, H, W, C], as chunk `index`; one that was there is replaced.
 
-    A session that was joined and cleaned up begins anew.
+    A session that was joined and cleaned up begins anew; its next join replaces that file.
 
     Raises:
         SettingsError: the session's chunks have another size, rate or codec.
@@ -84,10 +84,13 @@ def save_chunk(
     """
     manifest = _manifest(settings, progress)
     former = Session.find(root, session_id)
-    if former is not None and former.result() is not None and not former.has_chunks():
+    joined = former.result() if former is not None and not former.has_chunks() else None
+    if former is not None and joined is not None:
         former.remove()
     require_own(root, session_id, manifest)
     session = Session.start(root, session_id, manifest)
+    if joined is not None:
+        session.note_result(joined)
     session.note_origin({"sound": None if settings.sound is None else str(settings.sound)})
     tags = manifest.stream.color
     with session.locked(), session.new_chunk(index) as chunk:

@@ -329,6 +329,34 @@ def test_the_same_prompt_after_success_makes_nothing_again(comfyui, clip, proces
     assert first.stat().st_mtime_ns == made
 
 
+def test_a_video_that_was_deleted_is_made_again(comfyui, clip, processor, node):
+    prompt = processor(clip("deleted.mp4"), session_id="deleted-c")
+    first = comfyui.saved(comfyui.run(prompt)["c"])
+    first.unlink()
+    assert comfyui.saved(comfyui.run(prompt)["c"]) == first
+    assert first.is_file()
+    prompt["j"] = node("TLBVFI_VideoConcatenator", session_id=["c", 0], output_filename="gone")
+    first.unlink()
+    second = comfyui.saved(comfyui.run(prompt)["j"])
+    second.unlink()
+    assert comfyui.saved(comfyui.run(prompt)["j"]) == second
+    assert second.is_file()
+
+
+def test_links_of_the_video_output_may_change_after_a_run(comfyui, clip, processor, node):
+    prompt = processor(clip("relinked.mp4"), session_id="relinked")
+    join = {"j": node("TLBVFI_VideoConcatenator", session_id=["c", 0], output_filename="joined")}
+    save = {"v": node("SaveVideo", video=["c", 1], filename_prefix="relinked")}
+    save["v"]["inputs"] |= {"format": "auto", "codec": "auto"}
+    first = comfyui.saved(comfyui.run(prompt | join)["j"])
+    outputs = comfyui.run(prompt | join | save)
+    assert comfyui.saved(outputs["c"]) == comfyui.saved(outputs["j"]) == first
+    assert facts(comfyui.saved(outputs["v"])) == facts(first)
+    outputs = comfyui.run(prompt)
+    assert comfyui.saved(outputs["c"]) == first
+    assert "was joined before, into joined.mp4" in outputs["c"]["text"][0]
+
+
 def test_a_session_of_another_source_is_refused_with_what_differs(comfyui, clip, processor):
     comfyui.run(processor(clip("mine.mp4"), session_id="taken"))
     message = comfyui.error(processor(clip("other.mp4", frames=20), session_id="taken"))
