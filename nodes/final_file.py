@@ -13,7 +13,10 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io
 
 from ..encoding.delivery import Final, final_to_json
+from ..encoding.manifest import Json
+from ..encoding.profiles import find_profile
 from ..encoding.session import PROGRESS, RESULT, Session
+from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.job import is_joined, join_session
 from ..tlbvfi.progress import Notice
 from .host import NodeProgress
@@ -27,6 +30,25 @@ def graph_metadata(hidden: Any) -> dict[str, str]:  # noqa: ANN401 - ComfyUI's u
     if hidden.prompt is not None:
         graph["prompt"] = hidden.prompt
     return {key: json.dumps(value) for key, value in graph.items()}
+
+
+def require_form(session: Session, wanted: Path, final: Final) -> None:
+    """Refuse what a session whose chunks are gone can no longer become.
+
+    Raises:
+        SettingsError: it was joined into another kind of file, or encoded in another way.
+    """
+    former = _former(session)
+    if former is None or session.has_chunks():
+        return
+    was, now = (session.result() or {}).get("final"), final_to_json(final)
+    if (was, former.suffix) != (now, wanted.suffix):
+        raise SettingsError(
+            f"session {session.id} was joined before, into {former.name} ({_form(was)}), and its "
+            f"chunks are removed, so it cannot become {wanted.name} ({_form(now)}): delete "
+            f"{former.name} and queue the graph again, or give another session_id; with "
+            "cleanup_chunks off the chunks stay."
+        )
 
 
 def join_to(
@@ -110,6 +132,15 @@ def _is_named(former: Path, wanted: Path) -> bool:
     pattern = rf"{re.escape(wanted.stem)}(_\d{{5}})?"
     same_kind = (former.parent, former.suffix) == (wanted.parent, wanted.suffix)
     return same_kind and re.fullmatch(pattern, former.stem) is not None
+
+
+def _form(final: Json | None) -> str:
+    """Words for how chunks became a file."""
+    if final is None:
+        return "chunks joined as they are"
+    scale = find_profile(final["profile"]).quality
+    crf = "" if scale is None else f" with crf {final['options'][scale.option]}"
+    return f"encoded as {final['profile']}{crf}"
 
 
 def _is_as_wanted(session: Session, final: Final) -> bool:

@@ -17,7 +17,7 @@ from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.job import sound_of
 from ..tlbvfi.progress import Notice
 from . import choices
-from .final_file import graph_metadata, join_to, shown
+from .final_file import graph_metadata, join_to, require_form, shown
 from .host import NodeProgress, folders
 from .output_settings import container_of, encoder_notices, encoder_settings
 from .paths import folder_in_output, plain_file_name
@@ -107,11 +107,13 @@ class VideoConcatenator(io.ComfyNode):
         session = find_session(session_id, *roots(output_dir))
         suffix = session.manifest.encoder.suffix if codec == "copy" else container_of(codec)
         wanted = roots(output_dir)[0] / output_name(output_filename or session.id, suffix)
+        final = final_encoder(session, wanted.suffix, codec, crf, progress)
+        require_form(session, wanted, final)
         output = join_to(
             session,
             wanted,
             progress,
-            final=final_encoder(session, wanted.suffix, codec, crf, progress),
+            final=final,
             sound=remembered_sound(session, progress),
             metadata=graph_metadata(cls.hidden),
             keep_chunks=not cleanup_chunks,

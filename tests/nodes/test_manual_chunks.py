@@ -140,6 +140,35 @@ def test_kept_chunks_can_be_joined_again_under_another_name(comfyui, chain, node
     assert first.exists()
 
 
+@pytest.mark.parametrize(
+    ("wish", "form"),
+    [
+        ({"codec": "libx265"}, "form.mp4 (encoded as hevc with crf 18)"),
+        ({"codec": "h264-lossless"}, "form.mp4 (encoded as h264-lossless)"),
+        ({"output_filename": "form.mkv"}, "form.mkv (chunks joined as they are)"),
+    ],
+)
+def test_another_form_is_refused_once_the_chunks_are_removed(comfyui, chain, node, wish, form):
+    nodes = chain("form", [0, 1])
+    first = comfyui.saved(comfyui.run(joined(nodes, node, output_filename="form"))["j"])
+    join = node("TLBVFI_VideoConcatenator", session_id="form", output_filename="form")
+    join["inputs"] |= wish
+    message = comfyui.error({"j": join})
+    assert "session form was joined before, into form.mp4 (chunks joined as they are)" in message
+    assert f"its chunks are removed, so it cannot become {form}" in message
+    assert "delete form.mp4 and queue the graph again, or give another session_id" in message
+    assert first.is_file()
+
+
+def test_another_name_alone_gets_the_file_that_is_there(comfyui, chain, node):
+    nodes = joined(chain("named", [0, 1]), node, output_filename="one")
+    comfyui.run(nodes)
+    join = node("TLBVFI_VideoConcatenator", session_id="named", output_filename="two")
+    outputs = comfyui.run({"j": join})["j"]
+    assert comfyui.saved(outputs).name == "one.mp4"
+    assert "session named was joined before, into one.mp4." in outputs["text"][0]
+
+
 def test_a_file_of_something_else_is_left_alone(comfyui, chain, node):
     other = comfyui.base / "output" / "mine.mp4"
     other.write_bytes(b"not ours")
