@@ -27,7 +27,7 @@ from .color import BT601, FULL, convert, from_rgb, rounded_to_half, to_rgb
 from .durable import atomic_file, disk_errors
 from .errors import OutputError, SourceError
 from .frame import ColorTags, Frame
-from .layout import pixel_layout
+from .layout import channel_views, pixel_layout
 from .png import png_header, png_texts
 from .probe import VideoInfo
 from .timestamps import Timestamps
@@ -102,8 +102,8 @@ class ImageSource(Closable):
         """Frames `start` to `stop` (exclusive; None: to the end).
 
         Raises:
-            SourceError: an image cannot be read, or has another size or pixel format than the
-                first; all frames before it were delivered.
+            SourceError: an image cannot be read, has another size or pixel format than the first,
+                or NaN or infinite pixels; all frames before it were delivered.
         """
         paths = self._paths[start:stop]
         with closing(_read_ahead(paths)) as pictures:
@@ -111,6 +111,7 @@ class ImageSource(Closable):
                 if self.is_closed:
                     return
                 self._require_same(picture, self._paths[index])
+                self._require_finite(picture, index)
                 yield Frame(picture=picture, index=index, time=self.timestamps.time(index))
 
     def shortfall(self) -> str | None:
@@ -124,6 +125,15 @@ class ImageSource(Closable):
             raise SourceError(
                 f"{path} is {found[0]}x{found[1]} {found[2]}, but {self._paths[0].name} is "
                 f"{info.width}x{info.height} {info.pix_fmt}; all images must be alike."
+            )
+
+    def _require_finite(self, picture: av.VideoFrame, index: int) -> None:
+        if pixel_layout(picture.format.name).is_float and not all(
+            np.isfinite(samples).all() for samples in channel_views(picture)
+        ):
+            raise SourceError(
+                f"{self._paths[index]} (frame {index}) holds NaN or infinite pixels: repair it or "
+                "leave it out."
             )
 
 

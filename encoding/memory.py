@@ -36,7 +36,7 @@ class MemorySource(Closable):
     an array [N, H, W, C], can be read from any index and repeatedly; an iterator only once.
 
     Raises:
-        SourceError: no frame, or one of another shape or dtype.
+        SourceError: no frame, or one of another shape or dtype, or with NaN or infinite pixels.
     """
 
     def __init__(self, frames: Iterable[Any], *, rate: Fraction) -> None:
@@ -81,8 +81,8 @@ class MemorySource(Closable):
         """Frames `start` to `stop` (exclusive; None: to the end).
 
         Raises:
-            SourceError: a frame has another shape or dtype than the first, or the iterator behind
-                this source is already past `start`.
+            SourceError: a frame has another shape or dtype than the first, or NaN or infinite
+                pixels, or the iterator behind this source is already past `start`.
         """
         with closing(self._arrays(start, stop)) as arrays:
             for index, array in arrays:
@@ -155,6 +155,8 @@ def _array(frame: Any, index: int) -> NDArray[Any]:  # noqa: ANN401 - arrays and
             f"Frame {index} is {array.dtype} {list(array.shape)}; frames must be [height, width, "
             f"1, 3 or 4 channels] of uint8, uint16 or float."
         )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise SourceError(f"Frame {index} holds NaN or infinite pixels: repair it or leave it out.")
     return array
 
 

@@ -237,6 +237,31 @@ def test_an_image_of_another_depth_is_named_before_work_begins(folder, picture):
         open_source(place, input_rate=RATE)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "depth"), [(".exr", "half"), (".exr", "float"), (".tif", "float")]
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_with_broken_pixels_is_named_after_the_frames_before_it(
+    folder, suffix, depth, value
+):
+    place = folder([f"f_{n}{suffix}" for n in range(3)], "gbrpf32le", depth)
+    broken = np.full((3, 24, 40), 0.5, np.float32)
+    broken[1, 7, 9] = value
+    form = image_format(suffix, describe("gbrpf32le"), depth=depth)
+    write_image(place / f"f_1{suffix}", from_rgb(broken, "gbrpf32le", TAGS), form, TAGS)
+    delivered = []
+
+    def read():
+        with open_source(place, input_rate=RATE) as source:
+            delivered.extend(frame.index for frame in source.frames())
+
+    with pytest.raises(
+        SourceError, match=rf"f_1\{suffix} \(frame 1\) holds NaN or infinite pixels"
+    ):
+        read()
+    assert delivered == [0]
+
+
 @pytest.mark.parametrize("content", [b"", b"no image at all", None])
 def test_a_damaged_image_is_named_after_the_frames_before_it(folder, content):
     place = folder([f"f_{n}.tif" for n in range(9)])

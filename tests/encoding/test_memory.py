@@ -120,6 +120,17 @@ def test_a_frame_unlike_the_first_is_named():
             next(reading)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_frame_with_broken_pixels_is_named(value):
+    frames = random_frames(np.float32)
+    frames[3, 5, 7, 1] = value
+    with open_source(frames, input_rate=RATE) as source:
+        assert len(list(source.frames(stop=3))) == 3
+        for read in (lambda: list(source.frames()), lambda: source.identity):
+            with pytest.raises(SourceError, match="Frame 3 holds NaN or infinite pixels"):
+                read()
+
+
 @pytest.mark.parametrize(("rate", "words"), [(None, "state the input rate"), (0, "above 0")])
 def test_a_rate_is_needed(rate, words):
     with pytest.raises(SourceError, match=words):
