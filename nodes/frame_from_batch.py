@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..tlbvfi.errors import SettingsError
+from ..tlbvfi.errors import FrameError, SettingsError
 from .choices import CATEGORY
 
 
@@ -41,6 +41,8 @@ class FrameFromBatch(io.ComfyNode):
 
     @classmethod
     def execute(cls, images: Tensor, index: int = 0, clamp_index: bool = True) -> io.NodeOutput:
+        if not len(images):
+            raise FrameError("the batch has no frame to take: connect one with at least 1 frame.")
         if index >= len(images) and not clamp_index:
             raise SettingsError(
                 f"index {index} is beyond the batch, which has frames 0 to {len(images) - 1}: choose "

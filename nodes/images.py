@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,12 +65,36 @@ def interpolate_images(
 def source_frames(images: Tensor) -> Iterator[SourceFrame[int]]:
     """The frames of a batch, one converted at a time; the picture is the frame's index."""
     for index, image in enumerate(images):
-        yield SourceFrame(index=index, time=Fraction(index), image=as_frame(image), picture=index)
+        frame = as_frame(image, index)
+        yield SourceFrame(index=index, time=Fraction(index), image=frame, picture=index)
 
 
-def as_frame(image: Tensor) -> Tensor:
-    """[H, W, C] of any float type and device as the [C, H, W] float32 on the CPU of a method."""
-    return image.movedim(-1, 0).to(device="cpu", dtype=torch.float32).contiguous()
+def as_frame(image: Tensor, index: int) -> Tensor:
+    """[H, W, C] of any float type and device as the [C, H, W] float32 on the CPU of a method.
+
+    Raises:
+        FrameError: the frame, number `index` of its batch, holds NaN or infinite pixels.
+    """
+    frame = image.movedim(-1, 0).to(device="cpu", dtype=torch.float32).contiguous()
+    if not np.isfinite(frame.numpy()).all():
+        raise FrameError(
+            f"frame {index} of the batch holds NaN or infinite pixels: repair it or leave it out."
+        )
+    return frame
+
+
+def require_images(images: Tensor) -> None:
+    """Refuse a batch without pictures in color.
+
+    Raises:
+        FrameError: no frame, no pixel, or neither 3 nor 4 channels.
+    """
+    count, _, _, channels = images.shape
+    if not images.numel() or channels not in (3, 4):
+        raise FrameError(
+            f"a batch must hold frames of 3 or 4 channels (RGB or RGBA), this one has {count} of "
+            f"{_size(images)}: connect another output, or convert it."
+        )
 
 
 def require_pairs(images: Tensor) -> None:
@@ -89,8 +114,10 @@ def pair_of(frame0: Tensor, frame1: Tensor) -> Tensor:
     """[2, H, W, C] of the first images of two batches.
 
     Raises:
-        FrameError: the two differ in size or channels.
+        FrameError: one batch has no picture in color, or the two differ in size or channels.
     """
+    require_images(frame0)
+    require_images(frame1)
     if frame0.shape[1:] != frame1.shape[1:]:
         raise FrameError(
             f"the two frames differ in size: {_size(frame0)} and {_size(frame1)}; scale one of them "

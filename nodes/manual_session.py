@@ -19,7 +19,7 @@ from ..encoding.source import open_source
 from ..encoding.writer import StreamSpec
 from .clip import BatchFrames
 from .host import NodeProgress
-from .images import as_frame
+from .images import as_frame, require_images
 from .output_settings import container_of, encoder_notices, encoder_settings
 from .sessions import require_own
 
@@ -45,9 +45,11 @@ def chunk_settings(
     """Settings for chunks like this one. `source`: the video the frames come from, if known.
 
     Raises:
+        FrameError: the frames are no pictures in color.
         SourceError: the source is not a video.
         EncoderError: there is no such codec.
     """
+    require_images(frames)
     with open_source(BatchFrames(frames[:1]), input_rate=rate) as batch:
         info = batch.info
     if source is not None:
@@ -80,6 +82,7 @@ def save_chunk(
 
     Raises:
         SettingsError: the session's chunks have another size, rate or codec.
+        FrameError: a frame holds NaN or infinite pixels.
         EncoderError, SessionError, OutputError: as their texts say.
     """
     manifest = _manifest(settings, progress)
@@ -95,7 +98,8 @@ def save_chunk(
     tags = manifest.stream.color
     with session.locked(), session.new_chunk(index) as chunk:
         for n, image in enumerate(frames):
-            chunk.write(from_rgb(as_frame(image).numpy(), manifest.encoder.pix_fmt, tags), n)
+            rgb = as_frame(image, n).numpy()
+            chunk.write(from_rgb(rgb, manifest.encoder.pix_fmt, tags), n)
         return session, chunk.commit(pairs=(index, index + 1))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..tlbvfi.pipeline import OutputFrame
 from ..tlbvfi.progress import Meter
 from .host import NodeProgress, empty_images, memory_notice
-from .images import interpolate_images, require_pairs, sequence_length
+from .images import interpolate_images, require_images, require_pairs, sequence_length
 from .models import ModelWish, chosen_method
 
 
@@ -26,6 +26,7 @@ def run_sequence(
     `images`: [B >= 2, H, W, C]. `times` 0 gives the one mid frame of each pair, alone.
     """
     require_pairs(images)
+    require_images(images)
     count = sequence_length(len(images), times, sources=sources, ends_here=ends_here)
     if notice := memory_notice(count, *images.shape[1:]):
         progress(notice)

@@ -79,6 +79,15 @@ def test_frame_from_batch_without_clamping_refuses_an_index_beyond_the_end(
     assert "index 3 is beyond the batch, which has frames 0 to 2" in comfyui.error(nodes)
 
 
+def test_frame_from_batch_of_no_frames_says_so(comfyui, node):
+    nodes = {
+        "i": node("OddImages", levels="", height=48, width=64, channels=3),
+        "x": node("TLBVFI_FrameFromBatch", images=["i", 0]),
+        "p": node("PreviewImage", images=["x", 0]),
+    }
+    assert "the batch has no frame to take" in comfyui.error(nodes)
+
+
 def test_a_negative_index_is_refused_before_anything_runs(comfyui, node, gray_batch):
     nodes, batch = gray_batch(2)
     nodes["x"] = node("TLBVFI_FrameFromBatch", images=batch, index=-1)

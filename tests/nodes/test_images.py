@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from comfyui_tlbvfi.nodes.images import interpolate_images, pair_of, require_pairs, sequence_length
+from comfyui_tlbvfi.nodes.images import (
+    interpolate_images,
+    pair_of,
+    require_images,
+    require_pairs,
+    sequence_length,
+    source_frames,
+)
 from comfyui_tlbvfi.nodes.status import status_line
 from comfyui_tlbvfi.tlbvfi.errors import FrameError
 from comfyui_tlbvfi.tlbvfi.progress import ChunkDone, FrameDone
@@ -101,6 +108,24 @@ def test_the_announced_length_is_the_length(count, times, sources, ends_here):
 def test_one_frame_is_refused():
     with pytest.raises(FrameError, match="at least 2 frames, this batch has 1"):
         require_pairs(ramp(1))
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_frame_with_broken_pixels_is_refused_with_its_number(value):
+    images = ramp(4).clone()
+    images[2, 1, 1, 0] = value
+    with pytest.raises(FrameError, match="frame 2 of the batch holds NaN or infinite pixels"):
+        list(source_frames(images))
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 6, 1), (4, 4, 6, 2), (0, 4, 6, 3), (4, 0, 6, 3)])
+def test_what_is_no_batch_of_pictures_is_refused_with_what_it_is(shape):
+    count, height, width, channels = shape
+    words = f"this one has {count} of {width}x{height} with {channels} channels"
+    with pytest.raises(FrameError, match=words):
+        require_images(torch.zeros(shape))
+    with pytest.raises(FrameError, match=words):
+        pair_of(ramp(2), torch.zeros(shape))
 
 
 def test_a_pair_of_two_sizes_is_refused_with_both():

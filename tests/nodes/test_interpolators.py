@@ -116,6 +116,54 @@ def test_frames_of_two_sizes_are_refused_with_both(comfyui, node):
     assert "64x48 with 3 channels and 96x48 with 3 channels" in message
 
 
+@pytest.fixture
+def refusal_of(comfyui, node):
+    """What each node that takes images says of a batch, by its id."""
+
+    def run(**batch) -> dict[str, str]:
+        common = {"model_name": "blend", "times_to_interpolate": 1, "gpu_id": 0}
+        last = {"codec": "auto", "bitrate": "", "fps": 30.0}
+        nodes = {
+            "TLBVFI_BatchInterpolator_V2": {"images": ["i", 0], **common},
+            "TLBVFI_Interpolator": {"frame_pair": ["i", 0], **common},
+            "TLBVFI_Interpolator_V2": {"prev_frame": ["i", 0], "next_frame": ["i", 0], **common},
+            "TLBVFI_ChunkVideoSaver": {"frames": ["i", 0], "chunk_id": 0, "fps": 30},
+            "TLBVFI_ChunkProcessor": {"images": ["i", 0], **common, **last},
+        }
+        size = {"height": 48, "width": 64, "channels": 3}
+        images = node("OddImages", **({"levels": "0 1"} | size | batch))
+        shown = node("PreviewAny", source=["x", 0])
+        return {
+            name: comfyui.error({"i": images, "x": node(name, **inputs), "p": shown})
+            for name, inputs in nodes.items()
+        }
+
+    return run
+
+
+def test_a_frame_with_broken_pixels_is_refused_with_its_number(refusal_of):
+    messages = refusal_of(levels="0 nan")
+    del messages["TLBVFI_Interpolator_V2"]  # takes the first frame alone
+    for name, message in messages.items():
+        assert message.lower().startswith("frame 1 "), (name, message)
+        assert "holds NaN or infinite pixels" in message
+
+
+def test_images_of_one_channel_are_refused(refusal_of):
+    messages = refusal_of(channels=1)
+    del messages["TLBVFI_ChunkProcessor"]  # stores them in gray
+    for name, message in messages.items():
+        assert "this one has 2 of 64x48 with 1 channels" in message, (name, message)
+
+
+def test_no_images_are_refused(refusal_of):
+    for name, message in refusal_of(levels="").items():
+        assert "at least 2 frames" in message or "this one has 0 of 64x48" in message, (
+            name,
+            message,
+        )
+
+
 def test_a_gpu_that_is_not_there_is_told(comfyui, node, model_file):
     nodes = pair(node, model_name=model_file("empty.pth", b""), gpu_id=5)
     assert "empty.pth is empty" in comfyui.error(nodes)
