@@ -31,6 +31,7 @@ from .window import Window
 from .writer import MUXERS
 
 if TYPE_CHECKING:
+    from av.audio.codeccontext import AudioCodecContext
     from av.audio.frame import AudioFrame
     from av.container import InputContainer, OutputContainer
     from av.stream import Stream
@@ -48,6 +49,8 @@ AUDIO = {
 """Audio codec of each container for sound it cannot hold as it is."""
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
 AAC_BITS_PER_CHANNEL = 96_000
+LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+"""What so many channels without names are; swresample takes them for the same."""
 
 Convert = Callable[[Packet | None], Iterable[Packet]]
 """Packets to write for one that was read; None means that there are no more."""
@@ -212,7 +215,7 @@ def _add_track(
     try:
         if isinstance(stream, AudioStream):
             track = _encoded_audio(out, stream, AUDIO[suffix], UnbrokenSound(stream))
-            return track, f"{name}: it becomes {AUDIO[suffix]}."
+            return track, f"{name}: it becomes {_words_for(track)}."
         if isinstance(stream, SubtitleStream) and suffix in SUBTITLES and _is_text(stream):
             codec = SUBTITLES[suffix]
             return _encoded_text(out, stream, codec), f"{name}: it becomes {codec}."
@@ -267,14 +270,14 @@ def _as_is(packet: Packet | None) -> Iterable[Packet]:
 
 
 def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode: Decode) -> Track:
-    rate = 48_000 if codec == "libopus" else stream.codec_context.sample_rate
+    rate = _taken_rate(codec, stream.codec_context.sample_rate)
     target = cast(AudioStream, out.add_stream(codec, rate=rate))
     context = target.codec_context
-    context.layout = _named_layout(stream)
     context.time_base = Fraction(1, rate)
-    if codec in ("aac", "libopus"):
-        context.bit_rate = AAC_BITS_PER_CHANNEL * stream.codec_context.channels
-    context.open()
+    try:
+        _open(context, _named_layout(stream))
+    except FFmpegError:  # it takes fewer channels than there are
+        _open(context, "stereo")
     resampler = AudioResampler(
         format=context.format,
         layout=context.layout,
@@ -294,12 +297,33 @@ def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode
     return Track(source=stream, target=_labeled(target, stream), convert=convert)
 
 
+def _taken_rate(codec: str, rate: int) -> int:
+    """The sample rate itself where the encoder takes it, else the next higher, or its highest."""
+    rates = av.Codec(codec, "w").audio_rates or [rate]
+    return min((taken for taken in rates if taken >= rate), default=max(rates))
+
+
+def _open(context: AudioCodecContext, layout: str) -> None:
+    context.layout = layout
+    if context.name in ("aac", "libopus"):
+        context.bit_rate = AAC_BITS_PER_CHANNEL * context.layout.nb_channels
+    context.open()
+
+
 def _named_layout(stream: AudioStream) -> str:
     """The channel layout; raw PCM may only have a number of channels, which encoders refuse."""
     layout = stream.codec_context.layout
-    usual = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
     is_unnamed = layout.name.endswith("channels")
-    return usual.get(layout.nb_channels, layout.name) if is_unnamed else layout.name
+    return LAYOUTS.get(layout.nb_channels, layout.name) if is_unnamed else layout.name
+
+
+def _words_for(track: Track) -> str:
+    """The codec that sound became, and what it lost."""
+    given = cast("AudioCodecContext", track.source.codec_context)
+    made = cast("AudioCodecContext", track.target.codec_context)
+    fewer = "" if made.channels == given.channels else f" in {made.layout.name}"
+    lower = "" if made.sample_rate >= given.sample_rate else f" at {made.sample_rate} Hz"
+    return f"{made.name}{fewer}{lower}"
 
 
 def _encoded_text(out: OutputContainer, stream: SubtitleStream, codec: str) -> Track:

@@ -137,8 +137,11 @@ def _trim_window(video: Input.Video) -> tuple[Fraction, Fraction]:
 
 
 def sound_file(audio: dict[str, Any] | None, temp: Path) -> Path | None:
-    """A WAV file (16 bit) of an AUDIO value, named by its content, so that a session finds it again."""
-    if audio is None:
+    """A WAV file (16 bit) of an AUDIO value, named by its content, so that a session finds it again.
+
+    None where there is no sound in it.
+    """
+    if audio is None or not audio["waveform"].numel():
         return None
     samples = audio["waveform"][0].to(device="cpu", dtype=torch.float32)  # [channels, samples]
     pcm = samples.clamp(-1, 1).mul(32767).round().to(torch.int16).T.contiguous().numpy()

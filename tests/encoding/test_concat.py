@@ -2,6 +2,7 @@ import io
 import os
 import shutil
 import subprocess
+import wave
 from dataclasses import replace
 from fractions import Fraction
 
@@ -289,6 +290,34 @@ def test_sound_the_container_cannot_hold_is_converted_in_sync(
         heard = sum(frame.samples for frame in frames) / sound.codec_context.sample_rate
     assert heard == pytest.approx(1.0, abs=0.05)
     assert frames[0].time == pytest.approx(0, abs=0.025)
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "rate", "channels", "becomes"),
+    [
+        ("h264", ".mp4", 192_000, 1, (96_000, 1)),
+        ("h264", ".mp4", 1_000, 2, (7_350, 2)),
+        ("h264", ".mp4", 44_100, 3, (44_100, 3)),
+        ("h264", ".mp4", 48_000, 16, (48_000, 2)),
+        ("vp9", ".webm", 44_100, 3, (48_000, 2)),
+        ("vp9", ".webm", 48_000, 16, (48_000, 2)),
+    ],
+)
+def test_sound_beyond_what_the_encoder_takes_is_resampled_or_mixed(
+    tmp_path, filled, codec, suffix, rate, channels, becomes
+):
+    source = tmp_path / "sound.wav"
+    with wave.open(str(source), "wb") as file:
+        file.setparams((channels, 2, rate, 0, "NONE", ""))
+        file.writeframes(np.full((rate, channels), 5000, "<i2").tobytes())
+    (note,) = join(filled(codec), tmp_path / f"out{suffix}", source=source).notes
+    assert ("stereo" in note) == (becomes[1] < channels)
+    assert (" Hz" in note) == (becomes[0] < rate)
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        sound = container.streams.audio[0]
+        assert (sound.rate, sound.channels) == becomes
+        heard = sum(frame.samples for frame in container.decode(sound)) / sound.rate
+    assert heard == pytest.approx(1.0, abs=0.3)
 
 
 def test_subtitles_are_copied_or_become_what_the_container_knows(tmp_path, filled, sounding):

@@ -49,6 +49,12 @@ def packets(path, kind: str) -> list[bytes]:
         return [bytes(p) for p in container.demux(streams) if p.size]
 
 
+def sounds(path) -> list[tuple[int, int]]:
+    """(channels, sample rate) of each sound of a video."""
+    with av.open(str(path)) as container:
+        return [(s.channels, s.rate) for s in container.streams.audio]
+
+
 def test_a_video_becomes_twice_as_smooth_at_its_exact_rate_with_its_sound(comfyui, clip, processor):
     name = clip("ntsc.mp4", frames=13, rate=Fraction(24000, 1001), sound=True)
     outputs = comfyui.run(processor(name))
@@ -147,17 +153,32 @@ def test_a_video_made_of_images_at_23_976_plays_at_the_ntsc_rate(comfyui, create
 
 
 def test_the_same_images_with_another_sound_are_another_video(comfyui, created):
-    sounds = [
+    wanted = [
         None,
         {"channels": 1, "samples": 6000, "rate": 48000},
         {"channels": 2, "samples": 3000, "rate": 48000},
         {"channels": 1, "samples": 6000, "rate": 24000},
     ]
-    heard = []
-    for sound in sounds:
-        with av.open(str(comfyui.saved(comfyui.run(created(sound=sound))["c"]))) as container:
-            heard.append([(s.channels, s.rate) for s in container.streams.audio])
+    heard = [sounds(comfyui.saved(comfyui.run(created(sound=sound))["c"])) for sound in wanted]
     assert heard == [[], [(1, 48000)], [(2, 48000)], [(1, 24000)]]
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        {"channels": 1, "samples": 0, "rate": 48000},
+        {"channels": 1, "samples": 9, "rate": 48000, "batch": 0},
+    ],
+)
+def test_a_sound_without_samples_is_no_sound(comfyui, created, sound):
+    assert not sounds(comfyui.saved(comfyui.run(created(sound=sound))["c"]))
+
+
+def test_a_sound_that_no_player_takes_is_converted_and_told(comfyui, created):
+    sound = {"channels": 16, "samples": 24000, "rate": 192000}
+    outputs = comfyui.run(created(sound=sound))["c"]
+    assert sounds(comfyui.saved(outputs)) == [(2, 96000)]
+    assert "it becomes aac in stereo at 96000 Hz" in outputs["text"][0]
 
 
 def test_an_output_folder_that_is_a_link_gets_the_video(comfyui, clip, processor, node):
