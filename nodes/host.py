@@ -9,12 +9,14 @@ from pathlib import Path
 
 import comfy.model_management as mm
 import folder_paths
+import psutil
 import torch
 from comfy.utils import ProgressBar
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
+from ..tlbvfi.errors import MemoryBudgetError
 from ..tlbvfi.progress import ChunkDone, Encoding, Event, FrameDone, Joining, Notice, Started
 from .paths import Folders, extra_read_folders
 from .status import status_line
@@ -47,15 +49,25 @@ def empty_images(count: int, height: int, width: int, channels: int) -> Tensor:
 
 
 def memory_notice(count: int, height: int, width: int, channels: int) -> Notice | None:
-    """A warning, with the number of GB, where a batch of this size does not fit into free memory."""
+    """A warning, with the number of GB, where a batch of this size does not fit into free memory.
+
+    Raises:
+        MemoryBudgetError: it does not fit into all the memory there is.
+    """
     needed = count * height * width * channels * mm.intermediate_dtype().itemsize
-    free = mm.get_free_memory(mm.intermediate_device())
-    if needed <= free:
-        return None
-    return Notice(
-        text=f"{count} frames of {width}x{height} need {needed / 1e9:.1f} GB as one IMAGE batch and "
-        f"{free / 1e9:.1f} GB are free: use TLBVFI Chunk Processor, which streams to a file."
+    device = mm.intermediate_device()
+    free, total = mm.get_free_memory(device), mm.get_total_memory(device)
+    if device.type == "cpu":
+        total += psutil.swap_memory().total
+    problem = (
+        f"{count} frames of {width}x{height} need {needed / 1e9:.1f} GB as one IMAGE batch and"
     )
+    remedy = "use TLBVFI Chunk Processor, which streams to a file."
+    if needed > total:
+        raise MemoryBudgetError(f"{problem} there are {total / 1e9:.1f} GB in all: {remedy}")
+    if needed > free:
+        return Notice(text=f"{problem} {free / 1e9:.1f} GB are free: {remedy}")
+    return None
 
 
 class NodeProgress:

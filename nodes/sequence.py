@@ -24,6 +24,10 @@ def run_sequence(
     """The interpolated batch, [B', H, W, C], where and in the type ComfyUI keeps images.
 
     `images`: [B >= 2, H, W, C]. `times` 0 gives the one mid frame of each pair, alone.
+
+    Raises:
+        FrameError: no pair, or frames that are no pictures in color.
+        MemoryBudgetError: the result exceeds all the memory there is.
     """
     require_pairs(images)
     require_images(images)

@@ -164,6 +164,17 @@ def test_no_images_are_refused(refusal_of):
         )
 
 
+def test_a_result_beyond_all_memory_is_refused_before_it_begins(comfyui, node):
+    nodes = {
+        "i": node("OddImages", levels="0 1", height=10**6, width=10**6, channels=3),
+        "x": node("TLBVFI_BatchInterpolator_V2", images=["i", 0], model_name="blend"),
+        "p": node("PreviewAny", source=["x", 1]),
+    }
+    message = comfyui.error(nodes)
+    assert "3 frames of 1000000x1000000 need 36000.0 GB as one IMAGE batch and there are" in message
+    assert "GB in all: use TLBVFI Chunk Processor" in message
+
+
 def test_a_gpu_that_is_not_there_is_told(comfyui, node, model_file):
     nodes = pair(node, model_name=model_file("empty.pth", b""), gpu_id=5)
     assert "empty.pth is empty" in comfyui.error(nodes)
