@@ -120,19 +120,26 @@ def open_carried(
 ) -> Iterator[Carried]:
     """What `origin`, if any, hands on, and `metadata` beside its own; open for the block.
 
-    `window`: the stretch of the source that is used; the output's clock begins with it.
+    `window`: the stretch of the source that is used; the output's clock begins with it. An entry of
+    `metadata` stands in the place of the source's own, however that is capitalized; an empty one
+    leaves it out.
 
     Raises:
         SourceError: `origin` cannot be read.
     """
     with ExitStack() as stack:
         source = stack.enter_context(open_container(origin)) if origin is not None else None
+        ours = dict(metadata or {})
+        replaced = {key.lower() for key in ours}
+        theirs = source.metadata.items() if source is not None else ()
         yield Carried(
             origin=origin,
             source=source,
             window=window,
             clock=read_clock(origin) if origin is not None else STEADY,
-            metadata=kept_metadata({**(source.metadata if source else {}), **(metadata or {})}),
+            metadata=kept_metadata(
+                {key: text for key, text in theirs if key.lower() not in replaced} | ours
+            ),
         )
 
 
@@ -157,8 +164,10 @@ def container_options(
 
 
 def kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The entries that hold for a file made from another."""
-    return {key: value for key, value in metadata.items() if key.lower() not in MUXER_METADATA}
+    """The entries that hold for a file made from another; empty ones say nothing."""
+    return {
+        key: text for key, text in metadata.items() if text and key.lower() not in MUXER_METADATA
+    }
 
 
 def _chapters(source: InputContainer, window: Window | None) -> list[Chapter]:

@@ -21,15 +21,20 @@ from ..tlbvfi.job import is_joined, join_session
 from ..tlbvfi.progress import Notice
 from .host import NodeProgress
 
+NO_GRAPH = {"workflow": "", "prompt": ""}
+
 
 def graph_metadata(hidden: Any) -> dict[str, str]:  # noqa: ANN401 - ComfyUI's untyped holder
-    """Tags that bring the graph back when the file is dropped on the page, as core's Save Video."""
+    """Tags that bring the graph back when the file is dropped on the page, as core's Save Video.
+
+    Empty ones keep the graph of a source video, which did not make this file, out of it.
+    """
     if args.disable_metadata:
-        return {}
+        return NO_GRAPH
     graph = dict(hidden.extra_pnginfo or {})
     if hidden.prompt is not None:
         graph["prompt"] = hidden.prompt
-    return {key: json.dumps(value) for key, value in graph.items()}
+    return NO_GRAPH | {key: json.dumps(value) for key, value in graph.items()}
 
 
 def require_form(session: Session, wanted: Path, final: Final) -> None:

@@ -267,6 +267,17 @@ def test_title_chapters_language_and_workflow_are_carried(tmp_path, filled, soun
     assert output.read_bytes().find(b"moov") < output.read_bytes().find(b"mdat")
 
 
+@pytest.mark.parametrize(("ours", "left"), [({"Title": "New"}, ["New"]), ({"title": ""}, [])])
+def test_metadata_of_the_job_takes_the_place_of_the_source_s(
+    tmp_path, filled, sounding, ours, left
+):
+    output = tmp_path / "out.mkv"
+    join(filled("h264"), output, source=sounding(), metadata=ours)
+    with av.open(str(output)) as container:
+        titles = [text for key, text in container.metadata.items() if key.lower() == "title"]
+    assert titles == left
+
+
 @pytest.mark.parametrize(
     ("codec", "suffix", "audio", "becomes"),
     [

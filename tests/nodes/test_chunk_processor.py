@@ -233,6 +233,28 @@ def test_the_graph_is_in_the_file(comfyui, clip, processor):
         assert json.loads(container.metadata["workflow"]) == {"nodes": [1]}
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_the_graph_of_the_source_is_not_in_the_file(comfyui, clip, processor, suffix):
+    source = comfyui.base / "input" / clip("plain.mp4")
+    made_by_comfyui = source.with_name(f"made-by-comfyui{suffix}")
+    with (
+        av.open(str(source)) as given,
+        av.open(str(made_by_comfyui), "w", options={"movflags": "use_metadata_tags"}) as out,
+    ):
+        out.metadata.update(title="A film", workflow='{"nodes": ["old"]}', prompt='{"old": 1}')
+        stream = out.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(given.streams.video[0]):
+            packet.stream = stream
+            if packet.size:
+                out.mux(packet)
+    outputs = comfyui.run(processor(made_by_comfyui.name))
+    with av.open(str(comfyui.saved(outputs["c"]))) as container:
+        texts = {key.lower(): text for key, text in container.metadata.items()}
+    assert texts["title"] == "A film"
+    assert "workflow" not in texts
+    assert "TLBVFI_ChunkProcessor" in texts["prompt"]
+
+
 def test_with_a_concatenator_there_is_one_file_under_its_name(comfyui, clip, processor, node):
     prompt = processor(clip("joined.mp4", sound=True), session_id="one-file")
     prompt["j"] = node(
