@@ -1,18 +1,21 @@
 // Reads graphs saved by older packs that have the same nodes. Pure: a graph and the node
 // definitions in, the graph changed in place.
 
-const RENAMED_TYPES = { VideoConcatenator: "TLBVFI_VideoConcatenator" };
+const RENAMED_TYPES = new Map([["VideoConcatenator", "TLBVFI_VideoConcatenator"]]);
 const WIDGET_TYPES = new Set(["INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"]);
 
 /**
  * Brings every node of ours, in the graph and its subgraphs, to the form the page reads; beside
- * them ComfyUI's own nodes, too, whose values hand-written examples also hold by name.
+ * them ComfyUI's own nodes, too, whose values hand-written examples also hold by name, and nodes of
+ * ours under a former type, unless another pack has one of that type.
  */
 export function readSavedGraph(graph, definitions) {
   const parts = [graph, ...(graph.definitions?.subgraphs ?? [])];
   const nodes = parts.flatMap((part) => part.nodes ?? []);
-  for (const node of nodes) node.type = RENAMED_TYPES[node.type] ?? node.type;
   if (!nodes.some(isOurs)) return;
+  for (const node of nodes) {
+    if (!definitions[node.type]) node.type = RENAMED_TYPES.get(node.type) ?? node.type;
+  }
   for (const node of nodes.filter((node) => node.widgets_values && definitions[node.type])) {
     const definition = definitions[node.type];
     if (isOurs(node) || (isCore(definition) && !Array.isArray(node.widgets_values))) {

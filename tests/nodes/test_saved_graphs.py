@@ -57,9 +57,9 @@ def read(root):
         "readSavedGraph(graph, definitions); console.log(JSON.stringify(graph));"
     )
 
-    def run(graph: dict) -> dict:
+    def run(graph: dict, more_definitions: dict | None = None) -> dict:
         command = ["node", "--no-warnings", "--input-type=module", "-e", script]
-        argument = json.dumps([graph, DEFINITIONS])
+        argument = json.dumps([graph, DEFINITIONS | (more_definitions or {})])
         done = subprocess.run([*command, argument], check=True, capture_output=True, text=True)
         return json.loads(done.stdout)
 
@@ -112,10 +112,20 @@ def test_a_saved_bitrate_stays(read):
     assert values_of(read(one("TLBVFI_ChunkProcessor", saved)))[2] == "20M"
 
 
-def test_the_concatenator_without_its_prefix_is_ours(read):
-    graph = read(one("VideoConcatenator", {"session_id": "abc"}))
+def test_the_concatenator_without_its_prefix_is_ours_beside_another_node_of_ours(read):
+    saved = one("VideoConcatenator", {"session_id": "abc"})
+    saved["nodes"].append({"id": 2, "type": "TLBVFI_ChunkProcessor"})
+    graph = read(saved)
     assert graph["nodes"][0]["type"] == "TLBVFI_VideoConcatenator"
     assert values_of(graph) == ["abc"]
+
+
+def test_the_concatenator_of_another_pack_stays_its_own(read):
+    saved = one("VideoConcatenator", {"session_id": "abc"})
+    assert read(saved) == saved
+    saved["nodes"].append({"id": 2, "type": "TLBVFI_ChunkProcessor"})
+    defined = {"VideoConcatenator": {"input": {"required": {}}, "python_module": "custom_nodes.x"}}
+    assert read(saved, defined)["nodes"][0] == saved["nodes"][0]
 
 
 def test_nodes_in_subgraphs_are_read_too(read):
