@@ -31,6 +31,8 @@ log = logging.getLogger("tlbvfi.profiles")
 
 WITHOUT_RANGE = (".nut", ".avi")
 """Containers that say nothing of the range; neither do the codecs that we put into them."""
+LOWEST_BITRATE, HIGHEST_BITRATE = 10**4, 10**9
+"""Bits per second; beyond, encoders fail without saying why, or pay no attention."""
 
 
 class Picture(Protocol):
@@ -183,14 +185,24 @@ def parse_bitrate(text: str) -> int:
     """Bits per second of `8M`, `800k` or `1500000` (ffmpeg's suffixes, powers of ten).
 
     Raises:
-        EncoderError: not a positive number with an optional k, M or G.
+        EncoderError: not a positive number with an optional k, M or G, or none that fits a video.
     """
+    value = parse_amount(text)
+    if value is None:
+        raise EncoderError(f"A bitrate of {text!r} is not understood: write it like 8M or 800k.")
+    if not LOWEST_BITRATE <= value <= HIGHEST_BITRATE:
+        raise EncoderError(
+            f"A bitrate of {text} is too {'low' if value < LOWEST_BITRATE else 'high'} for a video: "
+            "choose 10k to 1G, such as 8M or 800k."
+        )
+    return value
+
+
+def parse_amount(text: str) -> int | None:
+    """A whole number above 0 of `4G`, `1.5M`, `800k` or `42`, powers of ten; None if it is none."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgG]?)", text.strip())
     scale = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-    value = int(Fraction(match[1]) * scale[match[2].lower()]) if match else 0
-    if value <= 0:
-        raise EncoderError(f"A bitrate of {text!r} is not understood: write it like 8M or 800k.")
-    return value
+    return int(Fraction(match[1]) * scale[match[2].lower()]) or None if match else None
 
 
 @contextmanager

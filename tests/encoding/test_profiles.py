@@ -129,7 +129,8 @@ def test_quality_reaches_the_encoder_in_its_own_words(encoder):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("8M", 8_000_000), ("800k", 800_000), ("1.5m", 1_500_000), ("42", 42)]
+    ("text", "expected"),
+    [("8M", 8_000_000), ("800k", 800_000), ("1.5m", 1_500_000), ("42000", 42_000)],
 )
 def test_bitrate_is_read_like_ffmpeg_does(text, expected):
     assert parse_bitrate(text) == expected
@@ -138,6 +139,12 @@ def test_bitrate_is_read_like_ffmpeg_does(text, expected):
 @pytest.mark.parametrize("text", ["", "0", "-3M", "fast", "8 M B"])
 def test_nonsense_bitrate_is_refused(text):
     with pytest.raises(EncoderError, match="write it like 8M"):
+        parse_bitrate(text)
+
+
+@pytest.mark.parametrize(("text", "word"), [("1", "low"), ("9.9k", "low"), ("999999G", "high")])
+def test_a_bitrate_that_fits_no_video_is_refused_with_its_value(text, word):
+    with pytest.raises(EncoderError, match=f"A bitrate of {text} is too {word} for a video"):
         parse_bitrate(text)
 
 

@@ -72,16 +72,13 @@ def parse_size(text: str) -> int:
     Raises:
         SettingsError: not a positive number with an optional k, M or G.
     """
-    from ...encoding.errors import EncoderError
-    from ...encoding.profiles import parse_bitrate
+    from ...encoding.profiles import parse_amount
     from ..errors import SettingsError
 
-    try:
-        return parse_bitrate(text)
-    except EncoderError as error:
-        raise SettingsError(
-            f"A size of {text!r} is not understood: write it like 4G or 800M."
-        ) from error
+    size = parse_amount(text)
+    if size is None:
+        raise SettingsError(f"A size of {text!r} is not understood: write it like 4G or 800M.")
+    return size
 
 
 def encoder_settings(arguments: argparse.Namespace) -> EncoderSettings | None:
