@@ -7,16 +7,30 @@ from fractions import Fraction
 from ..encoding.catalog import Profile
 from ..encoding.layout import pixel_layout
 from ..encoding.profiles import Encoder, EncoderSettings, Picture, find_profile
+from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.progress import Notice
 from ..tlbvfi.timeline import parse_rate
 
 PLAYABLE, ODD_SIZES = "yuv420p", "yuv444p"
 """For images, which have no pixel format of their own: what browsers play, and for odd sizes."""
+LOWEST_RATE = 0.001
+"""Frames per second; slower, one frame lasts longer than mp4 can say."""
 
 
 def exact_rate(fps: float) -> Fraction | None:
-    """Frames per second as meant: 23.976 is 24000/1001; None for 0, "as the source"."""
-    return parse_rate(str(fps)) if fps > 0 else None
+    """Frames per second as meant: 23.976 is 24000/1001; None for 0, "as the source".
+
+    Raises:
+        SettingsError: above 0 and below the step of the widget, or not a number.
+    """
+    if fps == 0:
+        return None
+    if not fps >= LOWEST_RATE:
+        raise SettingsError(
+            f"fps {fps} is too low for a video file: give at least {LOWEST_RATE}, or 0 for the rate "
+            "of the source."
+        )
+    return parse_rate(str(fps))
 
 
 def meant_rate(rate: Fraction) -> Fraction:

@@ -172,7 +172,7 @@ def parse_rate(text: str) -> Fraction:
         )
     ntsc = Fraction(round(rate) * 1000, 1001)
     looks_ntsc = round(rate) % 24 == 0 or round(rate) % 30 == 0
-    return ntsc if looks_ntsc and abs(rate - ntsc) < Fraction(1, 200) else rate
+    return ntsc if ntsc and looks_ntsc and abs(rate - ntsc) < Fraction(1, 200) else rate
 
 
 def parse_factor(text: str) -> Fraction:

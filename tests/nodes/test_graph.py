@@ -17,6 +17,7 @@ from comfyui_tlbvfi.nodes.validation import (
     check_session_id,
     first_problem,
 )
+from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,6 +77,12 @@ def test_only_the_output_that_is_read_counts_as_linked():
 )
 def test_a_rate_means_the_exact_one(fps, rate):
     assert exact_rate(fps) == rate
+
+
+@pytest.mark.parametrize("fps", [1e-5, float("nan")])
+def test_a_rate_that_no_file_holds_is_refused(fps):
+    with pytest.raises(SettingsError, match=f"fps {fps} is too low for a video file"):
+        exact_rate(fps)
 
 
 @given(st.integers(1, 1000))

@@ -127,6 +127,10 @@ def test_rates_are_read_exactly(text, rate):
     assert parse_rate(text) == rate
 
 
+def test_a_rate_near_0_is_no_ntsc_rate():
+    assert parse_rate("0.001") == Fraction(1, 1000)
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "fast", "1/0", "", "nan"])
 def test_what_is_no_rate_is_refused(text):
     with pytest.raises(SettingsError, match="frame rate"):
