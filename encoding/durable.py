@@ -22,7 +22,7 @@ StepHook = Callable[[str], None]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
 
 
@@ -101,7 +101,8 @@ def disk_errors(path: Path, *, if_full: str = "free some space") -> Iterator[Non
             raise OutputError(_full_disk(path, if_full)) from error
         if error.errno in REFUSED:
             raise OutputError(
-                f"{path} cannot be written ({os.strerror(error.errno)}): choose another folder."
+                f"{path} cannot be written ({os.strerror(error.errno)}): choose another folder "
+                "or name."
             ) from error
         raise
 

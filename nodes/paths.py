@@ -14,6 +14,10 @@ from pathlib import Path
 
 from ..tlbvfi.errors import SettingsError
 
+LONGEST_NAME = 230
+"""Bytes of a name; file systems take 255, and temporary and numbered files have longer ones."""
+MOST_FOLDERS = 10
+"""One inside the other; Linux takes paths of 4096 bytes."""
 READ_FOLDERS_VARIABLE = "TLBVFI_READ_FOLDERS"
 
 _ANNOTATED = re.compile(r"^(?P<name>.*) \[(?P<folder>input|output|temp)\]$")
@@ -50,12 +54,12 @@ def readable_file(text: str, folders: Folders) -> Path:
     roots = (folders.input, folders.output, folders.temp, *folders.readable)
     if not any(_is_inside(path, root) for root in roots):
         raise SettingsError(
-            f"{text!r} is outside ComfyUI's input, output and temp folders: move the file there, or "
-            f"list its folder in the environment variable {READ_FOLDERS_VARIABLE} of the server."
+            f"{_begin(text)} is outside ComfyUI's input, output and temp folders: move the file there, "
+            f"or list its folder in the environment variable {READ_FOLDERS_VARIABLE} of the server."
         )
-    if not path.is_file():
+    if not _is_file(path):
         raise SettingsError(
-            f"there is no file {text!r} in ComfyUI's {folder} folder: check the name, or write "
+            f"there is no file {_begin(text)} in ComfyUI's {folder} folder: check the name, or write "
             "'name [output]' for a file of the output folder."
         )
     return path
@@ -65,13 +69,19 @@ def folder_in_output(text: str, folders: Folders) -> Path:
     """The folder below ComfyUI's output folder that `text` names; the output folder where empty.
 
     Raises:
-        SettingsError: `text` leads out of the output folder.
+        SettingsError: `text` leads out of the output folder, or is longer than file systems take.
     """
     path = _resolve(folders.output, text)
     if not _is_inside(path, folders.output):
         raise SettingsError(
-            f"output_dir {text!r} leads out of ComfyUI's output folder: give a folder below it, or "
-            "nothing."
+            f"output_dir {_begin(text)} leads out of ComfyUI's output folder: give a folder below it, "
+            "or nothing."
+        )
+    names = path.relative_to(folders.output).parts
+    if any(len(os.fsencode(name)) > LONGEST_NAME for name in names) or len(names) > MOST_FOLDERS:
+        raise SettingsError(
+            f"output_dir {_begin(text)} is too long: give at most {MOST_FOLDERS} folders, with names "
+            f"of at most {LONGEST_NAME} bytes."
         )
     return path
 
@@ -80,12 +90,18 @@ def plain_file_name(text: str) -> str:
     """`text`, if it is a file name without a folder.
 
     Raises:
-        SettingsError: it holds a path, or what no file system takes.
+        SettingsError: it holds a path, or what no file system takes, or is too long for one.
     """
-    if not re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|]{1,200}", text) or text.strip(". ") != text:
+    # a lone surrogate is a half of a character, which no file system stores
+    if not re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|\ud800-\udfff]+", text) or text.strip(". ") != text:
         raise SettingsError(
             f"output_filename {text!r} is not a plain file name: leave out folders and the "
             'characters / \\ : * ? " < > |; folders go into output_dir.'
+        )
+    if len(text.encode()) > LONGEST_NAME:
+        raise SettingsError(
+            f"output_filename {_begin(text)} has {len(text.encode())} bytes and a name may have "
+            f"{LONGEST_NAME}: shorten it."
         )
     return text
 
@@ -95,7 +111,19 @@ def _resolve(base: Path, text: str) -> Path:
     try:
         return (base / text).resolve()
     except (OSError, ValueError) as error:  # ValueError: a null byte
-        raise SettingsError(f"{text!r} is not a path.") from error
+        raise SettingsError(f"{_begin(text)} is not a path.") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than the file system takes
+        return False
+
+
+def _begin(text: str) -> str:
+    """As much of a text as fits into a sentence, quoted."""
+    return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."
 
 
 def _is_inside(path: Path, root: Path) -> bool:

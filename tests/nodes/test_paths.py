@@ -69,6 +69,25 @@ def test_a_missing_file_is_named(folders):
         readable_file("gone.mp4", folders)
 
 
+@pytest.mark.parametrize("text", ["x" * 300, "x" * 5000])
+def test_a_name_longer_than_the_file_system_takes_is_a_missing_file(folders, text):
+    with pytest.raises(SettingsError, match=r"no file 'x{80}'\.\.\. in ComfyUI's input folder"):
+        readable_file(text, folders)
+
+
+@pytest.mark.parametrize("text", ["x" * 231, "é" * 116, "a/" * 11, "a/" * 2500])
+def test_an_output_dir_longer_than_file_systems_take_is_refused(folders, text):
+    with pytest.raises(SettingsError, match="is too long: give at most 10 folders"):
+        folder_in_output(text, folders)
+
+
+def test_names_of_230_bytes_are_taken(folders):
+    assert folder_in_output("é" * 115, folders).name == "é" * 115
+    assert plain_file_name("é" * 115) == "é" * 115
+    with pytest.raises(SettingsError, match="has 232 bytes and a name may have 230"):
+        plain_file_name("é" * 116)
+
+
 def test_an_empty_output_dir_is_the_output_folder(folders):
     assert folder_in_output("", folders) == folders.output
 
@@ -95,7 +114,7 @@ def test_a_plain_file_name_is_taken(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a/b.mp4", "..", "../x.mp4", "C:\\x.mp4", "a\n.mp4", ".hidden"]
+    "text", ["", "a/b.mp4", "..", "../x.mp4", "C:\\x.mp4", "a\n.mp4", ".hidden", "\ud800"]
 )
 def test_a_file_name_with_a_path_is_refused(text):
     with pytest.raises(SettingsError, match="plain file name"):
