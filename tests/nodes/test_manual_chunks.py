@@ -1,5 +1,7 @@
 """Chunks saved one by one and joined: the saver and the concatenator in a real ComfyUI."""
 
+import re
+import shutil
 from fractions import Fraction
 
 import av
@@ -239,6 +241,13 @@ def test_a_source_elsewhere_is_refused(comfyui, node, path):
     assert "is outside ComfyUI's input, output and temp folders" in comfyui.error(nodes)
 
 
-def test_an_unknown_session_names_those_there_are(comfyui, node):
+def test_an_unknown_session_names_some_of_those_there_are(comfyui, node):
+    frames = node("EmptyImage", width=64, height=48, batch_size=2, color=0)
+    chunk = node("TLBVFI_ChunkVideoSaver", frames=["e", 0], chunk_id=0, fps=24, session_id="known")
+    comfyui.run({"e": frames, "c": chunk})
+    for n in range(6):
+        shutil.copytree(comfyui.session("known"), comfyui.session(f"0-known-{n}"))
     nodes = {"j": node("TLBVFI_VideoConcatenator", session_id="never-made")}
-    assert "There is no session never-made" in comfyui.error(nodes)
+    message = comfyui.error(nodes)
+    assert "There is no session never-made in" in message
+    assert re.search(r"there are 0-known-0, .*0-known-4 and \d+ more\.$", message.strip())
