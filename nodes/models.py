@@ -12,7 +12,7 @@ import comfy.model_management as mm
 import folder_paths
 import torch
 
-from ..tlbvfi.errors import ModelMissingError
+from ..tlbvfi.errors import ModelMissingError, SettingsError
 from ..tlbvfi.method import Method
 from ..tlbvfi.methods import WITHOUT_WEIGHTS, MethodConfig, create_method
 from ..tlbvfi.model import Padding, SamplingOptions
@@ -84,6 +84,11 @@ def chosen_method(wish: ModelWish, progress: NodeProgress) -> Iterator[Method]:
         model = wish.model or named_model(
             wish.model_name, wish.precision, chosen_device(wish.gpu_id, progress)
         )
+        if not isinstance(model, LoadedModel):
+            raise SettingsError(
+                f"model {type(model).__name__} is no TLB-VFI model: connect the output of 'Load "
+                "TLBVFI Model'."
+            )
         method = HostedTlbvfi(model, sampling_options(wish), tile_size=wish.tile_size)
         try:
             yield method

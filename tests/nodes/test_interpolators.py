@@ -175,6 +175,11 @@ def test_a_result_beyond_all_memory_is_refused_before_it_begins(comfyui, node):
     assert "GB in all: use TLBVFI Chunk Processor" in message
 
 
+@pytest.mark.parametrize("name", ["model", "interp_model"])
+def test_a_text_in_the_place_of_a_model_is_refused(comfyui, node, name):
+    assert f"{name} str " in comfyui.error(pair(node, **{name: "film"}))
+
+
 def test_a_gpu_that_is_not_there_is_told(comfyui, node, model_file):
     nodes = pair(node, model_name=model_file("empty.pth", b""), gpu_id=5)
     assert "empty.pth is empty" in comfyui.error(nodes)
