@@ -129,8 +129,8 @@ def _refuse_unsuitable(session: Session, output: Path, *, overwrite: bool) -> No
     if output.suffix.lower() not in fitting:
         raise OutputError(
             f"{output.name}: chunks of {session.manifest.encoder.profile} do not fit into "
-            f"{output.suffix or 'a file without suffix'}: choose {' or '.join(fitting)}, or have them "
-            "encoded once more by --codec."
+            f"{output.suffix or 'a file without suffix'}: choose {' or '.join(fitting)}, or name "
+            "a codec to have them encoded once more."
         )
     if output.suffix.lower() == ".avi" and session.manifest.is_vfr:
         raise OutputError(f"{output.name}: .avi cannot hold a variable frame rate: choose .nut.")
@@ -252,7 +252,7 @@ def _require_same_head(
     if first is not None and head != first:
         raise VerificationError(
             f"Chunk {record.index} was encoded with another encoder or other settings than the "
-            "first one (their headers differ): remove it and resume, or start anew with --overwrite."
+            "first one (their headers differ): remove it and resume, or begin a new session."
         )
     return head
 

@@ -99,7 +99,7 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
         if document["schema"] != SCHEMA:
             raise SessionError(
                 f"{path} has schema {document['schema']} and this version knows {SCHEMA}: "
-                "use the version that made it or name another --session."
+                "use the version that made it or choose another session."
             )
         return manifest_from_json(document), document["versions"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -142,7 +142,7 @@ def test_a_kept_mezzanine_is_encoded_anew_without_interpolating(
     assert "out.mkv exists" in err
     code, _, err = tlbvfi("concat", "mine", "new.mp4")
     assert code == 1
-    assert "choose .mkv or .nut, or have them encoded once more by --codec" in err
+    assert "choose .mkv or .nut, or name a codec to have them encoded once more" in err
     assert tlbvfi("concat", "mine", "copy.mkv")[0] == 0
     assert facts(tmp_path / "copy.mkv")[0] == "ffv1"
 
