@@ -57,7 +57,8 @@ class ChunkVideoSaver(io.ComfyNode):
                     "session_id",
                     default="",
                     optional=True,
-                    tooltip="Name of the session; the same for all its chunks. Empty: a new one.",
+                    tooltip="Name of the session; the same for all its chunks. Empty: a new one at every "
+                    "run.",
                 ),
                 io.String.Input(
                     "output_dir",
