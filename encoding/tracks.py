@@ -166,9 +166,12 @@ def _timed(
 ) -> Iterator[tuple[float, Packet]]:
     """(decode time in seconds, packet) of those that a muxer takes."""
     may_repeat = track.target.type == "subtitle"
+    is_sound = track.target.type == "audio"
     for packet in packets:
         packet.stream = track.target
-        packet.dts = packet.pts if packet.dts is None else packet.dts
+        # Sound is shown when it is decoded; what demuxers guess after damage may differ.
+        if packet.dts is None or (is_sound and packet.pts is not None):
+            packet.dts = packet.pts
         seconds, last = (packet.dts or 0) * packet.time_base, order.last
         is_late = last is not None and (seconds < last or (seconds == last and not may_repeat))
         if packet.size and (packet.dts is None or is_late):  # FLAC ends with a header alone

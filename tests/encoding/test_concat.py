@@ -41,7 +41,8 @@ def sounding(tmp_path):
             out.metadata["title"] = "A film"
             out.set_chapters([chapter(0, 0, 400, "One"), chapter(1, 400, 1000, "Two")])
             for number in range(24):
-                picture = av.VideoFrame(64, 48, "yuv420p")
+                gray = np.full((72, 64), 90 + number, np.uint8)
+                picture = av.VideoFrame.from_ndarray(gray, format="yuv420p")
                 picture.pts = number
                 out.mux(video.encode(picture))
             out.mux(video.encode(None))
