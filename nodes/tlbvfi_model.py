@@ -203,11 +203,13 @@ class HostedTlbvfi:
         return [loaded for loaded in mm.current_loaded_models if loaded.model is self._patcher]
 
 
-def tile_memory(tile_size: int, options: SamplingOptions, dtype: torch.dtype) -> int:
-    """Bytes at the peak for a frame of `tile_size` pixels square with every map whole.
+PLAIN_VALUES = 1700
+"""Values that the reference's graph holds per padded pixel: the 2.26 GB of its plain implementation at
+512x512 (`tlbvfi bench --baseline`), less weights and libraries."""
 
-    That is what packs take that cut frames into tiles of this size, on whatever device.
-    """
+
+def tile_memory(tile_size: int, options: SamplingOptions, dtype: torch.dtype) -> int:
+    """Bytes that packs take for a tile of `tile_size` pixels square, with every map whole."""
     side = max(tile_size, MINIMUM_SIDE)
-    # without a limit, a GPU's plan has whole maps; that of a CPU has bands, which are faster there
-    return plan_memory(options.geometry(side, side), device="cuda", dtype=dtype).peak
+    geometry = options.geometry(side, side)
+    return PLAIN_VALUES * dtype.itemsize * geometry.padded_height * geometry.padded_width
