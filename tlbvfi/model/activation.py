@@ -27,7 +27,7 @@ def activated(x: Tensor, bias: Tensor, activation: Activation) -> Tensor:
     `bias`: [C]. The device is one that `has_triton`.
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    slope = bias if activation is F.gelu else activation.weight  # pyright: ignore[reportFunctionMemberAccess]
+    slope = getattr(activation, "weight", bias)  # GELU has none
     with torch.cuda.device_of(x):
         kernel_named("activation_kernel")[(-(-x.numel() // BLOCK_VALUES),)](
             x,

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from .kernels import has_triton
 from .layers import Operations, attend, swish, weight_and_bias
-from .norm_kernel import clip_norm
-from .norm_kernel import fits as has_kernel
+from .norm_kernel import clip_norm, fits
 
 WIDTH = 32
 EMBEDDING = 4 * WIDTH
@@ -43,21 +42,24 @@ def resample(x: Tensor, how: Resampling | None) -> Tensor:
     return x
 
 
+def has_kernel(norm: Any, x: Tensor) -> bool:  # noqa: ANN401
+    """Whether the norm of a clip like `x` is one kernel."""
+    return fits(x, norm.num_groups) and has_triton(x.device)
+
+
 def normed(norm: Any, x: Tensor) -> Tensor:  # noqa: ANN401
     """Group norm alone."""
-    fits = has_kernel(x, norm.num_groups) and has_triton(x.device)
-    return clip_norm(norm, x, silu=False) if fits else norm(x)
+    return clip_norm(norm, x, silu=False) if has_kernel(norm, x) else norm(x)
 
 
 def norm_and_swish(norm: Any, x: Tensor) -> Tensor:  # noqa: ANN401
     """Group norm and SiLU."""
-    fits = has_kernel(x, norm.num_groups) and has_triton(x.device)
-    return clip_norm(norm, x) if fits else swish(norm(x))
+    return clip_norm(norm, x) if has_kernel(norm, x) else swish(norm(x))
 
 
 def conv_norm_and_swish(conv: Any, norm: Any, x: Tensor, modulation: Tensor) -> Tensor:  # noqa: ANN401
     """A convolution, group norm, scaled and shifted by `modulation` [B or 1, 2 * C], and SiLU."""
-    if has_kernel(x[:, :WIDTH], norm.num_groups) and has_triton(x.device):
+    if has_kernel(norm, x[:, :WIDTH]):  # as many channels as come out
         weight, bias = weight_and_bias(conv, x)
         return clip_norm(norm, F.conv3d(x, weight, padding=1), modulation, added=bias)
     scale, shift = modulation[..., None, None, None].chunk(2, dim=1)
