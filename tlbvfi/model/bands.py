@@ -306,6 +306,9 @@ def upsampled(kernel: Kernel, source: Rows) -> Rows:
     def compute(start: int, stop: int) -> Tensor:
         first, last = start // 2, (stop + 1) // 2
         rows, padding = _padded(source, first, last, 1, 1)
+        if not rows.is_cuda:
+            # With zeros of its own oneDNN takes another kernel for maps of some heights.
+            rows, padding = F.pad(rows, (1, 1, padding[0], padding[0])), (0, 0)
         weight = torch.cat(phase_kernels(kernel.weight))
         phases = convolve(Kernel(weight, None), rows, padding=padding).split(channels, dim=1)
         bias = 0 if kernel.bias is None else kernel.bias.to(rows)[:, None, None]

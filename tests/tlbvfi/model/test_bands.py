@@ -76,6 +76,15 @@ def test_upsampling_on_the_small_map_equals_nearest_and_convolution(values):
     close(bands.keep(bands.upsampled(k, stored(x)), Bands(values=values)), wanted)
 
 
+@pytest.mark.parametrize("values", [1 << 17, 1 << 20])
+def test_upsampling_in_bands_has_the_bits_of_the_whole(values):
+    x, k = channels_last(1, 64, 256, 384), kernel(64, 64, 3)
+    whole, banded = (
+        bands.keep(bands.upsampled(k, stored(x)), b) for b in (WHOLE, Bands(values=values))
+    )
+    assert torch.equal(banded, whole)
+
+
 def test_group_norm_keeps_its_accuracy_where_the_mean_is_far_from_zero():
     x = channels_last(2, 8, 64, 64) * 0.01 + 3
     norm = nn.GroupNorm(4, 8, eps=1e-6)
