@@ -204,7 +204,7 @@ class HostedTlbvfi:
 
 
 PLAIN_VALUES = 1700
-"""Values that the reference's graph holds per padded pixel: the 2.26 GB of its plain implementation at
+"""Values that the reference's graph holds per padded pixel: the 2.15 GB of its plain implementation at
 512x512 (`tlbvfi bench --baseline`), less weights and libraries."""
 
 
