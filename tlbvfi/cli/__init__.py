@@ -19,7 +19,7 @@ from ...encoding.errors import VideoError
 from ..errors import InterpolationError
 from . import bench, comfy, inspect, interpolate, models, sessions
 from .arguments import PathsAnywhere
-from .show import LogLines
+from .show import LogLines, say
 
 if TYPE_CHECKING:
     from av.error import FFmpegError
@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (VideoError, InterpolationError) as error:
         if arguments.verbose:
             logging.getLogger("tlbvfi").exception("%s failed", arguments.command)
-        print(f"tlbvfi: {error}", file=sys.stderr)
+        say(str(error))
         return 1
     except KeyboardInterrupt:
-        print("tlbvfi: interrupted.", file=sys.stderr)
+        say("interrupted.")
         return 130
     except BrokenPipeError:
         # The reader of our output has left (`tlbvfi ... | head`): nothing more to tell it.
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.verbose:
             raise
         about = f"{error.filename}: " if error.filename else ""
-        print(f"tlbvfi: {about}FFmpeg failed ({error.strerror}): -v shows where.", file=sys.stderr)
+        say(f"{about}FFmpeg failed ({error.strerror}): -v shows where.")
         return 1
     except (RuntimeError, MemoryError) as error:
         from ..memory import is_out_of_memory  # which loads torch
@@ -64,12 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.verbose or not is_out_of_memory(error):
             raise
         what = str(error).split("\n", 1)[0]
-        print(f"tlbvfi: memory has run out, scale the frames down: {what}", file=sys.stderr)
+        say(f"memory has run out, scale the frames down: {what}")
         return 1
     except OSError as error:
         if arguments.verbose or error.filename is None:
             raise
-        print(f"tlbvfi: {error.filename} cannot be used: {error.strerror}.", file=sys.stderr)
+        say(f"{error.filename} cannot be used: {error.strerror}.")
         return 1
 
 

@@ -158,11 +158,7 @@ def run_comfy(arguments: argparse.Namespace) -> int:
     try:
         generation = _frames(arguments, prompt, node)
     except KeyboardInterrupt:
-        print(
-            "tlbvfi: interrupted; what is queued goes on at the server, and the same command "
-            "fetches it.",
-            file=sys.stderr,
-        )
+        say("interrupted; what is queued goes on at the server, and the same command fetches it.")
         return 130
     say(_summary(generation), quiet=arguments.json)
     folder = generation.folder.parent

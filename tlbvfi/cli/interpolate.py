@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -418,12 +417,9 @@ def _tell(result: JobResult, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_as_json(result)))
     elif result.was_done:
-        print(
-            f"tlbvfi: {result.output} is already there and verified; --overwrite makes it anew.",
-            file=sys.stderr,
-        )
+        say(f"{result.output} is already there and verified; --overwrite makes it anew.")
     else:
-        print(f"tlbvfi: {result.output}: {result.frames} frames.", file=sys.stderr)
+        say(f"{result.output}: {result.frames} frames.")
 
 
 def _tell_all(outcomes: Sequence[VideoOutcome], as_json: bool) -> None:
@@ -441,9 +437,9 @@ def _tell_all(outcomes: Sequence[VideoOutcome], as_json: bool) -> None:
         counts = {"done": len(outcomes) - len(failed), "failed": len(failed)}
         print(json.dumps({**counts, "videos": videos}))
         return
-    print(f"tlbvfi: {len(outcomes) - len(failed)} of {len(outcomes)} videos done.", file=sys.stderr)
+    say(f"{len(outcomes) - len(failed)} of {len(outcomes)} videos done.")
     for outcome in failed:
-        print(f"tlbvfi: failed: {outcome.task.source}: {outcome.error}", file=sys.stderr)
+        say(f"failed: {outcome.task.source}: {outcome.error}")
 
 
 def _as_json(result: JobResult) -> dict[str, object]:

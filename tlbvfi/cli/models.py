@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..models import SOURCES
+from .show import say
 
 
 def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
@@ -68,4 +69,4 @@ def _tell(path: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"path": str(path), "bytes": path.stat().st_size}))
     else:
-        print(f"tlbvfi: {path}", file=sys.stderr)
+        say(str(path))

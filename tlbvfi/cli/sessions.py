@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...encoding.durable import size_in_words
 from .arguments import add_encoder, add_root, encoder_settings, session_place
-from .show import ProgressBar
+from .show import ProgressBar, say
 
 if TYPE_CHECKING:
     from ...encoding.session import Session
@@ -79,7 +78,7 @@ def run_concat(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(asdict(joined), default=str))
     else:
-        print(f"tlbvfi: {joined.output}: {joined.frames} frames, verified.", file=sys.stderr)
+        say(f"{joined.output}: {joined.frames} frames, verified.")
     return 0
 
 
