@@ -177,18 +177,17 @@ def _showing(
     is_held = span.frame1.begins_scene and rules.cuts != "ignore"
     slots = span.slots(timeline, first)
     # All exact or all rounded: an exact one among rounded ones would be shown out of order.
-    depth = MAX_TIMES if all(is_node(slot.t) for _, slot in slots) else rules.depth
-    placed = [
-        (pair, slot, _shown_t(slot.t, is_held, method, rules.cuts, depth)) for pair, slot in slots
-    ]
+    if all(is_node(slot.t) for _, slot in slots):
+        rules = replace(rules, depth=MAX_TIMES)
+    placed = [(pair, slot, _shown_t(slot.t, is_held, method, rules)) for pair, slot in slots]
     return _Showing(span=span, is_held=is_held, placed=placed)
 
 
-def _shown_t(t: Fraction, is_held: bool, method: Method, cuts: CutRule, depth: int) -> Fraction:
+def _shown_t(t: Fraction, is_held: bool, method: Method, rules: Rules) -> Fraction:
     """The t whose picture is shown at `t`."""
     if is_held:
-        return Fraction(round(t) if cuts == "nearest" else 0)
-    return t if method.any_time else nearest_node(t, depth)
+        return Fraction(round(t) if rules.cuts == "nearest" else 0)
+    return t if method.any_time else nearest_node(t, rules.depth)
 
 
 def _fill_all(

@@ -109,8 +109,7 @@ def factor_and_offset(
     `norm`: a layer with num_groups, eps, weight and bias. `gathered`: moments of x. `bias`: [C].
     """
     if has_triton(gathered.mean.device):
-        moments = gathered.mean, gathered.squares, gathered.count
-        return fused_factor_and_offset(norm, *moments, bias)
+        return fused_factor_and_offset(norm, gathered.mean, gathered.squares, gathered.count, bias)
     B, C = gathered.mean.shape
     added = 0 if bias is None else bias.to(gathered.mean)
     means = (gathered.mean + added).view(B, norm.num_groups, -1)
