@@ -8,7 +8,6 @@ with open_carried(Path("clip.mp4")) as carried, av.open("out.mp4", "w") as out:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .clock import STEADY, Clock
 from .container import VideoInput, exact, open_container, pictures
-from .scan import read_clock
+from .scan import may_jump, read_clock
 from .timecode import moved_timecode
 from .tracks import Track, add_tracks, track_packets
 from .window import Window
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.container.core import Chapter
     from av.packet import Packet
-
-log = logging.getLogger("tlbvfi.carried")
 
 EXACT = (".mp4", ".mov")
 """Containers that hold any time exactly."""
@@ -87,9 +84,7 @@ class Carried:
             is_slow = self.window is not None and self.window.stretch != 1
             moved = None if is_slow else moved_timecode(label, own, rate, cut)
         if moved is None:
-            note = f"The timecode {label} fits no frame of this output: it is left out."
-            log.warning("%s", note)
-            return [note]
+            return [f"The timecode {label} fits no frame of this output: it is left out."]
         out.streams.video[0].metadata["timecode"] = moved
         return []
 
@@ -136,7 +131,7 @@ def open_carried(
             origin=origin,
             source=source,
             window=window,
-            clock=read_clock(origin) if origin is not None else STEADY,
+            clock=read_clock(origin) if origin and source and may_jump(source) else STEADY,
             metadata=kept_metadata(
                 {key: text for key, text in theirs if key.lower() not in replaced} | ours
             ),

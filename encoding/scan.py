@@ -117,14 +117,14 @@ def scan(
 
 
 def read_clock(source: VideoInput) -> Clock:
-    """The one clock of a file, read through for it where its format lets clocks jump.
+    """The one clock of a file of a kind that `may_jump`; the file is read through for it.
 
     Raises:
         SourceError: the file cannot be opened.
     """
     with open_container(source) as container:
         main = pictures(container) or next(iter(container.streams.audio), None)
-        if main is None or not _may_jump(container):
+        if main is None:
             return STEADY
         watch = ClockReader(main)
         for packet in packets(container, *_timed_streams(container, main)):
@@ -132,7 +132,7 @@ def read_clock(source: VideoInput) -> Clock:
         return watch.clock()
 
 
-def _may_jump(container: InputContainer) -> bool:
+def may_jump(container: InputContainer) -> bool:
     """Whether clocks that jump are usual in files of this kind (MPEG-TS, MPEG-PS), by FFmpeg's word."""
     return bool(container.format.flags & Flags.ts_discont.value)
 
@@ -145,7 +145,7 @@ def _timed_streams(container: InputContainer, main: Stream) -> list[Stream]:
 
 def _demux(container: InputContainer, stream: VideoStream, limit: int | None) -> _Packets:
     found = _Packets(pts=array("q"))
-    watch = ClockReader(stream) if _may_jump(container) else None
+    watch = ClockReader(stream) if may_jump(container) else None
     for packet in packets(container, *_timed_streams(container, stream)):
         if watch is not None:
             watch.see(packet)

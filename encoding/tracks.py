@@ -120,7 +120,8 @@ def track_packets(
 
     `clock`: that of the source's frames. With a window only packets that begin inside are kept, on
     the clock that the window makes. What no muxer takes, because it has no time or comes out of
-    order, is left out; at the end `notes` get a sentence for each track of which that is true.
+    order, is left out; at the end `notes`, or else the log, get a sentence for each track of which
+    that is true.
     """
     by_index = {track.source.index: track for track in tracks if track.source.type != "attachment"}
     if not by_index:
@@ -140,8 +141,9 @@ def track_packets(
         yield from _timed(track, track.convert(None), orders[index])
         if orders[index].left_out:
             note = _note_on(track, orders[index].left_out)
-            log.warning("%s", note)
-            if notes is not None:
+            if notes is None:
+                log.warning("%s", note)
+            else:
                 notes.append(note)
 
 
