@@ -1,7 +1,7 @@
-"""Bias and activation of a convolution in one pass over its result, for NVIDIA GPUs.
+"""What follows a convolution in one pass over its result, for NVIDIA GPUs.
 
 There cuDNN leaves the bias to a pass of its own, which reads and writes the whole map, and PyTorch
-takes another for the activation.
+takes another for the activation, or to add another map.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .kernels import kernel_named
+from .kernels import kernel_named, rows_of
 
 Activation = Callable[[Tensor], Tensor]
 """`F.gelu`, or a layer of PReLU, whose `weight` [C] are its slopes."""
@@ -36,6 +36,28 @@ def activated(x: Tensor, bias: Tensor, activation: Activation) -> Tensor:
             x.numel(),
             C=x.shape[1],
             IS_GELU=activation is F.gelu,
+            BLOCK=BLOCK_VALUES,
+        )
+    return x
+
+
+def summed(x: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
+    """x + bias + other, in place where `x` [B, C, H, W] is channels_last; computed in float32.
+
+    `bias`: [C]; `other`: as `x`. The device is one that `has_triton`.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    other = rows_of(other)
+    per_image = x[0].numel()
+    with torch.cuda.device_of(x):
+        kernel_named("sum_kernel")[(-(-per_image // BLOCK_VALUES), len(x))](
+            x,
+            x if bias is None else bias,
+            other,
+            per_image,
+            other.stride(0),
+            C=x.shape[1],
+            HAS_BIAS=bias is not None,
             BLOCK=BLOCK_VALUES,
         )
     return x

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .activation import Activation, activated
+from .activation import Activation, activated, summed
 from .kernels import has_triton
 from .norm import Gathering, Moments, factor_and_offset, scaled
 from .norm_kernel import Activation as NormActivation
@@ -136,26 +136,49 @@ def with_one_bias(first: Kernel, second: Kernel) -> tuple[Kernel, Kernel]:
 def convolve(
     kernel: Kernel,
     x: Tensor,
+    size: tuple[int, int],
     *,
     stride: int = 1,
     padding: tuple[int, int] = (0, 0),
     activation: Activation | None = None,
+    plus: Tensor | None = None,
 ) -> Tensor:
-    """`kernel` over a map in the type of the map, and what follows at once.
+    """`kernel` over a map in the type of the map, and what follows at once: an activation, or `plus`.
 
-    `padding`: zero rows and columns on each side.
+    `size`: rows and columns of the result. `padding`: rows of zeros above and columns on the left;
+    below and on the right there are as many as it takes. `plus`: only on a device that `has_triton`.
     """
     weight = kernel.weight.to(x)
     bias = None if kernel.bias is None else kernel.bias.to(x)
     if kernel.splits and can_split(x.device) and can_be_split(x, weight, kernel.groups):
-        found = conv2d_split(x, weight, bias, stride=stride, padding=padding)
+        found = conv2d_split(x, weight, bias, size, stride=stride, padding=padding, plus=plus)
         return found if activation is None else activation(found)
+    x, padding = with_even_zeros(x, weight.shape[-1], size, stride, padding)
     where: Any = {"stride": stride, "padding": padding, "groups": kernel.groups}
+    if plus is not None:
+        return summed(F.conv2d(x, weight, **where), bias, plus)
     if activation is None:
         return F.conv2d(x, weight, bias, **where)
     if bias is not None and has_triton(x.device):
         return activated(F.conv2d(x, weight, **where), bias, activation)
     return activation(F.conv2d(x, weight, bias, **where))
+
+
+def with_even_zeros(
+    x: Tensor, side: int, size: tuple[int, int], stride: int, padding: tuple[int, int]
+) -> tuple[Tensor, tuple[int, int]]:
+    """A map and the zeros on all its sides for a result of `size`; added here if they differ.
+
+    `side`: of the kernel; `padding`: rows above and columns on the left.
+    """
+    down, right = (
+        stride * (count - 1) + side - before - length
+        for length, before, count in zip(x.shape[2:], padding, size, strict=True)
+    )
+    # As many zeros on both sides, which convolutions add themselves, do not move what is seen then.
+    if 0 <= padding[0] - down < stride and 0 <= padding[1] - right < stride:
+        return x, padding
+    return F.pad(x, (padding[1], max(0, right), padding[0], max(0, down))), (0, 0)
 
 
 def stored(x: Tensor) -> Rows:
@@ -230,45 +253,56 @@ def normed(
     return mapped(lambda x: scaled(x, factor, offset, activation), source)
 
 
-def with_halo(source: Rows, start: int, stop: int, columns: tuple[int, int] = (0, 0)) -> Tensor:
-    """Rows [start, stop), of which those outside of the map are zero.
-
-    `columns`: columns of zeros on the left and on the right.
-    """
+def with_halo(source: Rows, start: int, stop: int) -> Tensor:
+    """Rows [start, stop), of which those outside of the map are zero."""
     above, below = max(0, -start), max(0, stop - source.height)
     rows = source.compute(start + above, stop - below)
-    border = (*columns, above, below)
-    return F.pad(rows, border) if any(border) else rows
+    return F.pad(rows, (0, 0, above, below)) if above or below else rows
 
 
 def _padded(
     source: Rows, start: int, stop: int, before: int, after: int
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Rows [start, stop) and those around them, and the zeros that a convolution is still to add.
+    """Rows [start, stop) and those around them, and the zeros above and left of them still to add.
 
-    `before`, `after`: how many rows it sees above and below, `before` at least as many.
+    `before`, `after`: how many rows it sees above and below.
     """
     if (start, stop) == (0, source.height):
         return source.compute(start, stop), (before, before)
     return with_halo(source, start - before, stop + after), (0, before)
 
 
-def convolved(kernel: Kernel, source: Rows, activation: Activation | None = None) -> Rows:
-    """`kernel` over a map, zero beyond its border, and what follows at once."""
+def convolved(
+    kernel: Kernel,
+    source: Rows,
+    activation: Activation | None = None,
+    plus: Rows | None = None,
+) -> Rows:
+    """`kernel` over a map, zero beyond its border, and what follows at once.
+
+    That is an activation, or the sum with `plus`, of the shape of the result.
+    """
     B, _, H, W = source.shape
     halo = kernel.halo
 
     def compute(start: int, stop: int) -> Tensor:
         rows, padding = _padded(source, start, stop, halo, halo)
+        size = stop - start, W
+        if plus is not None and has_triton(rows.device):
+            return convolve(kernel, rows, size, padding=padding, plus=plus.compute(start, stop))
         if halo == 0 and not rows.is_cuda:
             # On one thread oneDNN leaves 1x1 convolutions to a slow path.
             weight = kernel.weight.to(rows)[:, :, 0, 0]
             bias = None if kernel.bias is None else kernel.bias.to(rows)
             found = F.linear(rows.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
-            return found if activation is None else activation(found)
-        return convolve(kernel, rows, padding=padding, activation=activation)
+            found = found if activation is None else activation(found)
+        else:
+            found = convolve(kernel, rows, size, padding=padding, activation=activation)
+        del rows  # before the other map is computed
+        return found if plus is None else found.add_(plus.compute(start, stop))
 
-    return derived((B, kernel.weight.shape[0], H, W), compute, source)
+    sources = [source] if plus is None else [source, plus]
+    return derived((B, kernel.weight.shape[0], H, W), compute, *sources)
 
 
 def strided(kernel: Kernel, source: Rows, stride: int, before: int) -> Rows:
@@ -277,18 +311,12 @@ def strided(kernel: Kernel, source: Rows, stride: int, before: int) -> Rows:
     `before`: zeros above and on the left; below and on the right there are as many as it takes.
     """
     B, _, H, W = source.shape
-    size = kernel.weight.shape[-1]
-    after = size - stride - before
-    # As many zeros on both sides, which convolutions add themselves, do not move what is seen then.
-    is_even = 0 <= before - after < stride
+    after = kernel.weight.shape[-1] - stride - before
 
     def compute(start: int, stop: int) -> Tensor:
-        first, last = stride * start, stride * stop
-        if is_even:
-            rows, padding = _padded(source, first, last, before, after)
-            return convolve(kernel, rows, stride=stride, padding=padding)
-        rows = with_halo(source, first - before, last + after, (before, max(0, after)))
-        return convolve(kernel, rows, stride=stride)
+        rows, padding = _padded(source, stride * start, stride * stop, before, after)
+        size = stop - start, W // stride
+        return convolve(kernel, rows, size, stride=stride, padding=padding)
 
     shape = (B, kernel.weight.shape[0], H // stride, W // stride)
     return derived(shape, compute, source, step=stride)
@@ -310,7 +338,8 @@ def upsampled(kernel: Kernel, source: Rows) -> Rows:
             # With zeros of its own oneDNN takes another kernel for maps of some heights.
             rows, padding = F.pad(rows, (1, 1, padding[0], padding[0])), (0, 0)
         weight = torch.cat(phase_kernels(kernel.weight))
-        phases = convolve(Kernel(weight, None), rows, padding=padding).split(channels, dim=1)
+        size = last - first + 1, W + 1
+        phases = convolve(Kernel(weight, None), rows, size, padding=padding).split(channels, dim=1)
         bias = 0 if kernel.bias is None else kernel.bias.to(rows)[:, None, None]
         out = rows.new_empty((B, 2 * (last - first), 2 * W, channels)).permute(0, 3, 1, 2)
         for (row, column), phase in zip(PHASES, phases, strict=True):

@@ -213,7 +213,7 @@ class RefineBlock(nn.Module):
         own = Kernel(kernel_of(self.gru[0]).weight[:, seen.shape[1] :], None)
         known = [as_type(source, self.dtype) for source in (seen, flow)]
         inputs = joined([known[0], self.motion(cosines, flow), known[1]])
-        h = chain(list(self.gru)[1:], added(convolved(own, inputs), shared))
+        h = chain(list(self.gru)[1:], convolved(own, inputs, plus=shared))
         return added(as_type(chain(self.flow_head, h), torch.float32), flow)
 
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 log = logging.getLogger("tlbvfi.model")
 
@@ -41,3 +42,10 @@ def has_triton(device: torch.device) -> bool:
 def kernel_named(name: str) -> Any:  # noqa: ANN401 - a function as Triton has wrapped it
     """A kernel of `triton_kernels`, which can be imported only where Triton is."""
     return getattr(import_module(".triton_kernels", __package__), name)
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """[B, rows, W, C] of a map [B, C, rows, W], a view where channels_last rows follow each other."""
+    tokens = x.permute(0, 2, 3, 1)
+    _, _, W, C = tokens.shape
+    return tokens if tokens.stride()[1:] == (W * C, C, 1) else tokens.contiguous()

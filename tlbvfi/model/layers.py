@@ -17,7 +17,6 @@ from .bands import (
     Bands,
     Kernel,
     Rows,
-    added,
     convolved,
     kernel_of,
     normed,
@@ -134,10 +133,10 @@ class ResBlock2d(nn.Module):
         h = convolved(first.without_bias(), normed(self.norm1, x, moments, "silu"))
         h, gathered = settle(h, bands)
         h = normed(self.norm2, h, gathered, "silu", first.bias)
-        if self.nin_shortcut is None:
-            return added(convolved(second, h), x)
-        second, shortcut = with_one_bias(second, kernel_of(self.nin_shortcut))
-        return added(convolved(second, h), convolved(shortcut, x))
+        if self.nin_shortcut is not None:
+            second, shortcut = with_one_bias(second, kernel_of(self.nin_shortcut))
+            x = convolved(shortcut, x)
+        return convolved(second, h, plus=x)
 
 
 class ResBlock3d(nn.Module):

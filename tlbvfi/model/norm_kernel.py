@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .kernels import kernel_named
+from .kernels import kernel_named, rows_of
 
 LARGEST_GROUP = 1 << 15
 """Values a program holds at once: 32 for each of 1024 threads, above which registers run out."""
@@ -93,7 +93,7 @@ def row_moments(x: Tensor, means: Tensor, squares: Tensor, start: int) -> None:
     contiguous; the latter sums squared deviations from the former.
     """
     B, C, rows, width = x.shape
-    x = _rows(x)
+    x = rows_of(x)
     block = next(size for size in (64, CHANNELS) if C % size == 0)
     with torch.cuda.device_of(x):
         kernel_named("row_moments_kernel")[(B * rows, C // block)](
@@ -161,7 +161,7 @@ def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: Activation) ->
     computed in float32.
     """
     B, C, rows, width = x.shape
-    x = _rows(x)
+    x = rows_of(x)
     out = x.new_empty((B, rows, width, C))
     per_image = rows * width * C
     with torch.cuda.device_of(x):
@@ -177,10 +177,3 @@ def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: Activation) ->
             BLOCK=BLOCK_VALUES,
         )
     return out.permute(0, 3, 1, 2)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """[B, rows, W, C] of a map [B, C, rows, W], a view where channels_last rows follow each other."""
-    tokens = x.permute(0, 2, 3, 1)
-    _, _, W, C = tokens.shape
-    return tokens if tokens.stride()[1:] == (W * C, C, 1) else tokens.contiguous()

@@ -17,7 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .kernels import has_triton, kernel_named
+from .kernels import has_triton, kernel_named, rows_of
 
 PAYS_OFF = ((8, 0), (9, 0), (10, 0))
 """Compute capabilities (A100, H100, B200) whose TF32 rate is well above three times the float32 rate.
@@ -48,40 +48,41 @@ def fits(x: Tensor, weight: Tensor, groups: int = 1) -> bool:
 def conv2d(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
+    bias: Tensor | None,
+    size: tuple[int, int],
     *,
     stride: int = 1,
     padding: tuple[int, int] = (0, 0),
+    plus: Tensor | None = None,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d` of a map and a weight that `fits`, to float32 rounding.
+    """`torch.nn.functional.conv2d` of a map and a weight that `fits`, to float32 rounding, + `plus`.
 
     `x`: [B, C_in, H, W], `weight`: [C_out, C_in, k, k]; both are best channels_last, the layout of
-    the result [B, C_out, H', W']. `padding`: zero rows above and below, columns left and right.
+    the result [B, C_out, *size]. `padding`: rows of zeros above and columns on the left; below and
+    on the right there are as many as it takes. `plus`: as the result.
     """
     channels_out, channels_in, side, _ = weight.shape
     batch, _, height, width = x.shape
-    rows, columns = (
-        (length + 2 * zeros - side) // stride + 1
-        for length, zeros in zip((height, width), padding, strict=True)
-    )
-    out = x.new_empty((batch, rows, columns, channels_out))
-    count = batch * rows * columns
-    if bias is None:
-        bias = x.new_zeros(channels_out)
+    out = x.new_empty((batch, *size, channels_out))
+    count = out.numel() // channels_out
+    more = out if plus is None else rows_of(plus)
     grid = (-(-count // BLOCK_PIXELS), channels_out // BLOCK_OUT)
     with torch.cuda.device_of(x):
         kernel_named("convolution_kernel")[grid](
             x.contiguous(memory_format=torch.channels_last),
             weight.contiguous(memory_format=torch.channels_last),
-            bias,
+            weight if bias is None else bias,
+            more,
             out,
             count,
             height,
             width,
-            rows,
-            columns,
+            *size,
             *padding,
+            more.stride(0),
             1.0,
+            HAS_BIAS=bias is not None,
+            HAS_MORE=plus is not None,
             C_IN=channels_in,
             C_OUT=channels_out,
             SIDE=side,

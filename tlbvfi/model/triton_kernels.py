@@ -366,6 +366,7 @@ def convolution_kernel(
     x,
     weight,
     bias,
+    more,
     out,
     count,
     height,
@@ -374,7 +375,10 @@ def convolution_kernel(
     out_width,
     above,
     left,
+    more_stride,
     one,
+    HAS_BIAS: tl.constexpr,
+    HAS_MORE: tl.constexpr,
     C_IN: tl.constexpr,
     C_OUT: tl.constexpr,
     SIDE: tl.constexpr,
@@ -383,10 +387,11 @@ def convolution_kernel(
     BLOCK_IN: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
 ):
-    """out[pixel, :] = bias + the sum over taps of x[pixel of the tap, :] @ weight[tap].
+    """out[pixel, :] = bias + more + the sum over taps of x[pixel of the tap, :] @ weight[tap].
 
     Pixels are counted over the batch, channels lie one after the other. `above` and `left`: rows
     and columns of zeros around the input; pixels beyond it on the other sides are zero as well.
+    `more_stride`: values between images of `more`.
 
     Tensor cores cut their sums instead of rounding them, so each sum of `BLOCK_IN` channels is
     added outside of them (Ootomo and Yokota 2022), times `one`, which is 1.0 and unknown to the
@@ -411,7 +416,12 @@ def convolution_kernel(
         factors = tl.load(weight + line[:, None] + channel[None, :] * (SIDE * SIDE * C_IN))
         sums = tl.dot(values, factors, input_precision="tf32x3")
         total = tl.fma(sums, one, total)
-    total += tl.load(bias + channel)[None, :]
+    if HAS_BIAS:
+        total += tl.load(bias + channel)[None, :]
+    if HAS_MORE:
+        of_image = pixel - image * out_height * out_width
+        at = image * more_stride + of_image * C_OUT
+        total += tl.load(more + at[:, None] + channel[None, :], inside[:, None], 0.0)
     tl.store(out + pixel[:, None] * C_OUT + channel[None, :], total, inside[:, None])
 
 
@@ -429,6 +439,29 @@ def activation_kernel(
     else:
         found = tl.where(found < 0, found * tl.load(slope + channel).to(tl.float32), found)
     tl.store(x + at, found.to(x.dtype.element_ty), inside)
+
+
+@triton.jit
+def sum_kernel(
+    x,
+    bias,
+    other,
+    per_image,
+    other_stride,
+    C: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """x <- x + bias + other of a piece of an image, in place; channels lie one after the other."""
+    image = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < per_image
+    place = x + image * per_image + at
+    found = tl.load(place, inside, 0.0).to(tl.float32)
+    if HAS_BIAS:
+        found += tl.load(bias + (at % C).to(tl.int32)).to(tl.float32)
+    found += tl.load(other + image * other_stride + at, inside, 0.0).to(tl.float32)
+    tl.store(place, found.to(x.dtype.element_ty), inside)
 
 
 @triton.jit

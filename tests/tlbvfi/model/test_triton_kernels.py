@@ -77,14 +77,31 @@ CONVOLUTIONS = {
 
 
 def convolution(shape, kernel, options):
+    """Arguments of PyTorch's convolution."""
     channels_last = {"memory_format": torch.channels_last}
     scale = (kernel[1] * kernel[2] * kernel[3]) ** -0.5
     return {
-        "x": drawn(*shape, seed=3).contiguous(**channels_last),
+        "input": drawn(*shape, seed=3).contiguous(**channels_last),
         "weight": scale * drawn(*kernel, seed=4).contiguous(**channels_last),
         "bias": None if kernel[2] == 1 else drawn(kernel[0], seed=5),
         **options,
     }
+
+
+def split_convolution(name):
+    asked = convolution(*CONVOLUTIONS[name])
+    size = tuple(torch.nn.functional.conv2d(**asked).shape[2:])
+    return {"x": asked.pop("input"), "size": size, **asked}
+
+
+UNEVEN = (2, 64, 8, 6), (64, 64, 3, 3), {"stride": 2}
+"""With zeros below and on the right alone, and rows of a larger map that are added."""
+UNEVEN_MORE = drawn(2, 64, 7, 3, seed=23).contiguous(memory_format=torch.channels_last)[:, :, 2:6]
+
+
+def uneven_convolution():
+    asked = convolution(*UNEVEN)
+    return {"x": asked.pop("input"), "size": (4, 3), "plus": UNEVEN_MORE, **asked}
 
 
 NORMS = {
@@ -183,6 +200,13 @@ def activating(name, function):
     return {"x": x, "bias": drawn(x.shape[1], seed=19).to(x.dtype), "activation": function}
 
 
+def summing(name, *, has_bias):
+    asked = activating(name, None)
+    del asked["activation"]
+    other = drawn(*a_map(name)[0].shape, seed=22).to(asked["x"].dtype)
+    return {**asked, "bias": asked["bias"] if has_bias else None, "other": other}
+
+
 CODES = {
     "vectors": torch.cat([drawn(70, 3, seed=20), torch.zeros(1, 3)]),
     "codebook": torch.cat([drawn(1022, 3, seed=21), torch.ones(2, 3) * 1e-9]),
@@ -198,8 +222,9 @@ def calls():
         related = along | {"blend": example["blend"]}
         asked["warped", name] = "correlation_kernel", "warped", seen
         asked["correlation", name] = "correlation_kernel", "correlation", related
-    for name, example in CONVOLUTIONS.items():
-        asked["convolution", name] = "split", "conv2d", convolution(*example)
+    for name in CONVOLUTIONS:
+        asked["convolution", name] = "split", "conv2d", split_convolution(name)
+    asked["convolution", "uneven"] = "split", "conv2d", uneven_convolution()
     for name in NORMS:
         asked["norm", name] = "norm_kernel", "clip_norm", normalization(name)
     for name in ROWS:
@@ -208,6 +233,8 @@ def calls():
     for name in MAPS:
         asked["gelu", name] = "activation", "activated", activating(name, torch.nn.functional.gelu)
         asked["prelu", name] = "activation", "activated", activating(name, prelu(MAPS[name][1]))
+        for has_bias in (True, False):
+            asked["sum", name, has_bias] = "activation", "summed", summing(name, has_bias=has_bias)
     asked["nearest", ""] = "nearest", "nearest_in_kernel", CODES
     for name in MAPS:
         asked["moments", name] = "norm_kernel", "row_moments", gathering(name)
@@ -285,18 +312,23 @@ def test_whole_pixels_are_moved_exactly(interpreted):
 @needs_triton
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_the_split_convolution_equals_a_convolution(interpreted, name):
-    asked = convolution(*CONVOLUTIONS[name])
-    wanted = torch.nn.functional.conv2d(
-        **{k: v.double() if isinstance(v, torch.Tensor) else v for k, v in renamed(asked).items()}
-    )
+    wanted = torch.nn.functional.conv2d(**exact(convolution(*CONVOLUTIONS[name])))
     found = interpreted["convolution", name]
     assert found.shape == wanted.shape
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert (found - wanted).abs().max() < 3e-6
 
 
-def renamed(asked):
-    return {"input" if key == "x" else key: value for key, value in asked.items()}
+@needs_triton
+def test_the_split_convolution_adds_zeros_where_they_lack_and_another_map(interpreted):
+    asked = exact(convolution(*UNEVEN))
+    asked["input"] = torch.nn.functional.pad(asked["input"], (0, 1, 0, 1))
+    wanted = torch.nn.functional.conv2d(**asked) + UNEVEN_MORE
+    assert (interpreted["convolution", "uneven"] - wanted).abs().max() < 3e-6
+
+
+def exact(asked):
+    return {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in asked.items()}
 
 
 @needs_triton
@@ -377,6 +409,19 @@ def test_bias_and_activation_are_one(interpreted, name, function):
     assert torch.allclose(
         found.double(), wanted, rtol=5e-4 if name == "float16" else 2e-6, atol=1e-5
     )
+
+
+@needs_triton
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_a_map_and_a_bias_are_added_at_once(interpreted, name, has_bias):
+    x, bias, other = summing(name, has_bias=has_bias).values()
+    found = interpreted["sum", name, has_bias]
+    wanted = x.double() + other.double()
+    wanted += bias.double()[:, None, None] if has_bias else 0
+    assert found.dtype == x.dtype
+    exactness = 5e-4 if name == "float16" else 1e-6
+    assert torch.allclose(found.double(), wanted, rtol=exactness, atol=exactness)
 
 
 @needs_triton
