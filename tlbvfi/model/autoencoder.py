@@ -381,7 +381,7 @@ class Decoder(nn.Module):
         `clip`: [B, 3, T=3, h, w] after `post_quant_conv`; the encoder's levels of each frame;
         `flow` [B, 4, H, W].
         """
-        deep = self.mid(self.conv_in(clip))[:, :, 0].to(self.conv_out.weight.dtype)
+        deep = self.mid(self.conv_in(clip.to(self.conv_in.weight.dtype)))[:, :, 0]
         h = stored(deep.contiguous(memory_format=torch.channels_last))
         gathered = gather(h, bands)
         flows = flow_pyramid(flow, len(WARPED_LEVELS))

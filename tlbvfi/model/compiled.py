@@ -11,11 +11,10 @@ import os
 import torch
 from torch import nn
 
-from .autoencoder import ClipMiddle
 from .flow import FlowBlock
 from .layers import FeedForward, GroupAttention
 
-BLOCKS = (ClipMiddle, FeedForward, FlowBlock, GroupAttention)
+BLOCKS = (FeedForward, FlowBlock, GroupAttention)
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 """Where PyTorch looks for the folder; read when it compiles for the first time."""

@@ -7,6 +7,7 @@ Tensors are overwritten where they are not needed any more; what a caller keeps 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from .bands import (
     Bands,
     Kernel,
     Rows,
+    convolve,
     convolved,
     kernel_of,
     normed,
@@ -151,9 +153,39 @@ class ResBlock3d(nn.Module):
         self.nin_shortcut = ops.Conv3d(channels, channels, (3, 1, 1) if fuse else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(swish(self.norm1(x)))
-        h = self.conv2(swish(per_frame(self.norm2, h)))
-        return h.add_(self.nin_shortcut(x))
+        h = convolve_clip(self.conv1, swish(self.norm1(x)))
+        h = convolve_clip(self.conv2, swish(per_frame(self.norm2, h)))
+        return h.add_(convolve_clip(self.nin_shortcut, x))
+
+
+def convolve_clip(conv: Any, clip: Tensor) -> Tensor:  # noqa: ANN401
+    """A convolution layer of any namespace, of a clip [B, C, T, H, W]."""
+    return convolve_by_frame(conv, clip) if clip.is_cuda else conv(clip)
+
+
+def convolve_by_frame(conv: Any, clip: Tensor) -> Tensor:  # noqa: ANN401
+    """A convolution of a clip [B, C, T, H, W] as one of a map that has all frames for its channels.
+
+    That is how tensor cores get to do it, see `split`: worth the products with zeros, where a frame
+    of the result does not see one of the clip.
+    """
+    B, _, frames, H, W = clip.shape
+    before, zeros, _ = conv.padding
+    taps = conv.weight.unbind(2)
+    results = range(frames + 2 * before + 1 - len(taps))
+    nothing = torch.zeros_like(taps[0])
+    seen = [
+        [
+            taps[n] if 0 <= (n := frame - result + before) < len(taps) else nothing
+            for frame in range(frames)
+        ]
+        for result in results
+    ]
+    weight = torch.cat([torch.cat(row, dim=1) for row in seen])
+    kernel = replace(kernel_of(conv), weight=weight, bias=conv.bias.repeat(len(results)))
+    together = clip.permute(0, 3, 4, 2, 1).reshape(B, H, W, -1).permute(0, 3, 1, 2)
+    found = convolve(kernel, together, (H, W), padding=(zeros, zeros))
+    return found.view(B, len(results), -1, H, W).transpose(1, 2).contiguous()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -92,13 +92,12 @@ class TLBVFI(nn.Module):
         There GPUs that have no fast float32 split its factors instead. Warps and norms are float32.
         """
         decoder = self.vqgan.decoder
-        parts = [decoder.up, decoder.norm_out, decoder.conv_out, decoder.moduleout]
-        if dtype == torch.float16:
-            parts += [decoder.flownet, decoder.refinenet]
-        for part in parts:
-            part.to(dtype)
+        kept = [] if dtype == torch.float16 else [decoder.flownet, decoder.refinenet]
+        for part in decoder.children():
+            if part not in kept:
+                part.to(dtype)
         for layer in self.vqgan.modules():
-            if isinstance(layer, nn.Conv2d):
+            if isinstance(layer, (nn.Conv2d, nn.Conv3d)):
                 setattr(layer, SPLITS, dtype != torch.float32)
         return self
 

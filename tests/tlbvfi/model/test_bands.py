@@ -4,7 +4,7 @@ import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.model import bands
 from comfyui_tlbvfi.tlbvfi.model.bands import Bands, Kernel, stored
-from comfyui_tlbvfi.tlbvfi.model.layers import MaxViTBlock, ResBlock2d
+from comfyui_tlbvfi.tlbvfi.model.layers import MaxViTBlock, ResBlock2d, convolve_by_frame
 from comfyui_tlbvfi.tlbvfi.model.lookup import look_up, taps_along, tokens_of
 from comfyui_tlbvfi.tlbvfi.model.norm import factor_and_offset, moments
 from comfyui_tlbvfi.tlbvfi.model.warp import warp
@@ -103,6 +103,17 @@ def test_moments_of_pieces_merge_to_those_of_the_whole():
     ):
         close(a, b, 1e-6)
     close(pieces.squares / pieces.count, x.double().var(dim=(2, 3), correction=0), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "padding"), [(3, 1), (3, (0, 1, 1)), ((3, 1, 1), 0), (1, 0)], ids=str
+)
+def test_a_clip_is_convolved_as_one_map_of_all_its_frames(size, padding):
+    conv = nn.Conv3d(4, 5, size, padding=padding).requires_grad_(False)
+    clip = torch.randn(2, 4, 3, 6, 7, generator=torch.Generator().manual_seed(4))
+    found, wanted = convolve_by_frame(conv, clip), conv(clip)
+    close(found, wanted)
+    assert found.stride() == wanted.stride()
 
 
 def test_residual_block_in_bands_equals_the_formula():
