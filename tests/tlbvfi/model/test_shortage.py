@@ -99,16 +99,16 @@ def test_a_shortage_leaves_fewer_pairs_at_once(model, frames, monkeypatch, short
     method = TlbvfiMethod(model, OPTIONS)
     features = [method.prepare(frame) for frame in frames]
     requests = [
-        Request(features0=a, features1=b, times=TIMES, key=PairKey(0, pair))
+        Request(features0=a, features1=b, times=TIMES[1:], key=PairKey(0, pair))
         for pair, (a, b) in enumerate(pairwise(features))
     ]
-    single = [f for r in requests for f in method.between(r.features0, r.features1, TIMES, r.key)]
+    single = [f for r in requests for f in method.between(r.features0, r.features1, r.times, r.key)]
     monkeypatch.setattr(TlbvfiMethod, "pairs_at_once", pairs_at_once)
-    tried = short_of_memory("forward", {1, 2, 3, 4, 5})
+    tried = short_of_memory("forward", range(5))
     assert method.pairs_at_once(64, 64) == 2
     many = list(method.between_many(requests))
     assert method.pairs_at_once(64, 64) == 1
-    assert len(many) == len(single) == 4
+    assert len(many) == len(single) == 2
     assert (torch.stack(many) - torch.stack(single)).abs().max() < 5e-5
     assert tried[0] > FASTEST >= tried[-1]
 
