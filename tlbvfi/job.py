@@ -26,7 +26,7 @@ from ..encoding.color import convert, from_rgb, skim, to_rgb
 from ..encoding.concat import JoinResult
 from ..encoding.delivery import Final, deliver, final_to_json
 from ..encoding.durable import StepHook, no_step, require_writable, size_in_words
-from ..encoding.errors import OutputError
+from ..encoding.errors import OutputError, SessionError
 from ..encoding.frame import Frame
 from ..encoding.images import ImageFormat
 from ..encoding.manifest import Manifest, manifest_to_json
@@ -40,7 +40,7 @@ from ..encoding.sequence import (
 )
 from ..encoding.session import ChunkWriter, Session
 from ..encoding.source import Source
-from ..encoding.verify import expected_output, verify_file
+from ..encoding.verify import Check, VerifyReport, expected_output, verify_file
 from ..encoding.window import Window
 from .config import JobConfig
 from .memory import free_memory
@@ -180,17 +180,37 @@ def default_session_id(source: Source, plan: Plan) -> str:
 
 def is_joined(session: Session, output: Path | None = None) -> bool:
     """Whether what this session was joined into at `output`, or last, is there, by size and times."""
+    return session.result(output) is not None and verify_joined(session, output).ok
+
+
+def verify_joined(
+    session: Session, output: Path | None = None, *, deep: bool = False
+) -> VerifyReport:
+    """Check what this session was joined into at `output`, or last, by the session's books.
+
+    `deep` also decodes every frame of a video.
+
+    Raises:
+        SessionError: it was not joined into that.
+    """
     result = session.result(output)
     if result is None:
-        return False
+        raise SessionError(f"Session {session.id} was not joined into {output or 'anything'} yet.")
     path = Path(result["output"])
     if is_image(path.suffix):
         pattern, frames = image_pattern(path), len(expected_output(session).times.pts)
-        is_whole = not problem_with_images(pattern, frames)
-        return is_whole and total_bytes(pattern) == result["bytes"]
-    if not path.is_file() or path.stat().st_size != result["bytes"]:
-        return False
-    return verify_file(path, expected_output(session, shift=Fraction(result["shift"]))).ok
+        problem = problem_with_images(pattern, frames)
+        checks = [Check(name="images", ok=not problem, what=problem or f"{frames} without a gap")]
+        size = total_bytes(pattern)
+    elif path.is_file():
+        expected = expected_output(session, shift=Fraction(result["shift"]))
+        checks = verify_file(path, expected, deep=deep).checks
+        size = path.stat().st_size
+    else:
+        checks, size = [Check(name="file", ok=False, what="is missing")], 0
+    what = f"{size} bytes" if size == result["bytes"] else f"{size} bytes of {result['bytes']}"
+    is_whole = Check(name="size", ok=size == result["bytes"], what=what)
+    return VerifyReport(subject=str(path), checks=(is_whole, *checks))
 
 
 def join_session(

@@ -176,6 +176,20 @@ def test_verify_has_an_exit_code_for_sessions_and_files(tlbvfi, source, tmp_path
     assert "FAIL size and checksum" in out
 
 
+def test_a_session_without_chunks_is_as_good_as_what_it_was_joined_into(tlbvfi, source, tmp_path):
+    output = tmp_path / "out.mp4"
+    tlbvfi("interpolate", source, output, *BLEND, "--session", "mine")
+    assert tlbvfi("verify", "mine")[1].startswith(f"{output}: good\n")
+    output.write_bytes(output.read_bytes()[:-9])
+    code, out, _ = tlbvfi("verify", "mine")
+    assert code == 1
+    assert "FAIL size" in out
+    output.unlink()
+    code, out, _ = tlbvfi("verify", "mine")
+    assert code == 1
+    assert "FAIL file: is missing" in out
+
+
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tlbvfi, source, monkeypatch):
     def refuse(path, *arguments, **options):
         raise PermissionError(13, "Permission denied", str(path))

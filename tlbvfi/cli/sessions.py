@@ -83,10 +83,14 @@ def run_concat(arguments: argparse.Namespace) -> int:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Check a file or a folder of images, if there is one of this name, else a session."""
+    """Check a file or a folder of images, if there is one of this name, else a session.
+
+    A session whose chunks were removed is checked by the output that they were joined into.
+    """
     from ...encoding.sequence import is_image, verify_images
     from ...encoding.session import Session
     from ...encoding.verify import verify_file, verify_session
+    from ..job import verify_joined
 
     path = Path(arguments.subject)
     if path.is_file():
@@ -96,7 +100,9 @@ def run_verify(arguments: argparse.Namespace) -> int:
         report = verify_images(path, deep=arguments.deep)
     else:
         session = Session.open(*session_place(arguments.subject, arguments.root))
-        report = verify_session(session, deep=arguments.deep)
+        is_only_joined = session.result() is not None and not session.has_chunks()
+        verify = verify_joined if is_only_joined else verify_session
+        report = verify(session, deep=arguments.deep)
     print(json.dumps(asdict(report)) if arguments.json else report.text)
     return 0 if report.ok else 1
 
