@@ -1,14 +1,14 @@
 """What less exact arithmetic changes: codes of the quantizer, flow, and the frame, part by part.
 
     python benchmarks/model_precision.py
-    python benchmarks/model_precision.py --clip clip.mp4 --formats tf32 3xtf32 --parts latent all
+    python benchmarks/model_precision.py --clip clip.mp4 --formats tf32 3xfloat16 --parts latent all
 
 Stand-in weights, 256 lines, on the CPU, where a GPU's formats are emulated: the factors of products
 are rounded to the format, products of such factors are exact in float32 and summed in float32.
 float16 and bfloat16 also round the sums, as maps are stored in them. Attention is left as it is:
 PyTorch's float32 kernel for GPUs multiplies in three parts anyway. `tf32 cut` cuts factors instead
-of rounding them; `3xtf32 cut` sums as tensor cores do, cutting after every eight products, but 32
-channels at a time, as `split.conv2d` does; it takes minutes for a pair.
+of rounding them; `3xfloat16` splits factors as `split.conv2d` does, and `3xfloat16 cut` sums as tensor
+cores do, cutting after every eight products, but 32 channels at a time; it takes minutes for a pair.
 """
 
 # What passes through a dispatch mode has no type.
@@ -33,6 +33,7 @@ from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
 from comfyui_tlbvfi.tlbvfi.checkpoint import load_checkpoint
 from comfyui_tlbvfi.tlbvfi.model import TLBVFI, plan_geometry
 from comfyui_tlbvfi.tlbvfi.model.sampling import draw_noise
+from comfyui_tlbvfi.tlbvfi.model.split import SMALLER, halves
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -128,11 +129,10 @@ def once(narrow: Callable[[Tensor], Tensor], multiply: Multiply, x: Tensor, y: T
 
 
 def in_three_parts(multiply: Multiply, x: Tensor, y: Tensor) -> Tensor:
-    """Both factors split into two of TF32, and three of the four products summed."""
-    large_x, large_y = rounded(x), rounded(y)
-    small_x, small_y = rounded(x - large_x), rounded(y - large_y)
+    """Both factors split into two of float16, and three of the four products summed."""
+    large_x, small_x, large_y, small_y = (half.float() for part in (x, y) for half in halves(part))
     small = multiply(small_x, large_y) + multiply(large_x, small_y)
-    return small + multiply(large_x, large_y)
+    return small / SMALLER + multiply(large_x, large_y)
 
 
 def in_three_cut_parts(multiply: Multiply, x: Tensor, y: Tensor) -> Tensor:
@@ -176,12 +176,12 @@ def stored(dtype: torch.dtype, multiply: Multiply, x: Tensor, y: Tensor) -> Tens
 FORMATS: dict[str, Format] = {
     "tf32": partial(once, rounded),
     "tf32 cut": partial(once, cut),
-    "3xtf32": in_three_parts,
-    "3xtf32 cut": in_three_cut_parts,
+    "3xfloat16": in_three_parts,
+    "3xfloat16 cut": in_three_cut_parts,
     "float16": partial(stored, torch.float16),
     "bfloat16": partial(stored, torch.bfloat16),
 }
-QUICK = tuple(name for name in FORMATS if name != "3xtf32 cut")
+QUICK = tuple(name for name in FORMATS if name != "3xfloat16 cut")
 USUAL = "latent", "flow", "decoder", "all"
 
 

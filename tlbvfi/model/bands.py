@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from .activation import Activation, activated, summed
 from .kernels import has_triton
 from .norm import Gathering, Moments, factor_and_offset, scaled
-from .norm_kernel import Activation as NormActivation
+from .norm_kernel import NormActivation
 from .split import conv2d as conv2d_split
 from .split import fits as can_be_split
 from .split import is_available as can_split

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .kernels import has_triton
-from .norm_kernel import Activation, fits_map
+from .norm_kernel import NormActivation, fits_map
 from .norm_kernel import factor_and_offset as fused_factor_and_offset
 from .norm_kernel import merged as fused_moments
 from .norm_kernel import row_moments as fused_row_moments
@@ -123,7 +123,7 @@ def factor_and_offset(
     return factor.float(), (offset + added * factor).float()
 
 
-def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: Activation) -> Tensor:
+def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: NormActivation) -> Tensor:
     """activation(x * factor + offset) of a map [B, C, H, W], computed in float32; in the type of `x`.
 
     `factor`, `offset`: [B, C] float32.

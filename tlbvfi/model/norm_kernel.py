@@ -28,7 +28,7 @@ BLOCK_CHANNELS, BLOCK_ROWS = 16, 256
 BLOCK_VALUES = 2048
 """Values a program scales: 16 for each of 128 threads."""
 
-Activation = Literal["silu", "relu"]
+NormActivation = Literal["silu", "relu"]
 
 
 def fits(x: Tensor, groups: int) -> bool:
@@ -154,7 +154,7 @@ def factor_and_offset(
     return factor, offset
 
 
-def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: Activation) -> Tensor:
+def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: NormActivation) -> Tensor:
     """activation(x * factor + offset) of a map that `fits_map`, on a device as of `clip_norm`.
 
     `x`: [B, C, h, W]; `factor`, `offset`: [B, C] float32. Result: channels_last, in the type of `x`;

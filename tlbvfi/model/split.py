@@ -1,10 +1,12 @@
 """Convolution in float32 accuracy on tensor cores, in one Triton kernel.
 
-A float32 factor is split into two TF32 numbers, x = large + small. Of the four products of two
-split factors three are summed, the smallest first; the fourth is below float32's rounding. (Ootomo
-and Yokota 2022, "Recovering single precision accuracy from Tensor Cores"; CUTLASS calls it 3xTF32.)
+A float32 factor is split into two of float16, x = large + small / 2048, which keep 22 bits of its
+mantissa. Of the four products of two split factors three are summed; the fourth is below float32's
+rounding. (Ootomo and Yokota 2022, "Recovering single precision accuracy from Tensor Cores".) TF32
+would do without the factor, at half the rate. A value beyond 65504 becomes infinite, as everywhere
+in float16.
 
-Why not three TF32 convolutions of cuDNN: splitting the map and adding the results would pass eleven
+Why not three convolutions of cuDNN: splitting the map and adding the results would pass many more
 maps through memory, and tensor cores cut their sums: emulated, that alone put latents 2e-4 off
 instead of 3e-5, with no code changed either way (benchmarks/model_precision.py). The kernel adds up
 sums of 32 channels outside of the tensor cores.
@@ -20,14 +22,21 @@ from torch import Tensor
 from .kernels import has_triton, kernel_named, rows_of
 
 PAYS_OFF = ((8, 0), (9, 0), (10, 0))
-"""Compute capabilities (A100, H100, B200) whose TF32 rate is well above three times the float32 rate.
+"""Compute capabilities (A100, H100, B200) whose float16 rate is well above three times the float32 rate.
 
-On GeForce cards both rates are the same.
+On GeForce cards it is twice that at most.
 """
+
+SMALLER = 2048.0
+"""What the small part of a factor is multiplied by: 2**11, so that it is about as large as the other."""
 
 BLOCK_PIXELS, BLOCK_IN, BLOCK_OUT = 128, 32, 64
 WARPS = 8
-"""Chosen so that nothing is spilled from registers, for compute capabilities 8.0 and 9.0."""
+REGISTERS = {9: 128}
+"""Of a thread at most, by major compute capability: with 128 two programs share a multiprocessor.
+
+Where nothing stands the compiler chooses. Either way nothing is spilled, for 8.0 and 9.0.
+"""
 
 
 @cache
@@ -38,11 +47,25 @@ def is_available(device: torch.device) -> bool:
     return has_triton(device)
 
 
+@cache
+def registers(device: torch.device) -> int | None:
+    """Registers that a thread of the kernel is to have at most."""
+    if device.type != "cuda":  # in Triton's interpreter
+        return None
+    return REGISTERS.get(torch.cuda.get_device_capability(device)[0])
+
+
 def fits(x: Tensor, weight: Tensor, groups: int = 1) -> bool:
     """Whether there is a kernel for this convolution: float32, and channels in whole blocks."""
     channels_out, channels_in = weight.shape[:2]
     is_whole = channels_in % BLOCK_IN == 0 and channels_out % BLOCK_OUT == 0
     return is_whole and groups == 1 and x.dtype == weight.dtype == torch.float32
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Two parts of `x`, float16: x is the first plus the second / `SMALLER`."""
+    large = x.half()
+    return large, ((x - large) * SMALLER).half()
 
 
 def conv2d(
@@ -66,11 +89,12 @@ def conv2d(
     out = x.new_empty((batch, *size, channels_out))
     count = out.numel() // channels_out
     more = out if plus is None else rows_of(plus)
+    weights = halves(weight.contiguous(memory_format=torch.channels_last))
     grid = (-(-count // BLOCK_PIXELS), channels_out // BLOCK_OUT)
     with torch.cuda.device_of(x):
         kernel_named("convolution_kernel")[grid](
             x.contiguous(memory_format=torch.channels_last),
-            weight.contiguous(memory_format=torch.channels_last),
+            *weights,
             weight if bias is None else bias,
             more,
             out,
@@ -81,6 +105,7 @@ def conv2d(
             *padding,
             more.stride(0),
             1.0,
+            SMALLER,
             HAS_BIAS=bias is not None,
             HAS_MORE=plus is not None,
             C_IN=channels_in,
@@ -91,5 +116,6 @@ def conv2d(
             BLOCK_IN=BLOCK_IN,
             BLOCK_OUT=BLOCK_OUT,
             num_warps=WARPS,
+            maxnreg=registers(x.device),
         )
     return out.permute(0, 3, 1, 2)

@@ -364,7 +364,8 @@ def scaled_kernel(
 @triton.jit
 def convolution_kernel(
     x,
-    weight,
+    large,
+    small,
     bias,
     more,
     out,
@@ -377,6 +378,7 @@ def convolution_kernel(
     left,
     more_stride,
     one,
+    smaller,
     HAS_BIAS: tl.constexpr,
     HAS_MORE: tl.constexpr,
     C_IN: tl.constexpr,
@@ -388,6 +390,8 @@ def convolution_kernel(
     BLOCK_OUT: tl.constexpr,
 ):
     """out[pixel, :] = bias + more + the sum over taps of x[pixel of the tap, :] @ weight[tap].
+
+    The weight is large + small / smaller, both float16, and so is x split; see `split`.
 
     Pixels are counted over the batch, channels lie one after the other. `above` and `left`: rows
     and columns of zeros around the input; pixels beyond it on the other sides are zero as well.
@@ -413,9 +417,14 @@ def convolution_kernel(
         first = ((image * height + y) * width + x_at) * C_IN + part % per_tap * BLOCK_IN
         values = tl.load(x + first[:, None] + taken[None, :], seen[:, None], 0.0)
         line = part * BLOCK_IN + taken
-        factors = tl.load(weight + line[:, None] + channel[None, :] * (SIDE * SIDE * C_IN))
-        sums = tl.dot(values, factors, input_precision="tf32x3")
-        total = tl.fma(sums, one, total)
+        factor = line[:, None] + channel[None, :] * (SIDE * SIDE * C_IN)
+        large_factors, small_factors = tl.load(large + factor), tl.load(small + factor)
+        large_values = values.to(tl.float16)
+        small_values = ((values - large_values.to(tl.float32)) * smaller).to(tl.float16)
+        sums = tl.dot(small_values, large_factors)
+        sums = tl.dot(large_values, small_factors, sums)
+        total = tl.fma(sums, one / smaller, total)
+        total = tl.fma(tl.dot(large_values, large_factors), one, total)
     if HAS_BIAS:
         total += tl.load(bias + channel)[None, :]
     if HAS_MORE:
