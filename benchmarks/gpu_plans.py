@@ -162,6 +162,7 @@ def pretend_to_launch_kernels() -> None:
     for module in (activation, correlation_kernel, nearest, norm_kernel, split):
         module.kernel_named = lambda name: Launch()
     bands.can_split = lambda device: True
+    split.registers = lambda device: None
     torch.cuda.device_of = lambda tensor: nullcontext()
     # The kernels that a GPU takes hold no table of all weights.
     torch.nn.functional.scaled_dot_product_attention = lambda q, k, v, **_: torch.empty_like(q)

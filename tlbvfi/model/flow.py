@@ -100,7 +100,8 @@ def correlation(blend: Rows, features: Tensor, flow: Tensor) -> Rows:
         rows = blend.compute(start, stop)
         if has_kernels(features):
             return fused_correlation(rows, features, flow, start)
-        reference = rows / length(rows)
+        reference = rows.float()
+        reference = reference / length(reference)
         tokens = tokens_of(features)
         down, across = taps_along(flow, start, stop)
         lines = {dy: down.moved(dy, H) for dy in (-1, 0, 1)}
@@ -168,7 +169,8 @@ class RefineBlock(nn.Module):
     def forward(self, features: tuple[Tensor, Tensor], flow: Tensor, bands: Bands) -> Tensor:
         """Features of both frames [B, C, H, W], flow [B, 4, H, W] -> corrected flow.
 
-        Nothing but the flow is kept: a band goes through all layers before the next.
+        The features are of the type that is computed in. Nothing but the flow is kept: a band goes
+        through all layers before the next.
         """
         flows = flow.split(2, dim=1)
         seen = [remembered(warped(x, f), reach=1) for x, f in zip(features, flows, strict=True)]
@@ -182,7 +184,7 @@ class RefineBlock(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What its convolutions compute in; warps and flows are float32."""
+        """What its convolutions compute in; flows are float32."""
         return kernel_of(self.gru[0]).weight.dtype
 
     def blend(self, seen0: Rows, seen1: Rows) -> Rows:
@@ -190,9 +192,8 @@ class RefineBlock(nn.Module):
 
         def compute(start: int, stop: int) -> Tensor:
             first, second = seen0.compute(start, stop), seen1.compute(start, stop)
-            both = torch.cat([first, second], dim=1).to(self.dtype)
-            gate = torch.sigmoid(whole(chain(self.occl_convs, stored(both))).float())
-            return torch.lerp(second, first, gate)
+            both = stored(torch.cat([first, second], dim=1))
+            return torch.lerp(second, first, whole(chain(self.occl_convs, both)).sigmoid_())
 
         return derived(seen0.shape, compute, seen0, seen1)
 
@@ -200,19 +201,18 @@ class RefineBlock(nn.Module):
         """What the blend adds to the first layer of `gru`, the same for both directions."""
         kernel = kernel_of(self.gru[0])
         own = Kernel(kernel.weight[:, : blend.shape[1]], kernel.bias, splits=kernel.splits)
-        return convolved(own, as_type(blend, self.dtype))
+        return convolved(own, blend)
 
     def motion(self, cosines: Rows, flow: Rows) -> Rows:
         """Motion features of one direction, from its correlation and its flow."""
-        first, second = as_type(cosines, self.dtype), as_type(flow, self.dtype)
-        parts = [chain(self.corr_convs, first), chain(self.flow_convs, second)]
+        parts = [chain(self.corr_convs, cosines), chain(self.flow_convs, flow)]
         return chain(self.motion_convs, joined(parts))
 
     def corrected(self, shared: Rows, seen: Rows, cosines: Rows, flow: Rows) -> Rows:
         """Corrected flow [B, 2, H, W] of one direction."""
         own = Kernel(kernel_of(self.gru[0]).weight[:, seen.shape[1] :], None)
-        known = [as_type(source, self.dtype) for source in (seen, flow)]
-        inputs = joined([known[0], self.motion(cosines, flow), known[1]])
+        motion, known = as_type(cosines, self.dtype), as_type(flow, self.dtype)
+        inputs = joined([seen, self.motion(motion, known), known])
         h = chain(list(self.gru)[1:], convolved(own, inputs, plus=shared))
         return added(as_type(chain(self.flow_head, h), torch.float32), flow)
 
@@ -240,6 +240,11 @@ class RefineNet(nn.Module):
         self.rf_block3 = RefineBlock(ops, 128)
         self.rf_block4 = RefineBlock(ops, 128)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type in which it takes features; others are converted."""
+        return self.rf_block1.dtype
+
     def forward(
         self,
         flow: Tensor,
@@ -251,7 +256,7 @@ class RefineNet(nn.Module):
         flow = rescale_flow(flow, 1 / 4)
         blocks = (self.rf_block1, self.rf_block2, self.rf_block3, self.rf_block4)
         for level in (3, 2, 1, 0):
-            features = features0[level].float(), features1[level].float()
+            features = features0[level].to(self.dtype), features1[level].to(self.dtype)
             flow = blocks[level](features, flow, bands)
             flow = rescale_flow(flow, 2) if level else flow
         return flow

@@ -41,7 +41,7 @@ class FlowFeatures:
     canvas: Tensor
     """The padded frame, or its reduced canvas in [-1, 1]."""
     features: Sequence[Tensor]
-    """The encoder's first features of it, and its first three levels; float32."""
+    """The encoder's first features of it, and its first three levels."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,7 +89,8 @@ class TLBVFI(nn.Module):
         bfloat16: the decoder; float16: the flow as well, which bfloat16 would move too far. All
         that leads to the quantizer stays exact, because a latent that is a little off can take
         another code: with the encoder in float16 up to 4 % of the codes changed, in bfloat16 9 %.
-        There GPUs that have no fast float32 split its factors instead. Warps and norms are float32.
+        There GPUs that have no fast float32 split its factors instead. Positions, flows and norms are
+        float32.
         """
         decoder = self.vqgan.decoder
         kept = [] if dtype == torch.float16 else [decoder.flownet, decoder.refinenet]
@@ -148,8 +149,10 @@ class TLBVFI(nn.Module):
         canvas = reduce_frame(frame, geometry)
         first = keep(encoder.first(canvas), plan.canvas)
         levels = encoder.levels(stored(first), FLOW_LEVELS, plan.canvas)
+        dtype = self.vqgan.decoder.refinenet.dtype
+        known = [made.to(dtype) for made in (first, *levels)]
         give_back_freed_memory(self.device)
-        return FlowFeatures(canvas=canvas.mul_(2).sub_(1), features=[first, *levels])
+        return FlowFeatures(canvas=canvas.mul_(2).sub_(1), features=known)
 
     def flow_features(self, features: FrameFeatures, plan: MemoryPlan = WHOLE) -> FlowFeatures:
         """What the flow is estimated from, kept or computed now."""
