@@ -289,8 +289,7 @@ def _numbers(folder: Path) -> Iterator[int]:
 
 
 def _has_all(folder: Path, frames: int) -> bool:
-    numbers = set(_numbers(folder))
-    return len(numbers) == frames and numbers == set(range(1, frames + 1))
+    return set(_numbers(folder)) == set(range(1, frames + 1))
 
 
 def _generation(folder: Path, record: _Record, *, was_there: bool) -> Generation:
