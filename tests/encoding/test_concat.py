@@ -219,6 +219,8 @@ def test_what_a_container_does_not_keep_is_told(tmp_path, filled, stream):
     session = filled("ffv1", stream=stream(sample_aspect_ratio=Fraction(4, 3)))
     notes = join(session, tmp_path / "out.mkv").notes
     assert notes == (".mkv with ffv1 does not keep the sample aspect ratio 4/3.",)
+    square = filled("ffv1", id="square", stream=stream(sample_aspect_ratio=Fraction(1)))
+    assert join(square, tmp_path / "square.mkv").notes == ()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
@@ -482,6 +484,14 @@ def test_existing_files_and_unfit_containers_are_refused(tmp_path, filled):
     join(session, taken, overwrite=True)
     with pytest.raises(OutputError, match=r"do not fit into \.mp4: choose \.mkv or \.nut"):
         join(session, tmp_path / "out.mp4")
+
+
+def test_a_variable_rate_is_not_pressed_into_avi(tmp_path, filled):
+    session = filled("utvideo", pts=[0, 3, 4], is_vfr=True)
+    with pytest.raises(OutputError, match=r"cannot hold a variable frame rate: choose \.nut"):
+        join(session, tmp_path / "out.avi")
+    join(session, tmp_path / "out.nut")
+    assert shown(tmp_path / "out.nut") == [0, 3 * TICK, 4 * TICK]
 
 
 def test_an_output_folder_that_cannot_be_made_is_told(tmp_path, filled):

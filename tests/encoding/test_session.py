@@ -6,7 +6,12 @@ import sys
 from fractions import Fraction
 
 import pytest
-from comfyui_tlbvfi.encoding.errors import EncoderError, SessionError, SessionMismatch
+from comfyui_tlbvfi.encoding.errors import (
+    EncoderError,
+    SessionError,
+    SessionMismatch,
+    VerificationError,
+)
 from comfyui_tlbvfi.encoding.manifest import manifest_from_json, manifest_to_json
 from comfyui_tlbvfi.encoding.session import FOLDER, Session, check_id, list_sessions
 from hypothesis import given, settings
@@ -148,6 +153,21 @@ def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(tmp_path, fille
     with session.locked():
         commit(session, 1, paint)
     assert victim.read_text() == "precious"
+
+
+def test_a_file_in_the_place_of_a_session_is_refused(tmp_path, manifest):
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "job").write_text("mine")
+    with pytest.raises(SessionError, match="is not a folder"):
+        Session.start(tmp_path, "job", manifest())
+    assert (tmp_path / FOLDER / "job").read_text() == "mine"
+
+
+def test_a_session_is_not_created_over_another(tmp_path, filled, manifest):
+    filled()
+    with pytest.raises(SessionError, match="There is a session job"):
+        Session.create(tmp_path, "job", manifest(settings={"times": 2}))
+    assert len(Session.open(tmp_path, "job").done()) == 3
 
 
 def test_two_workers_cannot_share_a_session(tmp_path, filled):
@@ -292,6 +312,27 @@ def test_what_is_missing_is_named(tmp_path, manifest, paint):
         assert session.missing() == "the chunks after number 1 are not made yet"
         commit(session, 2, paint, is_last=True)
     assert session.missing() == ""
+    with session.locked(), session.new_chunk(1) as chunk:
+        chunk.write(paint(4), 4)
+        chunk.commit(pairs=(4, 5), first_frame=4)
+    assert session.missing() == "chunk 1 begins at frame 4 instead of 3"
+
+
+def test_a_file_that_lost_frames_on_its_way_to_the_disk_is_not_committed(filled, paint):
+    session = filled()
+
+    def lose_some(step):
+        if step == "after fsync":
+            (temporary,) = session.folder.glob(".chunk_*")
+            os.truncate(temporary, temporary.stat().st_size * 2 // 3)
+
+    with (
+        session.locked(),
+        pytest.raises(VerificationError, match=r"holds \d+ frames instead of 30"),
+    ):
+        commit(session, 3, paint, frames=30, on_step=lose_some)
+    assert sorted(session.records()) == [0, 1, 2]
+    assert not list(session.folder.glob("*chunk_000003*"))
 
 
 def test_removing_takes_only_what_is_ours(tmp_path, filled, caplog):

@@ -1,5 +1,6 @@
 import json
 from fractions import Fraction
+from hashlib import sha256
 
 import av
 import pytest
@@ -60,6 +61,21 @@ def test_a_chunk_of_another_length_is_found_inside(filled, paint, tmp_path):
     report = verify_session(Session.open(tmp_path, "job"))
     assert failed(report) == ["packets and times"]
     assert "chunk_000001.mkv holds 3 frames instead of 2" in report.text
+
+
+def test_a_chunk_that_was_no_video_from_the_first_is_found_inside(filled, tmp_path):
+    from comfyui_tlbvfi.encoding.session import Session
+
+    session = filled("ffv1")
+    content = b"nothing of the kind"
+    session.chunk_path(1).write_bytes(content)
+    progress = session.folder / "progress.jsonl"
+    lines = [json.loads(line) for line in progress.read_text().splitlines()]
+    lines[1] |= {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    progress.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    report = verify_session(Session.open(tmp_path, "job"))
+    assert failed(report) == ["packets and times"]
+    assert "chunk_000001.mkv cannot be read" in report.text
 
 
 def test_an_unfinished_session_is_not_good(tmp_path, manifest):
@@ -150,3 +166,22 @@ def test_repeated_times_are_found(tmp_path, paint):
             out.mux(video.encode(picture))
         out.mux(video.encode(None))
     assert failed(verify_file(path)) == ["order"]
+
+
+def test_frames_without_times_are_found(clip):
+    report = verify_file(clip("a.h264"))
+    assert failed(report) == ["order"]
+    assert "some frames have no pts" in report.text
+
+
+def test_times_of_decoding_that_go_backward_are_found(tmp_path, clip):
+    early, later, path = clip("early.ts", frames=9), tmp_path / "later.ts", tmp_path / "b.ts"
+    with av.open(str(early)) as given, av.open(str(later), "w") as output:
+        stream = output.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.pts, packet.dts = packet.pts + 90000, packet.dts + 90000
+                packet.stream = stream
+                output.mux(packet)
+    path.write_bytes(later.read_bytes() + early.read_bytes())
+    assert "dts goes backwards after packet 8" in verify_file(path).text

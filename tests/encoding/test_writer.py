@@ -225,3 +225,32 @@ def test_a_finished_writer_gives_its_encoder_back_at_once(tmp_path, encoder, str
 def test_a_missing_folder_is_told(tmp_path, encoder, stream):
     with pytest.raises(OutputError, match=r"clip\.mp4 cannot be written \(No such file"):
         VideoWriter(tmp_path / "no" / "clip.mp4", encoder("h264"), stream())
+
+
+def test_sound_beside_the_picture_is_read_as_the_picture_comes_to_it(
+    tmp_path, encoder, stream, paint
+):
+    read = []
+
+    def beside(out):
+        sound = out.add_stream("pcm_s16le", rate=8000, layout="mono")
+
+        def packets():
+            for start in range(0, 8000, 800):
+                frame = av.AudioFrame(format="s16", layout="mono", samples=800)
+                frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+                frame.rate, frame.pts, frame.time_base = 8000, start, Fraction(1, 8000)
+                for packet in sound.encode(frame):
+                    read.append(start / 8000)
+                    yield start / 8000, packet
+
+        return packets()
+
+    path = tmp_path / "clip.mkv"
+    with VideoWriter(path, encoder("ffv1"), stream(rate=Fraction(24)), beside=beside) as writer:
+        for number in range(24):
+            writer.write(paint(number), number)
+            assert read[-1] <= number / 24 + 0.1
+    assert len(read) == 10
+    with av.open(str(path)) as container:
+        assert sum(p.size for p in container.demux(audio=0)) == 16000

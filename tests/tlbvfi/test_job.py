@@ -1,5 +1,6 @@
 """From file to file: counts, times, untouched source frames, resuming, refusals."""
 
+import json
 from fractions import Fraction
 from itertools import pairwise
 
@@ -145,6 +146,22 @@ def test_only_a_damaged_chunk_is_made_anew(clip, run, pictures, tmp_path, damage
     again = run(source, "out.mkv", chunk=SHORT, destination=keep)
     assert again.frames_made == 8
     assert pictures(again.output) == pictures(expected.output)
+
+
+@pytest.mark.parametrize("length", [SHORT, ChunkLength(bytes=9000)])
+def test_chunks_whose_lines_are_lost_are_made_anew(clip, run, pictures, tmp_path, length):
+    source = clip(tmp_path / "in.mp4", 40)
+    keep = {"keep_chunks": True}
+    first = run(source, "out.mkv", chunk=length, destination=keep)
+    expected = pictures(first.output)
+    first.output.unlink()
+    progress = first.session_folder / "progress.jsonl"
+    lines = progress.read_text().splitlines(keepends=True)
+    assert len(lines) > 4
+    progress.write_text("".join([lines[0], *lines[3:]]))
+    again = run(source, "out.mkv", chunk=length, destination=keep)
+    assert again.frames_made == sum(json.loads(line)["frames"] for line in lines[1:3])
+    assert pictures(again.output) == expected
 
 
 def test_the_same_job_after_success_says_so_and_makes_nothing(clip, run, tmp_path):

@@ -261,9 +261,9 @@ def test_closing_ends_the_work_and_lets_go_of_the_source():
 class Batched(Counting):
     """Does `size` pairs at once and notes how they fall together."""
 
-    def __init__(self, size):
+    def __init__(self, size, *, any_time=True):
         super().__init__()
-        self.size, self.batches = size, []
+        self.size, self.batches, self.any_time = size, [], any_time
 
     def pairs_at_once(self, height, width):
         assert (height, width) == (4, 4)
@@ -297,16 +297,15 @@ def test_pairs_that_show_no_mid_frame_are_not_asked_for():
     assert values(out) == [0, 0, 1, 1, 2, 2, 3, 3.5, 4, 4, 5]
 
 
-@given(size=st.integers(1, 5), count=st.integers(2, 9), data=st.data())
-def test_frames_do_not_depend_on_how_pairs_fall_into_batches(size, count, data):
-    rules, timeline = Rules(seed=1), TargetRate(fps=Fraction(60))
+@given(size=st.integers(1, 5), count=st.integers(2, 9), any_time=st.booleans(), data=st.data())
+def test_frames_do_not_depend_on_how_pairs_fall_into_batches(size, count, any_time, data):
+    rules, timeline = Rules(seed=1, depth=1), TargetRate(fps=Fraction(60))
     frames = list(clip(count))
-    whole = list(interpolate(frames, Counting(), timeline, rules))
+    whole = list(interpolate(frames, Batched(1, any_time=any_time), timeline, rules))
     cut = data.draw(st.integers(1, count - 1))
-    before = interpolate(
-        frames[: cut + 1], Batched(size), timeline, rules, stop=cut, ends_here=False
-    )
-    after = interpolate(frames[cut - 1 :], Batched(size), timeline, rules, start=cut)
+    method = Batched(size, any_time=any_time)
+    before = interpolate(frames[: cut + 1], method, timeline, rules, stop=cut, ends_here=False)
+    after = interpolate(frames[cut - 1 :], method, timeline, rules, start=cut)
     parts = [*before, *after]
     assert values(parts) == values(whole)
     assert [f.slot for f in parts] == [f.slot for f in whole]

@@ -9,6 +9,7 @@ from comfyui_tlbvfi.tlbvfi.timeline import (
     Bisection,
     TargetRate,
     nearest_node,
+    parse_factor,
     parse_rate,
     parse_seconds,
     storable_tick,
@@ -87,7 +88,7 @@ def test_24000_1001_to_60_is_exact_over_an_hour():
 @given(t=st.fractions(0, 1), depth=st.integers(1, 6))
 def test_a_method_that_bisects_shows_the_nearest_node_of_the_tree(t, depth):
     node = nearest_node(t, depth)
-    assert (node * 2**8).denominator == 1
+    assert node.denominator <= 2**depth or (node == t and node.denominator == 2 ** (depth + 1))
     assert abs(node - t) <= Fraction(1, 2 ** (depth + 1))
 
 
@@ -140,8 +141,29 @@ def test_what_is_no_rate_is_refused(text):
 def test_clock_times_are_read():
     assert parse_seconds("1:02:03.250") == Fraction(3723) + Fraction(1, 4)
     assert parse_seconds("12.5") == Fraction(25, 2)
+
+
+@pytest.mark.parametrize("text", ["1:2:3:4", "soon", "", "-1", "1:-2"])
+def test_what_is_no_time_is_refused(text):
     with pytest.raises(SettingsError, match="hh:mm:ss"):
-        parse_seconds("1:2:3:4")
+        parse_seconds(text)
+
+
+def test_factors_are_read_exactly_and_what_is_none_is_refused():
+    assert [parse_factor(text) for text in ("4", "2.5", "5/2")] == [
+        4,
+        Fraction(5, 2),
+        Fraction(5, 2),
+    ]
+    for text in ("0", "-2", "slow"):
+        with pytest.raises(SettingsError, match="factor"):
+            parse_factor(text)
+
+
+@pytest.mark.parametrize("fps", [0, -1])
+def test_a_rate_that_shows_nothing_is_refused(fps):
+    with pytest.raises(SettingsError, match="above 0"):
+        TargetRate(fps=Fraction(fps))
 
 
 @pytest.mark.parametrize("times", [-1, 9])
