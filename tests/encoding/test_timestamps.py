@@ -71,6 +71,13 @@ def test_one_dropped_frame_makes_a_variable_rate_also_where_a_tick_is_a_frame():
     assert not timestamps([5, 6, 7, 8], Fraction(1, 25), [Fraction(25)]).is_vfr
 
 
+def test_a_frame_more_than_a_tick_off_the_beat_makes_a_variable_rate():
+    ticks = rounded(RATES[0], MILLISECOND, 200)
+    assert not timestamps(ticks, MILLISECOND, [RATES[0]]).is_vfr
+    ticks[6] -= 1  # its beat is at 250.25
+    assert timestamps(ticks, MILLISECOND, [RATES[0]]).is_vfr
+
+
 @pytest.mark.parametrize(("declared", "rate"), [([Fraction(24)], 24), ([None], 25)])
 def test_a_single_frame_has_the_declared_rate(declared, rate):
     times = timestamps([7], MILLISECOND, declared)

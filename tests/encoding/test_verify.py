@@ -26,8 +26,9 @@ def test_whole_sessions_and_files_are_good(tmp_path, filled, codec):
     assert verify_file(output).ok
 
 
-def test_variable_rate_sessions_are_good(filled):
-    session = filled("ffv1", pts=[0, 7, 9, 40, 41], is_vfr=True, per_chunk=2)
+@pytest.mark.parametrize("codec", ["h264", "ffv1"])
+def test_variable_rate_sessions_are_good(filled, codec):
+    session = filled(codec, pts=[0, 7, 9, 40, 41], is_vfr=True, per_chunk=2)
     assert verify_session(session).ok
 
 

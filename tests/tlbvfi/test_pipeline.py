@@ -55,6 +55,7 @@ def test_every_frame_is_prepared_once_and_every_t_computed_once():
     assert method.prepared == [0, 1, 2, 3, 4]
     assert method.asked == [[Fraction(1, 4), Fraction(1, 2), Fraction(3, 4)]] * 4
     assert values(out) == [i / 4 for i in range(17)]
+    assert [f.pair for f in out] == [min(i // 4, 3) for i in range(17)]
 
 
 def test_a_target_rate_asks_only_for_what_is_shown():
@@ -151,6 +152,15 @@ def test_animation_on_twos_and_threes_is_retimed_by_choice():
     assert [f.slot.number for f in out] == list(range(11))
     as_it_is = interpolate(clip(6, shown=shown), Counting(), Bisection(times=1))
     assert values(as_it_is) == [0, 0, 0, 3, 6, 6, 6, 6, 6, 9, 12]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("nearest", [0, 0, 0, 0, 0, 0, 6]), ("ignore", [0, 0, 0, 0, 0, 3, 6])]
+)
+def test_there_is_no_motion_from_repeated_frames_towards_a_cut(rule, expected):
+    frames = clip(4, shown=[0, 0, 0, 6], cuts={3})
+    rules = Rules(retime=True, cuts=rule)
+    assert values(interpolate(frames, Counting(), Bisection(times=1), rules)) == expected
 
 
 def test_a_still_picture_is_not_taken_for_animation():
