@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from comfyui_tlbvfi.encoding.errors import (
@@ -262,6 +263,30 @@ def test_a_full_disk_at_the_progress_line_commits_nothing(tmp_path, filled, pain
         monkeypatch.undo()
         commit(session, 3, paint)
     assert sorted(Session.open(tmp_path, "job").records()) == [0, 1, 2, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names open files as Linux does")
+def test_every_step_of_a_commit_is_on_the_disk_before_the_next(
+    tmp_path, manifest, paint, monkeypatch
+):
+    told, fsync = [], os.fsync
+
+    def note(descriptor):
+        told.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    session = Session.create(tmp_path, "job", manifest())
+    assert told == [FOLDER, ".manifest.part.json", "job"]
+    told.clear()
+    with session.locked():
+        assert told == ["job"]  # where `progress.jsonl` is new
+        told.clear()
+        commit(session, 0, paint, on_step=told.append)
+    assert told == [
+        *("before close", "after close", ".chunk_000000.part.mkv", "after fsync"),
+        *("after rename", "job", "before line", "in line", "progress.jsonl", "after line"),
+    ]
 
 
 @pytest.mark.parametrize("step", STEPS)

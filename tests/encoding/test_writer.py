@@ -253,4 +253,5 @@ def test_sound_beside_the_picture_is_read_as_the_picture_comes_to_it(
             assert read[-1] <= number / 24 + 0.1
     assert len(read) == 10
     with av.open(str(path)) as container:
+        assert container.duration == 1_000_000
         assert sum(p.size for p in container.demux(audio=0)) == 16000

@@ -380,6 +380,13 @@ def test_reroutes_in_a_circle_do_not_hang(page):
     assert len(rewrite(page, to="saveimage").frames) == 1
 
 
+def test_a_reroute_that_nothing_leads_to_is_no_crash(page):
+    page["nodes"][3]["inputs"][0]["link"] = None
+    page["links"].remove([22, 3, 0, 5, 0, "VIDEO"])
+    page["nodes"][2]["outputs"][0]["links"] = []
+    assert rewrite(page, to="saveimage").frames[0].rate is None
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), to=st.sampled_from(["saveimage", "tlbvfi"]))
 def test_a_damaged_graph_is_rewritten_or_refused_never_a_crash(data, to):

@@ -147,7 +147,8 @@ def test_a_truncated_file_is_refused(official, converted, tmp_path, suffix):
     refused(path, "download it again")
 
 
-def test_code_in_a_checkpoint_is_not_run(tmp_path):
+def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # as some set for other programs
     target = tmp_path / "made by the attack"
     torch.save({"model": Attack(target)}, tmp_path / "zip.pth")
     with (tmp_path / "bare.pth").open("wb") as file:
