@@ -64,19 +64,34 @@ def test_a_chunk_of_another_length_is_found_inside(filled, paint, tmp_path):
     assert "chunk_000001.mkv holds 3 frames instead of 2" in report.text
 
 
-def test_a_chunk_that_was_no_video_from_the_first_is_found_inside(filled, tmp_path):
-    from comfyui_tlbvfi.encoding.session import Session
+@pytest.fixture
+def replaced(tmp_path):
+    """Maker of a session whose chunk 1 is another file that the books take for right."""
 
-    session = filled("ffv1")
-    content = b"nothing of the kind"
-    session.chunk_path(1).write_bytes(content)
-    progress = session.folder / "progress.jsonl"
-    lines = [json.loads(line) for line in progress.read_text().splitlines()]
-    lines[1] |= {"bytes": len(content), "sha256": sha256(content).hexdigest()}
-    progress.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    report = verify_session(Session.open(tmp_path, "job"))
+    def make(session, content):
+        from comfyui_tlbvfi.encoding.session import Session
+
+        session.chunk_path(1).write_bytes(content)
+        progress = session.folder / "progress.jsonl"
+        lines = [json.loads(line) for line in progress.read_text().splitlines()]
+        lines[1] |= {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+        progress.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return Session.open(tmp_path, session.id)
+
+    return make
+
+
+def test_a_chunk_that_was_no_video_from_the_first_is_found_inside(filled, replaced):
+    report = verify_session(replaced(filled("ffv1"), b"nothing of the kind"))
     assert failed(report) == ["packets and times"]
     assert "chunk_000001.mkv cannot be read" in report.text
+
+
+def test_a_chunk_of_other_times_is_found_inside(filled, replaced, stream):
+    other = filled("h264", id="other", stream=stream(rate=Fraction(50)))
+    report = verify_session(replaced(filled("h264"), other.chunk_path(1).read_bytes()))
+    assert failed(report) == ["packets and times"]
+    assert "chunk_000001.mp4: frame 1 is shown at 0.020000 s instead of 0.020854 s" in report.text
 
 
 def test_an_unfinished_session_is_not_good(tmp_path, manifest):

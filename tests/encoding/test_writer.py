@@ -1,5 +1,6 @@
 import errno
 import io
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -225,6 +226,22 @@ def test_a_finished_writer_gives_its_encoder_back_at_once(tmp_path, encoder, str
 def test_a_missing_folder_is_told(tmp_path, encoder, stream):
     with pytest.raises(OutputError, match=r"clip\.mp4 cannot be written \(No such file"):
         VideoWriter(tmp_path / "no" / "clip.mp4", encoder("h264"), stream())
+
+
+def test_an_encoder_that_does_not_take_its_options_is_refused(tmp_path, encoder, stream):
+    wrong = replace(encoder("h264"), options={"preset": "no such"})
+    with pytest.raises(EncoderError, match=r"libx264 cannot be opened for 64x48 yuv420p in \.mp4"):
+        VideoWriter(tmp_path / "clip.mp4", wrong, stream())
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_reorders_more_than_is_known_of_it_is_refused(
+    tmp_path, encoder, stream, paint
+):
+    wrong = replace(encoder("h264"), reorder=0)
+    with pytest.raises(EncoderError, match="libx264 reorders by more than 0 frames"):
+        write(tmp_path / "clip.mp4", wrong, stream(), [paint(n) for n in range(9)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_sound_beside_the_picture_is_read_as_the_picture_comes_to_it(
