@@ -298,6 +298,9 @@ def test_kill_at_every_step_of_a_commit_keeps_what_was_committed(
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(root), step]
     assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
     again = Session.open(tmp_path, "job")
+    (again.folder / ".result.part.json").write_text("{")
+    with again.locked():
+        assert not [path for path in again.folder.iterdir() if ".part" in path.name]
     is_committed = step == "after line"
     assert [record.index for record in again.done(thorough=True)] == [0, 1][: 1 + is_committed]
     assert again.records()[0] == before

@@ -145,7 +145,7 @@ def test_flow_follows_a_pan_to_every_time(t):
     truth = panned(int(8 * t), int(4 * t))
     between = mid_frame(FlowMethod(), panned(0), panned(8, 4), t)
     inner = (slice(None), slice(16, -16), slice(16, -16))
-    assert psnr(between[inner], truth[inner]) > 40
+    assert psnr(between[inner], truth[inner]) > 50
 
 
 def test_flow_sees_the_same_motion_backward():
@@ -154,13 +154,13 @@ def test_flow_sees_the_same_motion_backward():
     torch.testing.assert_close(forward, backward, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("step", [4, 8, 16])
-def test_flow_moves_an_object_over_what_it_hides(step):
+@pytest.mark.parametrize(("step", "least"), [(4, 48), (8, 38), (16, 34)])
+def test_flow_moves_an_object_over_what_it_hides(step, least):
     truth = square_over_texture(60 + step // 2)
     frame0, frame1 = square_over_texture(60), square_over_texture(60 + step)
     flow = psnr(mid_frame(FlowMethod(), frame0, frame1), truth)
     blend = psnr(mid_frame(BlendMethod(), frame0, frame1), truth)
-    assert flow > max(30, blend + 5)
+    assert flow > max(least, blend + 5)
 
 
 def test_flow_finds_motion_larger_than_the_object():
@@ -234,7 +234,7 @@ def rebuilt(method, clip, pairs):
 
 def test_flow_rebuilds_dropped_frames_of_a_real_clip(real_clip):
     pairs = range(2, 30, 9)
-    assert rebuilt(FlowMethod(), real_clip, pairs) > rebuilt(BlendMethod(), real_clip, pairs) + 4
+    assert rebuilt(FlowMethod(), real_clip, pairs) > rebuilt(BlendMethod(), real_clip, pairs) + 5.5
 
 
 @pytest.mark.slow

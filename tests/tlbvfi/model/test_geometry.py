@@ -41,7 +41,8 @@ def test_every_canvas_is_exact_and_a_multiple_of_32(height, width, scale, paddin
     assert 0 < geometry.flow_scale <= 1
     assert geometry.canvas[0] == geometry.padded_height * geometry.flow_scale
     assert geometry.canvas[0] % 32 == geometry.canvas[1] % 32 == 0
-    assert geometry.reduced_frame[0] <= geometry.canvas[0]
+    for reduced, side in zip(geometry.reduced_frame, (height, width), strict=True):
+        assert reduced == max(1, int(side * geometry.flow_scale))
 
 
 @pytest.mark.parametrize(
@@ -78,5 +79,8 @@ def test_the_rest_of_the_canvas_is_gray():
     canvas = reduce_frame(frame, plan_geometry(264, 328))
     assert canvas.shape == (1, 3, 256, 256)
     assert torch.all(canvas[:, :, 132:] == 0.5)
-    mean = frame[:, :, :2, :2].mean(dim=(2, 3))
-    assert (canvas[:, :, 0, 0] - mean).abs().max() < 1e-6
+    assert torch.all(canvas[:, :, :, 164:] == 0.5)
+    for row, column in ((0, 0), (131, 163)):
+        below, right = 2 * row, 2 * column
+        mean = frame[:, :, below : below + 2, right : right + 2].mean(dim=(2, 3))
+        assert (canvas[:, :, row, column] - mean).abs().max() < 1e-6
