@@ -490,8 +490,9 @@ def test_a_variable_rate_is_not_pressed_into_avi(tmp_path, filled):
     session = filled("utvideo", pts=[0, 3, 4], is_vfr=True)
     with pytest.raises(OutputError, match=r"cannot hold a variable frame rate: choose \.nut"):
         join(session, tmp_path / "out.avi")
-    join(session, tmp_path / "out.nut")
-    assert shown(tmp_path / "out.nut") == [0, 3 * TICK, 4 * TICK]
+    output = tmp_path / "new" / "folder" / "out.nut"
+    join(session, output)
+    assert shown(output) == [0, 3 * TICK, 4 * TICK]
 
 
 def test_an_output_folder_that_cannot_be_made_is_told(tmp_path, filled):

@@ -125,6 +125,13 @@ def test_it_stays_in_step_with_the_picture(sounding, factor):
     assert middles[-1] == pytest.approx(middles[1], abs=0.004)
 
 
+def test_what_fills_up_the_last_packet_is_not_heard(sounding):
+    source = sounding("source.mp4", codec="aac")  # in packets of 1024 samples
+    first, wave, rate = slowed(source, Window(start=Fraction(0), stretch=Fraction(2)))
+    assert first == 0
+    assert abs(len(wave) - 2 * rate) <= 2
+
+
 def test_a_gap_lasts_longer_as_well(sounding):
     source = sounding(seconds=Fraction(2), gap=(0.5, 1))
     _, wave, rate = slowed(source, Window(start=Fraction(0), stretch=Fraction(2)))

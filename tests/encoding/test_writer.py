@@ -9,7 +9,7 @@ import pytest
 from comfyui_tlbvfi.encoding.color import stream_tags
 from comfyui_tlbvfi.encoding.errors import EncoderError, OutputError
 from comfyui_tlbvfi.encoding.frame import ColorTags
-from comfyui_tlbvfi.encoding.writer import VideoWriter
+from comfyui_tlbvfi.encoding.writer import VideoWriter, with_mastering
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,6 +86,13 @@ def test_hdr10_metadata_reaches_the_file(tmp_path, encoder, stream, paint, shape
     assert Fraction(master["max_luminance"]) == 1000
     assert Fraction(master["min_luminance"]) == pytest.approx(0.0001, abs=1e-4)
     assert data["Content light level metadata"]["max_content"] == 1000
+
+
+def test_options_for_hdr_are_given_where_there_is_hdr_metadata_that_can_be_stored(encoder):
+    for codec in ("hevc", "av1"):
+        assert with_mastering(encoder(codec), {}) == encoder(codec)
+        assert with_mastering(encoder(codec), HDR10) != encoder(codec)
+    assert with_mastering(encoder("h264"), HDR10) == encoder("h264")
 
 
 def test_rgb_is_tagged_as_rgb(tmp_path, encoder, stream, paint, shape, ffprobe):

@@ -109,6 +109,14 @@ def test_a_job_cut_into_chunks_gives_the_frames_and_keys_of_one_run():
     assert cut.keys == whole.keys
 
 
+def test_a_job_that_begins_later_counts_from_its_own_first_frame():
+    frames = list(clip(9))[4:]
+    out = list(interpolate(frames, Counting(), Bisection(times=1), first=4, start=4))
+    assert [f.slot.number for f in out] == list(range(9))
+    assert [f.pair for f in out] == [4, 4, 5, 5, 6, 6, 7, 7, 7]
+    assert values(out) == [4 + i / 2 for i in range(9)]
+
+
 def test_one_source_frame_comes_out_alone():
     assert values(interpolate(clip(1), Counting(), Bisection(times=3))) == [0]
 
@@ -163,14 +171,16 @@ def test_there_is_no_motion_from_repeated_frames_towards_a_cut(rule, expected):
     assert values(interpolate(frames, Counting(), Bisection(times=1), rules)) == expected
 
 
-def test_a_still_picture_is_not_taken_for_animation():
-    shown = [0, *[6] * (LONGEST_RUN + 1), 12]
+@pytest.mark.parametrize("longer", [1, 2, LONGEST_RUN])
+def test_a_still_picture_is_not_taken_for_animation(longer):
+    length = LONGEST_RUN + longer
+    shown = [0, *[6] * length, 12]
     out = values(
         interpolate(
             clip(len(shown), shown=shown), Counting(), Bisection(times=1), Rules(retime=True)
         )
     )
-    assert out == [0, 3, *[6] * (2 * LONGEST_RUN + 1), 9, 12]
+    assert out == [0, 3, *[6] * (2 * length - 1), 9, 12]
 
 
 @given(

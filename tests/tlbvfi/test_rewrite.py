@@ -175,6 +175,12 @@ def test_a_video_ends_in_our_nodes_with_its_own_rate_and_sound(create_and_save):
     assert "SaveVideo" not in nodes
 
 
+def test_a_silent_video_is_handed_on_as_a_video(create_and_save):
+    del create_and_save["3"]["inputs"]["audio"]
+    chunks = by_kind(rewrite(create_and_save, to="tlbvfi").workflow)["TLBVFI_ChunkProcessor"]
+    assert (chunks["inputs"]["images"], chunks["inputs"]["fps"]) == (["3", 0], 0)
+
+
 def test_images_with_a_written_rate_are_interpolated_to_twice_the_rate(vhs):
     nodes = by_kind(rewrite(vhs, to="tlbvfi").workflow)
     chunks = nodes["TLBVFI_ChunkProcessor"]["inputs"]

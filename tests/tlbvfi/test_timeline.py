@@ -99,7 +99,14 @@ def test_a_later_time_never_shows_an_earlier_node(times, depth):
 
 
 @pytest.mark.parametrize(
-    ("t", "depth"), [(Fraction(0), 1), (Fraction(1), 1), (Fraction(3, 4), 1), (Fraction(5, 256), 8)]
+    ("t", "depth"),
+    [
+        (Fraction(0), 1),
+        (Fraction(1), 1),
+        (Fraction(3, 4), 1),
+        (Fraction(5, 16), 3),
+        (Fraction(5, 256), 8),
+    ],
 )
 def test_what_bisection_reaches_is_left_as_it_is(t, depth):
     assert nearest_node(t, depth) == t

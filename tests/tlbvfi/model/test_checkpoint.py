@@ -29,6 +29,7 @@ def official(stand_in_state, tmp_path_factory):
     state |= {f"cond_stage_model.{n[6:]}": t for n, t in state.items() if n.startswith("vqgan.")}
     names = ("m_t", "m_tminus", "variance_t", "variance_tminus", "variance_t_tminus")
     state |= {name: torch.zeros(1000) for name in (*names, "posterior_variance_t")}
+    state["num_timesteps"] = 1000  # no tensor
     path = tmp_path_factory.mktemp("weights") / "vimeo_unet.pth"
     torch.save({"step": 7, "epoch": 1, "ema": {"a": torch.zeros(3)}, "model": state}, path)
     return path
