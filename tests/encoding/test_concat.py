@@ -495,6 +495,16 @@ def test_a_variable_rate_is_not_pressed_into_avi(tmp_path, filled):
     assert shown(output) == [0, 3 * TICK, 4 * TICK]
 
 
+def test_a_link_in_the_place_of_the_unfinished_output_is_not_followed(tmp_path, filled):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / ".out.part.mkv").symlink_to(victim)
+    join(filled("ffv1"), tmp_path / "out.mkv")
+    assert victim.read_text() == "precious"
+    assert not (tmp_path / "out.mkv").is_symlink()
+    assert len(shown(tmp_path / "out.mkv")) == 7
+
+
 def test_an_output_folder_that_cannot_be_made_is_told(tmp_path, filled):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):

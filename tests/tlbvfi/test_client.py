@@ -388,7 +388,7 @@ def test_whoever_is_killed_while_waiting_fetches_the_finished_generation_later(c
 
 
 def test_frames_that_are_all_there_need_no_server(comfy, fetch):
-    fetch()
+    (fetch().folder / "frame_notes.txt").write_text("mine")
     before = len(comfy.requests)
     generation = fetch()
     assert generation.was_there

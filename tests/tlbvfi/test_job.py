@@ -14,6 +14,7 @@ from comfyui_tlbvfi.encoding.errors import (
 )
 from comfyui_tlbvfi.tlbvfi.config import ChunkLength
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
+from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 from comfyui_tlbvfi.tlbvfi.progress import Encoding, FrameDone, Joining, Notice, Started
 
 SHORT = ChunkLength(frames=8)
@@ -253,6 +254,17 @@ def test_a_truncated_source_gives_what_decodes_and_tells_the_loss(clip, run, tmp
     assert 20 < result.frames < 119
     assert result.frames % 2 == 1
     assert [event for event in events if isinstance(event, Notice)]
+
+
+def test_a_lack_of_memory_is_told_before_it_ends_the_job(clip, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(BlendMethod, "memory_needed", lambda self, height, width: 10**18)
+    events = []
+    run(clip(tmp_path / "in.mp4", 3), on_event=events.append)
+    (notice,) = [event for event in events if isinstance(event, Notice)]
+    assert "blend needs about 1000000000.0 GB of memory at 64x48" in notice.text
+    assert events.index(notice) < min(
+        index for index, event in enumerate(events) if isinstance(event, FrameDone)
+    )
 
 
 def test_progress_counts_every_frame_and_knows_the_total(clip, run, tmp_path):
