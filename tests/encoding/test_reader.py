@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from comfyui_tlbvfi.encoding import reader
 from comfyui_tlbvfi.encoding.errors import SourceError
 from comfyui_tlbvfi.encoding.layout import channel_views, pixel_layout
 from comfyui_tlbvfi.encoding.reader import VideoSource
@@ -357,6 +358,21 @@ def test_identity_reads_only_the_ends(clip):
     source._source = file  # only its ends are of interest here
     source.identity  # noqa: B018
     assert file.total == 2 << 20
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_reading_from_the_middle_decodes_little_of_what_comes_before(clip, monkeypatch, name):
+    decoded, decode = [], reader.decode
+
+    def counting(*arguments):
+        for picture in decode(*arguments):
+            decoded.append(picture)
+            yield picture
+
+    with VideoSource(clip(name, frames=100)) as source:
+        monkeypatch.setattr(reader, "decode", counting)
+        assert [frame.index for frame in source.frames(90, 92)] == [90, 91]
+    assert len(decoded) < 40
 
 
 # Not ru_maxrss: a process inherits that from the one that started it, here a large test runner.

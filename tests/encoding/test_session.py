@@ -164,11 +164,14 @@ def test_a_file_in_the_place_of_a_session_is_refused(tmp_path, manifest):
     assert (tmp_path / FOLDER / "job").read_text() == "mine"
 
 
-def test_a_session_is_not_created_over_another(tmp_path, filled, manifest):
-    filled()
-    with pytest.raises(SessionError, match="There is a session job"):
-        Session.create(tmp_path, "job", manifest(settings={"times": 2}))
-    assert len(Session.open(tmp_path, "job").done()) == 3
+def test_a_session_is_not_created_over_another_or_what_is_left_of_one(tmp_path, filled, manifest):
+    Session.create(tmp_path, "new", manifest())
+    (filled().folder / "manifest.json").unlink()
+    for id in ("new", "job"):
+        with pytest.raises(SessionError, match=f"There is a session {id}"):
+            Session.create(tmp_path, id, manifest(settings={"times": 2}))
+    assert Session.open(tmp_path, "new").manifest == manifest()
+    assert len(list((tmp_path / FOLDER / "job").glob("chunk_*"))) == 3
 
 
 def test_two_workers_cannot_share_a_session(tmp_path, filled):

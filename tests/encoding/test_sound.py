@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding.concat import join
-from comfyui_tlbvfi.encoding.sound import SlowSound
+from comfyui_tlbvfi.encoding.sound import SlowSound, UnbrokenSound
 from comfyui_tlbvfi.encoding.window import Window
 
 AUDIO_FRAME = 1024 / 48000
@@ -155,6 +155,7 @@ def test_a_window_without_sound_is_silent(sounding):
         decode = SlowSound(stream, window)
         frames = [f for p in container.demux(stream) if p.size for f in decode(p)]
         assert [*frames, *decode(None)] == []
+        assert list(UnbrokenSound(stream)(None)) == []
 
 
 @pytest.mark.parametrize("factor", [Fraction(5, 2), Fraction(4)])

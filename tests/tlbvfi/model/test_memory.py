@@ -251,7 +251,10 @@ def test_a_budget_is_no_setting_of_the_frames(model):
 
 def test_what_cannot_fit_is_told_once_in_one_sentence(model, caplog):
     method = TlbvfiMethod(model, SamplingOptions(), available=10**8)
+    enough = [TlbvfiMethod(model, SamplingOptions(), available=limit) for limit in (10**11, None)]
     with caplog.at_level(logging.WARNING, "tlbvfi"):
+        assert all(each.memory_needed(480, 640) for each in enough)
+        assert not caplog.records
         needed = [method.memory_needed(480, 640) for _ in range(2)]
     assert needed[0] > 10**8
     (record,) = caplog.records
