@@ -105,6 +105,14 @@ def test_the_same_job_resumes_and_another_is_refused_by_field(tmp_path, filled, 
     assert len(Session.start(tmp_path, "job", other, overwrite=True).records()) == 0
 
 
+def test_a_setting_that_is_new_or_gone_makes_another_job(tmp_path, filled, manifest):
+    filled()
+    with pytest.raises(SessionMismatch, match=r"settings\.sound was None and is now 'b'"):
+        Session.start(tmp_path, "job", manifest(settings={"times": 1, "sound": "b"}))
+    with pytest.raises(SessionMismatch, match=r"settings\.times was 1 and is now None"):
+        Session.start(tmp_path, "job", manifest(settings={}))
+
+
 def test_unknown_session_names_the_known_ones(tmp_path, filled):
     filled()
     with pytest.raises(SessionError, match=r"no session other .* there are job"):

@@ -88,6 +88,17 @@ def test_hdr10_metadata_reaches_the_file(tmp_path, encoder, stream, paint, shape
     assert data["Content light level metadata"]["max_content"] == 1000
 
 
+def test_the_last_frame_of_a_variable_rate_lasts_as_long_as_the_average(
+    tmp_path, encoder, stream, paint
+):
+    path = tmp_path / "clip.mp4"
+    spec = stream(rate=Fraction(25), time_base=Fraction(1, 90000))
+    write(path, encoder("h264"), spec, [paint(n) for n in range(3)], pts=[0, 1000, 9000])
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        assert video.duration * video.time_base == Fraction(9000, 90000) + Fraction(1, 25)
+
+
 def test_options_for_hdr_are_given_where_there_is_hdr_metadata_that_can_be_stored(encoder):
     for codec in ("hevc", "av1"):
         assert with_mastering(encoder(codec), {}) == encoder(codec)

@@ -5,6 +5,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import av
+import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding.errors import (
     OutputError,
@@ -147,6 +148,21 @@ def test_only_a_damaged_chunk_is_made_anew(clip, run, pictures, tmp_path, damage
     again = run(source, "out.mkv", chunk=SHORT, destination=keep)
     assert again.frames_made == 8
     assert pictures(again.output) == pictures(expected.output)
+
+
+def test_a_lost_chunk_of_frames_that_come_only_once_is_made_anew(run, pictures, tmp_path):
+    def source():
+        return (np.full((48, 64, 3), 9 * number, np.uint8) for number in range(20))
+
+    keep = {"keep_chunks": True, "session_id": "once"}
+    first = run(source(), chunk=SHORT, input_rate=Fraction(25), destination=keep)
+    expected = pictures(first.output)
+    assert len(expected) == 39
+    first.output.unlink()
+    (first.session_folder / "chunk_000001.mkv").unlink()
+    again = run(source(), chunk=SHORT, input_rate=Fraction(25), destination=keep)
+    assert again.frames_made == 8
+    assert pictures(again.output) == expected
 
 
 @pytest.mark.parametrize("length", [SHORT, ChunkLength(bytes=9000)])

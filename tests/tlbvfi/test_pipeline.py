@@ -171,6 +171,14 @@ def test_there_is_no_motion_from_repeated_frames_towards_a_cut(rule, expected):
     assert values(interpolate(frames, Counting(), Bisection(times=1), rules)) == expected
 
 
+def test_the_longest_run_is_still_retimed():
+    shown = [0] * LONGEST_RUN + [12]
+    out = interpolate(
+        clip(len(shown), shown=shown), Counting(), Bisection(times=1), Rules(retime=True)
+    )
+    assert values(out) == pytest.approx(np.linspace(0, 12, 2 * LONGEST_RUN + 1))
+
+
 @pytest.mark.parametrize("longer", [1, 2, LONGEST_RUN])
 def test_a_still_picture_is_not_taken_for_animation(longer):
     length = LONGEST_RUN + longer

@@ -253,6 +253,7 @@ def test_every_other_saver_of_the_core_is_known(kind, names):
     result = rewrite(workflow, to="saveimage")
     assert result.frames[0].rate == Fraction(str(names["fps"]))
     assert result.workflow["3"]["inputs"]["images"] == ["1", 0]
+    assert not [change for change in result.changes if "loses" in change]
 
 
 def test_what_is_lost_is_said(vhs):

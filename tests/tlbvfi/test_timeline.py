@@ -115,6 +115,7 @@ def test_what_bisection_reaches_is_left_as_it_is(t, depth):
 def test_a_time_base_no_container_can_store_is_refused():
     with pytest.raises(SettingsError, match="finer than video files can store"):
         storable_tick(Fraction(1, 2**31))
+    assert storable_tick(Fraction(1, 2**31 - 1)) == Fraction(1, 2**31 - 1)
 
 
 @pytest.mark.parametrize(
