@@ -171,6 +171,15 @@ def test_there_is_no_motion_from_repeated_frames_towards_a_cut(rule, expected):
     assert values(interpolate(frames, Counting(), Bisection(times=1), rules)) == expected
 
 
+@pytest.mark.parametrize("length", [2, LONGEST_RUN, LONGEST_RUN + 3])
+def test_a_clip_that_ends_in_a_still_loses_none_of_it(length):
+    shown = [0, *[6] * length]
+    out = interpolate(
+        clip(len(shown), shown=shown), Counting(), Bisection(times=1), Rules(retime=True)
+    )
+    assert values(out) == [0, 3, *[6] * (2 * length - 1)]
+
+
 def test_the_longest_run_is_still_retimed():
     shown = [0] * LONGEST_RUN + [12]
     out = interpolate(
