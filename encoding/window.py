@@ -27,9 +27,11 @@ def output_window(window: Window | None, start: Fraction, suffix: str) -> Window
     """The window of an output whose first frame is at `start` on the source's clock.
 
     That is `window`. Where there is none the output keeps the source's clock, unless a file of this
-    kind cannot: AVI always begins at 0, and none but Matroska before it.
+    kind cannot: AVI always begins at 0, and no picture but in Matroska before it; NUT holds no
+    sound before 0 either, where AAC in MP4 begins.
     """
-    is_before = start < 0 and suffix.lower() not in (".mkv", ".webm")
-    if window is None and (suffix.lower() == ".avi" or is_before):
+    if window is not None or suffix.lower() in (".mkv", ".webm"):
+        return window
+    if suffix.lower() == ".avi" or start < 0:
         return Window(start=start)
-    return window
+    return Window(start=Fraction(0)) if suffix.lower() == ".nut" else None

@@ -258,6 +258,15 @@ def test_what_begins_below_zero_begins_at_zero_where_the_container_must(
     assert payload(output)[0][0] == payload(source)[0][0] - start
 
 
+@pytest.mark.parametrize("start", ["0", "0.3"])
+def test_sound_before_zero_leaves_the_picture_where_it_was(tmp_path, filled, sounding, start):
+    source, output = sounding("source.mp4"), tmp_path / "out.nut"
+    assert payload(source)[0][0] < 0  # the priming of AAC, which NUT has no times for
+    join(filled("ffv1", start=Fraction(start)), output, source=source)
+    assert shown(output)[0] == Fraction(start)
+    assert payload(output) == [each for each in payload(source) if each[0] >= 0]
+
+
 def test_title_chapters_language_and_workflow_are_carried(tmp_path, filled, sounding, ffprobe):
     output = tmp_path / "out.mp4"
     workflow = '{"nodes": ["ä"]}'
