@@ -36,7 +36,7 @@ from .progress import ChunkRecord
 from .session import IF_OUTPUT_FULL, Session
 from .timetable import Timetable, timetable
 from .tracks import Track
-from .verify import Expected, verify_file, verify_session
+from .verify import Expected, require_whole, verify_file
 from .window import Window, output_window
 from .writer import MUXERS
 
@@ -91,7 +91,7 @@ def join(
         OutputError: `output` exists, or cannot be written, or cannot hold a stream.
     """
     _refuse_unsuitable(session, output, overwrite=overwrite)
-    verify_session(session, look_inside=False).require()
+    require_whole(session)
     window = output_window(window, session.manifest.start, output.suffix)
     records = [record for _, record in sorted(session.records().items())]
     shift = window.start if window else Fraction(0)

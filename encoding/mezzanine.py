@@ -27,7 +27,7 @@ from .profiles import Encoder, written_tags
 from .progress import ChunkRecord
 from .session import Session
 from .timetable import timetable
-from .verify import verify_session
+from .verify import require_whole
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -100,7 +100,7 @@ def encode_session(
         EncoderError: the encoder fails.
         OutputError: the disk is full.
     """
-    verify_session(session, look_inside=False).require()
+    require_whole(session)
     records = [record for _, record in sorted(session.records().items())]
     times = timetable(session.manifest, records, shift=session.manifest.start).pts.tolist()
     final = _final_session(session, _final_manifest(session, encoder, records))

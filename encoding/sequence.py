@@ -31,7 +31,7 @@ from .packets import CHUNK_PACKETS, open_video
 from .png import with_texts
 from .session import IF_OUTPUT_FULL, Session
 from .timetable import timetable
-from .verify import Check, VerifyReport, verify_session
+from .verify import Check, VerifyReport, require_whole
 
 WORKERS = min(4, os.cpu_count() or 1)
 DEFAULT_STEM = "frame_%06d"
@@ -110,7 +110,7 @@ def write_images(
         OutputError: other images of that pattern are there, the disk is full or not writable.
     """
     pattern = image_pattern(output)
-    verify_session(session, look_inside=False).require()
+    require_whole(session)
     records = [record for _, record in sorted(session.records().items())]
     times = timetable(session.manifest, records)
     total = len(times.pts)

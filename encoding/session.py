@@ -64,6 +64,8 @@ OUR_FILES = (
     *("owner.json", "lock"),
 )
 MANIFEST, PROGRESS, ORIGIN, IMAGES, RESULT, OWNER, LOCK = OUR_FILES
+SHOWN = 5
+"""Sessions named in an error."""
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
     f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)
 }
@@ -157,7 +159,7 @@ class Session:
         """
         found = cls.find(root, id)
         if found is None:
-            known = ", ".join(session.id for session in list_sessions(root)) or "none"
+            known = _some_of([session.id for session in list_sessions(root)])
             raise SessionError(f"There is no session {id} in {root / FOLDER}: there are {known}.")
         return found
 
@@ -543,6 +545,12 @@ def list_sessions(root: Path) -> list[Session]:
         else:
             found += [session] if session is not None else []
     return found
+
+
+def _some_of(names: list[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more or "none"
 
 
 def check_id(id: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import VerificationError
+from .errors import SessionError, VerificationError
 from .packets import CHUNK, MISSING, PacketScan, open_video, scan_packets
 from .progress import ChunkRecord
 from .session import Session
@@ -102,6 +102,22 @@ def verify_session(
         decoded = [_undecodable(session.chunk_path(r.index), r.frames, CHUNK) for r in intact]
         checks.append(_check("pictures", decoded, "every frame decodes"))
     return VerifyReport(subject=f"session {session.id}", checks=tuple(checks))
+
+
+def require_whole(session: Session) -> None:
+    """Refuse a session of which something is missing or damaged.
+
+    Raises:
+        SessionError: chunks are missing.
+        VerificationError: a chunk is damaged.
+    """
+    missing = session.missing()
+    if missing:
+        raise SessionError(
+            f"Session {session.id} is not finished ({missing}): go on with its job first, by tlbvfi "
+            "resume or its workflow."
+        )
+    verify_session(session, look_inside=False).require()
 
 
 def expected_output(session: Session, *, shift: Fraction = Fraction(0)) -> Expected:

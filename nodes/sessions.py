@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..encoding.errors import SessionError
 from ..encoding.manifest import Manifest, differences
-from ..encoding.session import FOLDER, Session, list_sessions
+from ..encoding.session import Session
 from ..tlbvfi.errors import SettingsError
-
-SHOWN = 5
-"""Sessions named in an error."""
 
 
 def require_own(root: Path, session_id: str, manifest: Manifest) -> None:
@@ -36,16 +32,5 @@ def find_session(session_id: str, *roots: Path) -> Session:
     Raises:
         SessionError: there is none, or the id is not valid.
     """
-    found = next(filter(None, (Session.find(root, session_id) for root in roots)), None)
-    if found is None:
-        raise SessionError(
-            f"There is no session {session_id} in {roots[0] / FOLDER}: there are {_known(roots[0])}."
-        )
-    return found
-
-
-def _known(root: Path) -> str:
-    """Names of some sessions, and how many more there are."""
-    names = [session.id for session in list_sessions(root)]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more or "none"
+    found = (Session.find(root, session_id) for root in roots)
+    return next(filter(None, found), None) or Session.open(roots[0], session_id)

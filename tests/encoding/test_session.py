@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,9 +114,13 @@ def test_a_setting_that_is_new_or_gone_makes_another_job(tmp_path, filled, manif
         Session.start(tmp_path, "job", manifest(settings={}))
 
 
-def test_unknown_session_names_the_known_ones(tmp_path, filled):
-    filled()
-    with pytest.raises(SessionError, match=r"no session other .* there are job"):
+def test_unknown_session_names_some_of_the_known_ones(tmp_path, filled):
+    session = filled()
+    with pytest.raises(SessionError, match=r"no session other .* there are job\.$"):
+        Session.open(tmp_path, "other")
+    for number in range(6):
+        shutil.copytree(session.folder, session.folder.with_name(f"a{number}"))
+    with pytest.raises(SessionError, match=r" there are a0, a1, a2, a3, a4 and 2 more\.$"):
         Session.open(tmp_path, "other")
 
 

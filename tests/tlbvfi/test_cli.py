@@ -296,6 +296,33 @@ def test_an_unknown_session_is_told_with_the_known_ones(tlbvfi, source):
         assert "mine" in err
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["verify", "typo.mp4"], "typo.mp4 does not exist; check the path."),
+        (["verify", "smooth/typo.mp4"], "smooth/typo.mp4 does not exist; check the path."),
+        (["verify", "gone/frames"], "gone/frames is no session's folder: check the path"),
+        (["resume", "output/tlbvfi_chunks/typo"], "/typo is no session's folder: check the path"),
+    ],
+)
+def test_a_path_where_nothing_is_is_told_as_one(tlbvfi, command, told):
+    code, _, err = tlbvfi(*command)
+    assert code == 1
+    assert told in err
+
+
+def test_a_session_that_is_not_finished_is_not_joined_and_says_what_to_do(tlbvfi, source, tmp_path):
+    words = ["--session", "mine", "--keep-chunks", "--chunk-frames", "4"]
+    tlbvfi("interpolate", source, "out.mp4", *BLEND, *words)
+    progress = tmp_path / "output" / "tlbvfi_chunks" / "mine" / "progress.jsonl"
+    progress.write_text("".join(progress.read_text().splitlines(keepends=True)[:-1]))
+    for output in (["part.mp4"], ["part.mp4", "--codec", "h264"], ["part/"]):
+        code, _, err = tlbvfi("concat", "mine", *output)
+        assert code == 1
+        assert "mine is not finished (the chunks after number" in err
+        assert "tlbvfi resume" in err
+
+
 def test_two_processes_do_not_share_a_session(tlbvfi, source, tmp_path):
     folder = tmp_path / "output" / "tlbvfi_chunks" / "mine"
     folder.mkdir(parents=True)

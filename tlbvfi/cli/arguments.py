@@ -122,8 +122,16 @@ def add_root(parser: Any) -> None:  # noqa: ANN401 - a parser or a group of one
 
 
 def session_place(session: str, root: Path | None) -> tuple[Path, str]:
-    """Root and id of the session an argument names: an id below --root, or a session's folder."""
+    """Root and id of the session an argument names: an id below --root, or a session's folder.
+
+    Raises:
+        SessionError: it is a path, and no session is there.
+    """
+    from ...encoding.errors import SessionError
+
     folder = Path(session)
-    if len(folder.parts) > 1 and (folder / "manifest.json").is_file():
-        return folder.absolute().parent.parent, folder.name
-    return root or Path("output"), session
+    if len(folder.parts) < 2:
+        return root or Path("output"), session
+    if not (folder / "manifest.json").is_file():
+        raise SessionError(f"{folder} is no session's folder: check the path, or give its id.")
+    return folder.absolute().parent.parent, folder.name

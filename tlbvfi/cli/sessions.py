@@ -87,9 +87,11 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
     A session whose chunks were removed is checked by the output that they were joined into.
     """
+    from ...encoding.errors import SourceError
     from ...encoding.sequence import is_image, verify_images
     from ...encoding.session import Session
     from ...encoding.verify import verify_file, verify_session
+    from ...encoding.writer import MUXERS
     from ..job import verify_joined
 
     path = Path(arguments.subject)
@@ -98,6 +100,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
         report = verify_file(path, deep=arguments.deep)
     elif path.is_dir() and any(is_image(each.suffix) for each in path.iterdir()):
         report = verify_images(path, deep=arguments.deep)
+    elif path.suffix.lower() in MUXERS and not path.exists():
+        raise SourceError(f"{path} does not exist; check the path.")
     else:
         session = Session.open(*session_place(arguments.subject, arguments.root))
         is_only_joined = session.result() is not None and not session.has_chunks()
