@@ -223,8 +223,8 @@ def codec(*, optional: bool) -> io.Combo.Input:
         default="auto",
         optional=optional,
         tooltip="auto takes the best encoder that works here: NVENC, else x264. An *_nvenc choice "
-        "falls back to its software twin where there is no NVENC, and says so. prores, dnxhr, ffv1, "
-        "h264-lossless and utvideo keep everything for a later edit.",
+        "falls back to its software twin where there is no NVENC, and says so. For a later edit: "
+        "ffv1, h264-lossless and utvideo lose nothing, prores and dnxhr little.",
     )
 
 

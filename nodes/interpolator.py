@@ -20,7 +20,8 @@ class Interpolator(io.ComfyNode):
             node_id="TLBVFI_Interpolator",
             display_name="TLBVFI Interpolator [V1]",
             category=choices.LEGACY_CATEGORY,
-            description="Kept for saved graphs: TLBVFI Interpolator V2 does the same and more.",
+            description="For saved graphs, and for graphs that save a chunk for each pair: it leaves "
+            "out the second frame of all pairs but the last. Else use TLBVFI Interpolator V2.",
             is_deprecated=True,
             inputs=[
                 io.Image.Input("frame_pair", tooltip="Two frames, from TLBVFI Frame Pair Slicer."),

@@ -40,7 +40,11 @@ def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
         "--flow-scale", type=float, default=0.5, help="tlbvfi: scale of the flow (default 0.5)"
     )
     group.add_argument(
-        "--padding", choices=("reference", "tight"), default="reference", help="tlbvfi: padding"
+        "--padding",
+        choices=("reference", "tight"),
+        default="reference",
+        help="tlbvfi: to multiples of 512 (reference, the default) or of 256 (tight: faster, the "
+        "frames differ slightly)",
     )
     group.add_argument(
         "--precision",
@@ -110,14 +114,13 @@ class PathsAnywhere(argparse.ArgumentParser):
         return known, rest
 
 
-def add_root(parser: Any) -> None:  # noqa: ANN401 - a parser or a group of one
-    """`--root`, the folder sessions live in."""
+def add_root(parser: Any, *, default: str = "output/ in this folder") -> None:  # noqa: ANN401 - a parser or a group of one
+    """`--root`, the folder sessions live in; `default` says where they do without it."""
     parser.add_argument(
         "--root",
         type=Path,
         metavar="DIR",
-        help="where sessions live, in tlbvfi_chunks/ (default: output/ beside the output file, or "
-        "here)",
+        help=f"where sessions live, in tlbvfi_chunks/ (default: {default})",
     )
 
 

@@ -156,7 +156,7 @@ def _add_mezzanine(parser: argparse.ArgumentParser) -> None:
 def _add_session(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("session")
     group.add_argument("--session", metavar="ID", help="default: from source and settings")
-    add_root(group)
+    add_root(group, default="output/ beside the output file")
     length = group.add_mutually_exclusive_group()
     length.add_argument("--chunk-seconds", metavar="S", help="length of a chunk (default 2)")
     length.add_argument("--chunk-frames", type=int, metavar="N", help="output frames of a chunk")

@@ -29,7 +29,12 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
     )
     convert.add_argument("input", metavar="IN", type=Path)
     convert.add_argument("output", metavar="OUT.safetensors", type=Path)
-    convert.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
+    convert.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="of the stored weights (default float32; the others are smaller and change the frames)",
+    )
     convert.set_defaults(run=run_convert)
 
 

@@ -113,7 +113,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def run_sessions(arguments: argparse.Namespace) -> int:
     """List what is below the root, or remove some of it."""
-    from ...encoding.session import Session, list_sessions
+    from ...encoding.session import FOLDER, Session, list_sessions
 
     root = arguments.root or Path("output")
     for session_id in arguments.remove or ():
@@ -121,6 +121,8 @@ def run_sessions(arguments: argparse.Namespace) -> int:
     rows = [_row(session) for session in list_sessions(root)]
     if arguments.json:
         print(json.dumps(rows))
+    elif not rows:
+        say(f"There are no sessions in {root / FOLDER}: --root names the folder of others.")
     else:
         for row in rows:
             print(f"{row['id']:48} {row['chunks']:5} chunks {row['size']:>9}  {row['state']}")
