@@ -33,6 +33,14 @@ def test_version_and_shipped_packages_agree_with_the_folders(root: Path):
     assert listed == found
 
 
+def test_what_comfyui_installs_is_what_the_package_asks_for(root: Path):
+    asked = re.findall(r'^    "(.+)",$', (root / "pyproject.toml").read_text(), re.MULTILINE)
+    lines = (root / "requirements.txt").read_text().splitlines()
+    installed = [line for line in lines if not line.startswith("#")]
+    assert set(installed) <= set(asked)
+    assert any(line.startswith("av>=") for line in installed)  # ComfyUI is content with PyAV 16
+
+
 def test_importing_the_package_imports_nothing_heavy(root: Path):
     code = (
         "import sys, importlib.util as u\n"
