@@ -108,9 +108,15 @@ def require_whole(session: Session) -> None:
     """Refuse a session of which something is missing or damaged.
 
     Raises:
-        SessionError: chunks are missing.
+        SessionError: chunks are missing, or were removed once they were joined.
         VerificationError: a chunk is damaged.
     """
+    result = session.result()
+    if result is not None and not session.has_chunks():
+        raise SessionError(
+            f"Session {session.id} was joined into {result['output']} and its chunks removed: use "
+            "that file, or have its job make it under another name, which makes them anew."
+        )
     missing = session.missing()
     if missing:
         raise SessionError(

@@ -325,6 +325,14 @@ def test_a_session_that_is_not_finished_is_not_joined_and_says_what_to_do(tlbvfi
         assert "tlbvfi resume" in err
 
 
+def test_a_session_whose_chunks_were_removed_names_what_it_was_joined_into(tlbvfi, source):
+    tlbvfi("interpolate", source, "out.mp4", *BLEND, "--session", "mine")
+    code, _, err = tlbvfi("concat", "mine", "again.mp4")
+    assert code == 1
+    assert "out.mp4 and its chunks removed: use that file" in err
+    assert tlbvfi("interpolate", source, "again.mp4", *BLEND, "--session", "mine")[0] == 0
+
+
 def test_two_processes_do_not_share_a_session(tlbvfi, source, tmp_path):
     folder = tmp_path / "output" / "tlbvfi_chunks" / "mine"
     folder.mkdir(parents=True)
