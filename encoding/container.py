@@ -35,6 +35,10 @@ Threads = Literal["AUTO", "NONE"]
 Way = Threads | Hardware
 """How to decode: in software with these threads, or on a GPU."""
 
+LOCAL = {"protocol_whitelist": "file"}
+"""Keeps playlists from fetching anything."""
+TAG_ERRORS = "replace"
+"""Old files have tags in the code page of the machine that made them."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -65,6 +69,7 @@ def open_video(
     with _opened(source, way) as container:
         stream = pictures(container)
         if stream is not None:
+            _require_decoder(source, stream)
             stream.codec_context.thread_type = "NONE" if isinstance(way, Hardware) else way
             if way != "NONE":
                 stream.codec_context.options = {"err_detect": "explode"}
@@ -73,6 +78,14 @@ def open_video(
         only_audio = "; it holds only sound" if container.streams.audio else ""
         raise SourceError(
             f"{source_name(source)} has no video stream{only_audio}; choose a file with pictures."
+        )
+
+
+def _require_decoder(source: VideoInput, stream: VideoStream) -> None:
+    if not stream.codec_context:  # which PyAV's types do not tell
+        raise SourceError(
+            f"{source_name(source)} holds pictures of a codec that no decoder here knows; convert it "
+            "to another one first."
         )
 
 
@@ -101,6 +114,26 @@ def file_url(path: str | Path) -> str:
     return f"file:{path}"
 
 
+def open_file(
+    path: str | Path,
+    *,
+    options: dict[str, str] | None = None,
+    accelerator: HWAccel | None = None,
+) -> InputContainer:
+    """A file's container; `options` are the demuxer's. Tags that are no UTF-8 are patched over.
+
+    Raises:
+        FFmpegError: it cannot be opened.
+    """
+    return av.open(
+        file_url(path),
+        options=options or {},
+        container_options=LOCAL,
+        metadata_errors=TAG_ERRORS,
+        hwaccel=accelerator,
+    )
+
+
 def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> InputContainer:
     """The source's container, opened from its beginning; the caller closes it.
 
@@ -109,16 +142,11 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
     """
     try:
         if isinstance(source, str | Path):
-            # The whitelist keeps playlists from fetching anything.
-            return av.open(
-                file_url(source),
-                container_options={"protocol_whitelist": "file"},
-                hwaccel=accelerator,
-            )
+            return open_file(source, accelerator=accelerator)
         # Readers open a file several times at once; BytesIO objects share their bytes.
         file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
         file.seek(0)
-        return av.open(file, "r", hwaccel=accelerator)
+        return av.open(file, "r", metadata_errors=TAG_ERRORS, hwaccel=accelerator)
     except FileNotFoundError as error:
         raise SourceError(f"{source} does not exist; check the path.") from error
     except IsADirectoryError as error:

@@ -9,11 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 from av.error import FFmpegError
 
-from .container import file_url
+from .container import open_file
 from .errors import VerificationError
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def open_video(path: Path, options: dict[str, str] | None = None) -> Iterator[In
         VerificationError: it cannot be opened, breaks off while being read, or has no video.
     """
     try:
-        with av.open(file_url(path), options=options or {}) as container:
+        with open_file(path, options=options) as container:
             if not container.streams.video:
                 raise VerificationError(f"{path} has no video stream: it is not a finished video.")
             yield container

@@ -155,7 +155,7 @@ def _streams(streams: Iterable[Stream]) -> tuple[StreamInfo, ...]:
     return tuple(
         StreamInfo(
             index=stream.index,
-            codec=stream.codec.canonical_name,
+            codec=stream.codec.canonical_name if stream.codec_context else "unknown",
             language=None if stream.language == "und" else stream.language,
         )
         for stream in streams

@@ -86,6 +86,9 @@ def add_tracks(
     tracks, notes = [], _notes_on_pictures(source)
     for stream in source.streams:
         if stream.type in ("audio", "subtitle", "attachment"):
+            if isinstance(stream, AudioStream) and not stream.codec_context:
+                notes.append(f"audio stream {stream.index} is in an unknown codec: it is left out.")
+                continue
             if isinstance(stream, AudioStream) and not stream.codec_context.channels:
                 notes.append(f"audio stream {stream.index} holds no sound: it is left out.")
                 continue

@@ -180,3 +180,30 @@ def test_a_playlist_fetches_nothing(tmp_path):
 def test_names_are_taken_literally(clip):
     for name in ("a:b.mkv", "50%d off.mkv", "ünï çode.mkv"):
         assert probe(clip(name, frames=2), count=True).frame_count == 2
+
+
+def patched(path, tag, replacement, number=-1):
+    """The file with one occurrence of `tag` in it replaced."""
+    data = path.read_bytes()
+    places = [i for i in range(len(data)) if data.startswith(tag, i)]
+    place = places[number]
+    path.write_bytes(data[:place] + replacement + data[place + len(tag) :])
+    return path
+
+
+def test_pictures_in_an_unknown_codec_are_told(clip):
+    path = patched(clip("a.mp4", codec="libx264", pix_fmt="yuv420p"), b"avc1", b"zzzz")
+    with pytest.raises(SourceError, match="a codec that no decoder here knows"):
+        probe(path)
+
+
+def test_tags_in_an_old_code_page_are_read_all_the_same(tmp_path, paint):
+    path = tmp_path / "old.avi"
+    with av.open(str(path), "w") as output:
+        output.metadata["title"] = "Caf____"
+        stream = output.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        output.mux(stream.encode(paint(0, pix_fmt="yuvj420p")))
+        output.mux(stream.encode())
+    patched(path, b"Caf____", "Caf\xe9 bar"[:4].encode("latin-1") + b"bar")
+    assert probe(path).metadata["title"] == "Caf\ufffdbar"
