@@ -14,7 +14,8 @@ import av
 from .errors import SessionError
 from .frame import ColorTags
 from .profiles import Encoder
-from .writer import StreamSpec
+from .stored import is_of_type, read_json, require_types, stored_fraction
+from .writer import MUXERS, StreamSpec
 
 SCHEMA = 1
 
@@ -67,25 +68,44 @@ def manifest_from_json(document: Json) -> Manifest:
     """The manifest that `manifest_to_json` made.
 
     Raises:
-        KeyError, TypeError, ValueError: the document is something else.
+        KeyError, TypeError, ValueError, ZeroDivisionError: the document is something else.
     """
     stream = dict(document["stream"])
     aspect = stream.pop("sample_aspect_ratio")
-    times = {key: Fraction(stream.pop(key)) for key in ("time_base", "rate")}
-    return Manifest(
+    times = {key: stored_fraction(stream.pop(key)) for key in ("time_base", "rate")}
+    manifest = Manifest(
         source=document["source"],
         settings=document["settings"],
         encoder=Encoder(**document["encoder"]),
         stream=StreamSpec(
             **times,
             color=ColorTags(**stream.pop("color")),
-            sample_aspect_ratio=None if aspect is None else Fraction(aspect),
+            sample_aspect_ratio=None if aspect is None else stored_fraction(aspect),
             **stream,
         ),
         is_vfr=document["is_vfr"],
-        start=Fraction(document["start"]),
+        start=stored_fraction(document["start"]),
         plan=document["plan"],
     )
+    for part in (manifest, manifest.encoder, manifest.stream, manifest.stream.color):
+        require_types(part)
+    _require_plausible(manifest)
+    return manifest
+
+
+def _require_plausible(manifest: Manifest) -> None:
+    """Raises: ValueError: a number that FFmpeg does not take, or a suffix that leads elsewhere."""
+    encoder, stream = manifest.encoder, manifest.stream
+    ratios = (stream.time_base, stream.sample_aspect_ratio or Fraction(1))
+    terms = [term for ratio in ratios for term in ratio.as_integer_ratio()]
+    if not all(0 < term < 1 << 31 for term in (*terms, stream.width, stream.height)):
+        raise ValueError(f"{stream.width}x{stream.height}, ratios of {terms}")
+    if not 0 < stream.rate < 1 << 31:
+        raise ValueError(f"rate is {stream.rate}")
+    if not all(0 <= tag < 256 for tag in asdict(stream.color).values()):
+        raise ValueError(f"{stream.color}")
+    if encoder.chunk_suffix not in MUXERS:
+        raise ValueError(f"chunk_suffix is {encoder.chunk_suffix!r:.80}")
 
 
 def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
@@ -95,17 +115,20 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
         SessionError: the file cannot be read, or is of another schema.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         if document["schema"] != SCHEMA:
             raise SessionError(
                 f"{path} has schema {document['schema']} and this version knows {SCHEMA}: "
                 "use the version that made it or choose another session."
             )
-        return manifest_from_json(document), document["versions"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest, versions = manifest_from_json(document), document["versions"]
+        if not is_of_type(versions, dict[str, str]):
+            raise TypeError(f"versions is {versions!r:.80}")
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise SessionError(
             f"{path} is not a usable manifest ({error!r}): remove the folder {path.parent}."
         ) from error
+    return manifest, versions
 
 
 def differences(ours: Manifest, theirs: Manifest) -> list[str]:

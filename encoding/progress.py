@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .durable import StepHook
+from .stored import require_types
 
 log = logging.getLogger("tlbvfi.progress")
 
@@ -88,7 +89,7 @@ def read_progress(path: Path) -> dict[int, ChunkRecord]:
     for number, line in enumerate(lines, 1):
         try:
             record = _parse(line)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             log.warning("%s: line %d is damaged and dropped: that chunk is redone.", path, number)
         else:
             records[record.index] = record
@@ -99,7 +100,13 @@ def _parse(line: bytes) -> ChunkRecord:
     values = json.loads(line)
     first, end = values.pop("pairs")
     pts = values.pop("pts")
-    return ChunkRecord(**values, pairs=(first, end), pts=None if pts is None else tuple(pts))
+    record = ChunkRecord(**values, pairs=(first, end), pts=None if pts is None else tuple(pts))
+    require_types(record)
+    if record.index < 0 or not 0 < record.frames <= record.bytes:
+        raise ValueError(f"chunk {record.index} has {record.frames} frames")
+    if record.pts is not None and len(record.pts) != record.frames:
+        raise ValueError(f"chunk {record.index} has {len(record.pts)} times")
+    return record
 
 
 def _write_all(file: int, data: bytes) -> None:

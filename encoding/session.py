@@ -51,6 +51,7 @@ from .manifest import (
 from .packets import CHUNK, scan_packets
 from .profiles import expected_bits
 from .progress import ChunkRecord, ProgressLog, read_progress
+from .stored import is_of_type, read_json
 from .writer import VideoWriter, stores_mastering
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ OUR_FILES = (
 MANIFEST, PROGRESS, ORIGIN, IMAGES, RESULT, OWNER, LOCK = OUR_FILES
 SHOWN = 5
 """Sessions named in an error."""
+ORIGIN_FIELDS = {
+    **{"command": list[str], "folder": str, "paths": list[str]},
+    **{"metadata": dict[str, str], "sound": str | None},
+}
+"""What the origin of a job may say."""
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
     f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)
 }
@@ -318,8 +324,15 @@ class Session:
         self._note(RESULT, [*others, result])
 
     def results(self) -> list[Json]:
-        """Every final file that `note_result` remembered, the latest last."""
-        return self._noted(RESULT) or []
+        """Every final file that `note_result` remembered, the latest last.
+
+        Raises:
+            SessionError: what was remembered is damaged.
+        """
+        found = self._noted(RESULT) or []
+        if not is_of_type(found, list[Json]) or not all(map(_is_result, found)):
+            raise self._damaged(RESULT)
+        return found
 
     def result(self, output: Path | None = None) -> Json | None:
         """The final file at `output`, or the latest; None if there is none."""
@@ -340,8 +353,19 @@ class Session:
         self._note(ORIGIN, origin)
 
     def origin(self) -> Json | None:
-        """What `note_origin` remembered last, or None."""
-        return self._noted(ORIGIN)
+        """What `note_origin` remembered last, or None.
+
+        Raises:
+            SessionError: what was remembered is damaged.
+        """
+        found = self._noted(ORIGIN)
+        if found is None:
+            return None
+        if not is_of_type(found, Json) or not all(
+            is_of_type(found[key], hint) for key, hint in ORIGIN_FIELDS.items() if key in found
+        ):
+            raise self._damaged(ORIGIN)
+        return found
 
     def has_chunks(self) -> bool:
         """Whether any chunk file is there, whole or not."""
@@ -401,11 +425,17 @@ class Session:
 
     def _noted(self, name: str) -> Any:  # noqa: ANN401 - what `_note` wrote to this file
         path = self.folder / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        try:
+            return read_json(path) if path.is_file() else None
+        except (OSError, ValueError) as error:
+            raise self._damaged(name) from error
+
+    def _damaged(self, name: str) -> SessionError:
+        return SessionError(f"{self.folder / name} is damaged: remove this file and try again.")
 
     def _owner(self) -> str:
         try:
-            owner = json.loads((self.folder / OWNER).read_text(encoding="utf-8"))
+            owner = read_json(self.folder / OWNER)
             return f" by process {owner['pid']} on {owner['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return ""
@@ -567,12 +597,19 @@ def check_id(id: str) -> None:
         )
 
 
+def _is_result(noted: Json) -> bool:
+    wanted = {"output": str, "bytes": int, "shift": str}
+    return all(is_of_type(noted.get(key), hint) for key, hint in wanted.items())
+
+
 def _session_folder(root: Path, id: str) -> Path:
     check_id(id)
     folder = root.absolute() / FOLDER / id
     for path in (folder, *(folder / name for name in OUR_FILES)):
         if path.is_symlink():
             raise SessionError(f"{path} is a link: remove it or choose another --session.")
+        if path != folder and path.exists() and not path.is_file():  # a pipe would wait for ever
+            raise SessionError(f"{path} is not a file: remove it or choose another --session.")
     if folder.resolve().parent != folder.parent.resolve():
         raise SessionError(f"{folder} leads out of {folder.parent}: choose another --session.")
     if folder.exists() and not folder.is_dir():

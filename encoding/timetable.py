@@ -75,7 +75,7 @@ def timetable(
 
 def _ticks(manifest: Manifest, records: Sequence[ChunkRecord]) -> np.ndarray:
     if manifest.is_vfr:
-        known = [np.array(record.pts, dtype=np.int64) for record in records]
+        known = [np.array(record.pts or (), dtype=np.int64) for record in records]
         return np.concatenate(known)
     frames = sum(record.frames for record in records)
     return np.arange(frames, dtype=np.int64) * manifest.stream.step

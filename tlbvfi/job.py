@@ -40,6 +40,7 @@ from ..encoding.sequence import (
 )
 from ..encoding.session import ChunkWriter, Session
 from ..encoding.source import Source
+from ..encoding.stored import stored_fraction
 from ..encoding.verify import Check, VerifyReport, expected_output, verify_file
 from ..encoding.window import Window
 from .config import JobConfig
@@ -203,7 +204,7 @@ def verify_joined(
         checks = [Check(name="images", ok=not problem, what=problem or f"{frames} without a gap")]
         size = total_bytes(pattern)
     elif path.is_file():
-        expected = expected_output(session, shift=Fraction(result["shift"]))
+        expected = expected_output(session, shift=_stored(result["shift"]))
         checks = verify_file(path, expected, deep=deep).checks
         size = path.stat().st_size
     else:
@@ -283,12 +284,21 @@ def used_window(manifest: Manifest) -> Window | None:
     """
     settings = manifest.settings
     is_stretched = settings.get("slowmo_sound") == "stretch"
-    stretch = Fraction(settings["slowmo"] if is_stretched else 1)
+    stretch = _stored(settings.get("slowmo")) if is_stretched else Fraction(1)
     is_whole = settings.get("start") is None and settings.get("end") is None
     if is_whole and stretch == 1 and manifest.start >= 0:
         return None
     end = settings.get("end_time")
-    return Window(start=manifest.start, end=None if end is None else Fraction(end), stretch=stretch)
+    return Window(start=manifest.start, end=None if end is None else _stored(end), stretch=stretch)
+
+
+def _stored(text: object) -> Fraction:
+    try:
+        return stored_fraction(text)
+    except ValueError as error:
+        raise SessionError(
+            f"The session's books are damaged ({error}): remove it and begin anew."
+        ) from error
 
 
 def make_chunks(

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from comfyui_tlbvfi.encoding.errors import (
 )
 from comfyui_tlbvfi.encoding.manifest import manifest_from_json, manifest_to_json
 from comfyui_tlbvfi.encoding.session import FOLDER, Session, check_id, list_sessions
+from comfyui_tlbvfi.encoding.verify import expected_output, verify_session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,7 +72,7 @@ def test_a_session_knows_itself_after_opening_again(tmp_path, filled, decoded, s
 
 @given(
     st.fractions(min_value=0, max_value=10**6),
-    st.one_of(st.none(), st.fractions(min_value=Fraction(1, 99), max_value=99)),
+    st.one_of(st.none(), st.fractions(Fraction(1, 99), 99, max_denominator=10**6)),
     st.booleans(),
 )
 def test_manifest_survives_json(encoder, stream, start, aspect, is_vfr):
@@ -394,10 +396,10 @@ def test_removing_takes_only_what_is_ours(tmp_path, filled, caplog):
 
 def test_dropping_chunks_keeps_the_books(tmp_path, filled):
     session = filled()
-    session.note_result({"output": "smooth.mp4", "frames": 7})
+    session.note_result({"output": "smooth.mp4", "bytes": 7, "shift": "0"})
     session.drop_chunks()
     again = Session.open(tmp_path, "job")
-    assert again.result() == {"output": "smooth.mp4", "frames": 7}
+    assert again.result() == {"output": "smooth.mp4", "bytes": 7, "shift": "0"}
     assert len(again.records()) == 3
     assert again.done() == []
 
@@ -441,3 +443,73 @@ def test_other_libraries_than_at_the_start_are_told(tmp_path, filled, manifest, 
 def test_dropped_hdr_metadata_is_told(tmp_path, manifest, stream, caplog):
     Session.create(tmp_path, "job", manifest(stream=stream(mastering={"max-cll": "1000,400"})))
     assert "ffv1 drops the HDR10 mastering metadata" in caplog.text
+
+
+DEEP = "[" * 100_000
+BOOKS = ("manifest.json", "origin.json", "result.json", "progress.jsonl")
+ODD = [None, True, -1, 10**30, 1.5, "x", "1/0", "1e9999999", "/../../x", [], {}, [[]], {"a": 1}]
+
+
+@pytest.mark.parametrize("name", BOOKS)
+@pytest.mark.parametrize("content", ["", "[", "5", '"x"', DEEP, "[1, 2]", '{"a": 1}', "\0"])
+def test_damaged_books_are_told_in_one_sentence(tmp_path, filled, name, content):
+    folder = filled(per_chunk=3).folder
+    (folder / name).write_text(f"{content}\n")
+    with suppress(SessionError):
+        look_at(Session.open(tmp_path, "job"))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "progress.jsonl"])
+def test_values_of_other_kinds_are_never_believed(tmp_path, filled, name):
+    path = filled(per_chunk=3).folder / name
+    good = path.read_text()
+    line, _, rest = good.partition("\n") if name.endswith("l") else (good, "", "")
+    document = json.loads(line)
+    for number, place in enumerate(places(document)):
+        for value in (ODD[number % len(ODD)], ODD[(number + 5) % len(ODD)]):
+            path.write_text(json.dumps(replaced(document, place, value)) + "\n" + rest)
+            with suppress(SessionError):
+                look_at(Session.open(tmp_path, "job"))
+
+
+def look_at(session):
+    """All that is read of a session before its chunks are."""
+    session.results(), session.origin(), session.missing(), session.done(thorough=True)
+    verify_session(session)
+    expected_output(session)
+
+
+def places(document, before=()):
+    """Keys that lead to each value in a document, however deep."""
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in items:
+        yield (*before, key)
+        if isinstance(value, dict | list):
+            yield from places(value, (*before, key))
+
+
+def replaced(document, place, value):
+    copy = json.loads(json.dumps(document))
+    inner = copy
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    return copy
+
+
+def test_a_chunk_suffix_cannot_lead_out_of_the_folder(tmp_path, filled):
+    path = filled().folder / "manifest.json"
+    place = ("encoder", "chunk_suffix")
+    path.write_text(json.dumps(replaced(json.loads(path.read_text()), place, "/../../x.mp4")))
+    with pytest.raises(SessionError, match="chunk_suffix is"):
+        Session.open(tmp_path, "job")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes in folders")
+@pytest.mark.parametrize("name", ["owner.json", "progress.jsonl"])
+def test_a_pipe_among_the_books_is_refused_instead_of_waited_for(tmp_path, filled, name):
+    path = filled().folder / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(SessionError, match="is not a file"):
+        Session.open(tmp_path, "job")

@@ -104,3 +104,15 @@ def test_resume_tells_the_command_and_its_folder(tlbvfi, interrupted, source, tm
     (session,) = sessions(tmp_path / "output")
     _, _, err = tlbvfi("resume", session)
     assert f"in {tmp_path}: tlbvfi interpolate in.mp4 out.mp4 --method blend" in err
+
+
+def test_resume_runs_no_command_that_begins_no_session(tlbvfi, interrupted, source, tmp_path):
+    interrupted("interpolate", "in.mp4", "out.mp4", *OPTIONS)
+    (session,) = sessions(tmp_path / "output")
+    origin = tmp_path / "output" / "tlbvfi_chunks" / session / "origin.json"
+    command = ["sessions", "--remove", session, "--root", str(tmp_path / "output")]
+    origin.write_text(json.dumps({"command": command}))
+    code, _, err = tlbvfi("resume", session)
+    assert code == 1
+    assert "says it was begun with tlbvfi sessions" in err
+    assert sessions(tmp_path / "output") == [session]

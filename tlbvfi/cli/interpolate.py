@@ -311,6 +311,11 @@ def run_resume(arguments: argparse.Namespace) -> int:
     resuming = (folder, root.absolute(), session_id)
     known = argparse.Namespace(argv=command, parser=arguments.parser, resuming=resuming)
     parsed = arguments.parser.parse_args(command, known)
+    if getattr(parsed, "comfy_command", parsed.command) not in ("interpolate", "run"):
+        raise SessionError(
+            f"Session {session_id} says it was begun with tlbvfi {parsed.command}, which begins "
+            "none: give the command by hand if it is what you want."
+        )
     if "paths" in origin:  # one of many videos: the others have sessions of their own
         parsed.paths, parsed.frames, parsed.out_dir = origin["paths"], [], None
     if folder != Path.cwd():
