@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from ..encoding.durable import disk_errors, file_sha256, free_bytes, fsync_file, fsync_folder
 from .errors import DownloadError
 from .models import HUGGING_FACE, model_source
-from .remote_file import BrokenOffError, Promise, RemoteFile, Response
+from .remote_file import BrokenOffError, Promise, RemoteFile, Response, stated_size
 
 BLOCK = 1 << 18
 HTML = re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE)
@@ -146,7 +146,8 @@ class _Part:
             version, etag = note["version"], note["etag"]
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             version = etag = None
-        if version is None or version != self.promise.version:
+        is_too_long = self.promise.size is not None and self.size > self.promise.size
+        if version is None or version != self.promise.version or is_too_long:
             self.discard()
             return None
         return etag
@@ -206,7 +207,7 @@ def _blocks(response: Response, wanted: int) -> Iterator[bytes]:
     while wanted:
         try:
             block = response.read(min(BLOCK, wanted))
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise BrokenOffError(str(error) or type(error).__name__) from error
         if not block:
             raise BrokenOffError("the connection was closed early")
@@ -228,11 +229,13 @@ def _continues(part: _Part, status: int, headers: Message) -> bool:
 def _checked_size(remote: RemoteFile, part: _Part, headers: Message) -> int:
     """Size of the whole file as the answer gives it, which must be the one promised."""
     sent = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length")
-    size = int(sent) if sent and sent.isdecimal() else part.size_wanted
+    size = stated_size(sent)
+    if size is None:
+        size = part.size_wanted
     if size is None:
         raise DownloadError(f"{remote.url} has no stated size and cannot be checked: use a mirror.")
-    if part.size_wanted not in (None, size):
-        wanted = part.size_wanted
+    if part.size_wanted not in (None, size) or size < part.size:
+        wanted = part.size_wanted or part.size
         part.discard()
         raise DownloadError(
             f"{remote.url} is {size} bytes long where the server promised {wanted}: it is not the "

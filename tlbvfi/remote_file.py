@@ -139,7 +139,7 @@ class RemoteFile:
             location = response.headers.get("Location") if 300 <= status < 400 else None
             if location is None:
                 return status, response
-            following = urljoin(url, location)
+            following = self._joined(url, location)
             if same_host and urlsplit(following).netloc != urlsplit(url).netloc:
                 return status, response
             response.close()
@@ -147,15 +147,21 @@ class RemoteFile:
             url = following
         raise DownloadError(f"{self.url} leads in circles: {self._otherwise}.")
 
+    def _joined(self, url: str, location: str) -> str:
+        try:
+            return urljoin(url, location)
+        except ValueError as error:
+            raise self._unsafe(location) from error
+
     def _send(self, method: str, url: str, headers: Mapping[str, str]) -> tuple[int, Response]:
         # Compression would make ranges and lengths those of another file.
         headers = {"User-Agent": "tlbvfi", "Accept-Encoding": "identity", **headers}
-        request = urllib.request.Request(url, headers=headers, method=method)
         try:
+            request = urllib.request.Request(url, headers=headers, method=method)
             response = self._opener.open(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
             return error.code, error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # or no text for HTTP
             raise BrokenOffError(
                 str(getattr(error, "reason", error)) or type(error).__name__
             ) from error
@@ -163,11 +169,27 @@ class RemoteFile:
 
     def _check_address(self, url: str, origin: str) -> None:
         """Only https, or http within this machine; a far server cannot point at this machine."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            raise self._unsafe(url) from error
+        if "@" in parts.netloc:  # which urllib would take for a part of the host's name
+            raise DownloadError(
+                f"The address at {parts.hostname} holds a user's name or password, which is not sent "
+                "to any server: leave it out."
+            )
         is_here, begins_here = _is_loopback(parts.hostname), _is_loopback(urlsplit(origin).hostname)
         schemes = ("https", "http") if is_here and begins_here else ("https",)
         if parts.scheme not in schemes or (is_here and not begins_here):
-            raise DownloadError(f"{url} is not a safe address (https): {self._otherwise}.")
+            raise self._unsafe(url)
+
+    def _unsafe(self, url: str) -> DownloadError:
+        return DownloadError(f"{url} is not a safe address (https): {self._otherwise}.")
+
+
+def stated_size(text: str | None) -> int | None:
+    """The number of bytes that a header states; None where it states none."""
+    return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _read_promise(headers: Message, *, is_file: bool) -> Promise:
@@ -175,7 +197,7 @@ def _read_promise(headers: Message, *, is_file: bool) -> Promise:
     linked = headers.get("X-Linked-Etag", "").strip('"').lower()
     size = headers.get("X-Linked-Size") or (headers.get("Content-Length") if is_file else None)
     return Promise(
-        size=int(size) if size and size.isdecimal() else None,
+        size=stated_size(size),
         sha256=linked if re.fullmatch("[0-9a-f]{64}", linked) else None,
         etag=linked or (headers.get("ETag") if is_file else None),
     )

@@ -417,3 +417,31 @@ def test_folder_that_cannot_be_made_is_named(server, tmp_path):
 def test_method_without_model_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="flow has no model file"):
         download("flow", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[", "\xe9", "http://127.0.0.1:port/", "file:///etc/x"]
+)
+def test_a_redirect_to_nonsense_is_one_sentence(server, fetch, location):
+    server.location = location
+    with pytest.raises(DownloadError):
+        fetch()
+
+
+def test_a_size_of_thousands_of_digits_is_none(server, fetch):
+    server.size = "9" * 5000
+    assert fetch().read_bytes() == CONTENT
+
+
+def test_a_part_longer_than_the_file_is_not_gone_on_with(server, fetch, broken_off, tmp_path):
+    with (tmp_path / "models" / "vimeo_unet.pth.part").open("ab") as part:
+        part.write(CONTENT)
+    assert fetch().read_bytes() == CONTENT
+    assert server.ranges() == [None]
+
+
+def test_a_password_in_an_address_is_neither_sent_nor_told(fetch):
+    with pytest.raises(DownloadError) as caught:
+        fetch(base_url="https://me:secret@127.0.0.1:1")
+    assert "secret" not in str(caught.value)
+    assert "leave it out" in str(caught.value)
