@@ -225,9 +225,10 @@ def _refuse_foreign_archive(path: Path) -> None:
     """torch would start an archive of code, and name neither that nor a plain zip."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [Path(name).name for name in archive.namelist()]
+            entries = archive.infolist()
     except zipfile.BadZipFile as error:
         raise CheckpointError(f"{path.name} is damaged: download it again.") from error
+    names = [Path(entry.filename).name for entry in entries]
     if "constants.pkl" in names:
         raise CheckpointError(
             f"{path.name} is a TorchScript program, not weights: choose the TLB-VFI checkpoint."
@@ -236,6 +237,11 @@ def _refuse_foreign_archive(path: Path) -> None:
         raise CheckpointError(
             f"{path.name} is a zip archive without weights: unpack it, or choose the TLB-VFI "
             "checkpoint."
+        )
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(  # and some kilobytes could stand for more than the memory
+            f"{path.name} is compressed, which PyTorch's own files are not: choose the TLB-VFI "
+            "checkpoint as it was published."
         )
 
 
@@ -260,6 +266,11 @@ def _check(weights: Mapping[str, Tensor], name: str) -> None:
         for key in wanted.keys() & weights.keys()
         if weights[key].shape != wanted[key].shape
     ]
+    problems += [
+        f"{key} holds no plain numbers ({weights[key].dtype})"
+        for key in wanted.keys() & weights.keys()
+        if not _is_plain(weights[key])
+    ]
     if problems:
         shown = "; ".join(sorted(problems)[:5])
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -268,10 +279,16 @@ def _check(weights: Mapping[str, Tensor], name: str) -> None:
         )
 
 
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is neither complex nor quantized, sparse or without content."""
+    is_dense = tensor.layout == torch.strided and not tensor.is_meta
+    return is_dense and tensor.is_floating_point()
+
+
 def _network(names: Iterable[str]) -> str:
     """The network that tensors of these names belong to, as far as it is known."""
     names = list(names)
     for network, beginning in OTHER_NETWORKS:
         if any(name.startswith(beginning) for name in names):
             return network
-    return f"another network (with {names[0]})" if names else "no tensors"
+    return f"another network (with {names[0][:80]})" if names else "no tensors"

@@ -226,3 +226,26 @@ def test_other_types_and_names_are_refused(converted, tmp_path):
         convert(converted, tmp_path / "a.safetensors", dtype=torch.float64)
     with pytest.raises(SettingsError, match=r"\.safetensors"):
         convert(converted, tmp_path / "a.pth")
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02" + b"N0" * 1_000_000)
+    refused(path, "is compressed")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: tensor.to(torch.int32),
+    ],
+)
+def test_weights_that_are_no_plain_numbers_are_refused(stand_in_state, tmp_path, change):
+    name = next(iter(stand_in_state))
+    path = tmp_path / "odd.pth"
+    torch.save({**stand_in_state, name: change(stand_in_state[name])}, path)
+    refused(path, name, "no plain numbers")
