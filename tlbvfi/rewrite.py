@@ -17,6 +17,11 @@ from .workflow import Graph, Link, NodeId, Workflow, graphs
 
 Target = Literal["saveimage", "tlbvfi"]
 
+DAMAGE = (
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError),
+    *(OverflowError, RecursionError),
+)
+"""What comes of a workflow that no ComfyUI has saved."""
 FRAMES_FOLDER = "tlbvfi_frames"
 RUN_STAMP = "%year%%month%%day%_%hour%%minute%%second%"
 """ComfyUI's server puts the time here: frames of two generations must not share a folder."""
@@ -82,7 +87,7 @@ def rewrite(workflow: Workflow, *, to: Target, model_name: str = "flow") -> Rewr
     """
     try:
         return _rewritten(copy.deepcopy(workflow), to, model_name)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except DAMAGE as error:
         raise WorkflowError(
             f"The workflow contradicts itself ({type(error).__name__}: {error}): open it in ComfyUI "
             "and save it again."

@@ -23,6 +23,10 @@ MAX_BYTES = 256 * 2**20
 """No workflow is larger; a video given by mistake often is."""
 
 
+FARTHEST = 1e9
+"""Where a place for a node is looked for no more: far beyond, a step does not change a number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """Output `slot` of a node."""
@@ -426,7 +430,7 @@ class _UiGraph:
         """Where the node stands that is replaced, one step further for every node added there."""
         x, y = _position(self._nodes[near].get("pos"))
         taken = {_position(content.get("pos")) for n, content in self._nodes.items() if n != near}
-        while (x, y) in taken:
+        while (x, y) in taken and x < FARTHEST:
             x += 360
         return [x, y]
 

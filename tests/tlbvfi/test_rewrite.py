@@ -416,3 +416,26 @@ def places(value):
         if isinstance(value[key], dict | list):
             found += places(value[key])
     return found
+
+
+@pytest.mark.parametrize("to", ["saveimage", "tlbvfi"])
+@pytest.mark.parametrize("rate", [10**400, 1e308, float("inf"), float("nan"), "1e9", [], -1])
+def test_an_absurd_rate_is_rewritten_or_refused(vhs, rate, to):
+    vhs["9"]["inputs"]["frame_rate"] = rate
+    with suppress(WorkflowError):
+        rewrite(vhs, to=to)
+
+
+def test_a_workflow_nested_too_deep_is_refused(vhs):
+    inputs = vhs["7"]["inputs"]
+    for _ in range(5000):
+        inputs = inputs.setdefault("a", {})
+    with pytest.raises(WorkflowError, match="contradicts itself"):
+        rewrite(vhs, to="saveimage")
+
+
+@pytest.mark.parametrize("far", [1e300, float("inf")])
+def test_nodes_placed_absurdly_far_do_not_hang(page, far):
+    for each in page["nodes"]:
+        each["pos"] = [far, 0]
+    assert rewrite(page, to="tlbvfi").changes

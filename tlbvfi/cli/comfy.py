@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..methods import METHODS, WITHOUT_WEIGHTS
 from .interpolate import STDOUT, add_job_options, job_config, method_config, run_interpolate
-from .show import say
+from .show import printable, say
 
 if TYPE_CHECKING:
     from ..client import ServerEvent
@@ -125,7 +125,10 @@ def run_rewrite(arguments: argparse.Namespace) -> int:
     result = rewrite(
         read_workflow(arguments.workflow), to=arguments.to, model_name=arguments.model_name
     )
-    text = json.dumps(result.workflow, indent=2, ensure_ascii=output is None)
+    text = json.dumps(
+        result.workflow,
+        indent=2,
+    )
     if output is not None:
         _write(output, text)
     if arguments.json:
@@ -133,7 +136,7 @@ def run_rewrite(arguments: argparse.Namespace) -> int:
         print(json.dumps(told if output else {**told, "workflow": result.workflow}))
         return 0
     for change in result.changes:
-        print(change, file=sys.stderr)
+        print(printable(change), file=sys.stderr)
     if output is None:
         print(text)
     return 0
@@ -143,7 +146,7 @@ def _write(output: Path, text: str) -> None:
     from ...encoding.durable import atomic_file, disk_errors
 
     with disk_errors(output), atomic_file(output) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="replace")  # halves of characters
 
 
 def run_comfy(arguments: argparse.Namespace) -> int:
@@ -280,4 +283,4 @@ class _ServerBar:
         elif isinstance(event, Queued):
             self._bar.set_description_str(f"number {event.position} in the queue")
         elif not self._bar.disable:
-            tqdm.write(f"tlbvfi: {event.reason} Trying again.", file=sys.stderr)
+            tqdm.write(f"tlbvfi: {printable(event.reason)} Trying again.", file=sys.stderr)

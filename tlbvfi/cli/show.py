@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -17,11 +18,19 @@ from tqdm import tqdm
 from ...encoding.durable import size_in_words
 from ..progress import ChunkDone, Encoding, Event, FrameDone, Joining, Notice, Started
 
+NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, apart from tabs and ends of lines, and those that turn text around."""
+
+
+def printable(text: str) -> str:
+    """A text for a terminal, which takes control characters (of a name, a tag) for orders."""
+    return NO_TEXT.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
 
 def say(text: str, *, quiet: bool = False) -> None:
     """A line on stderr, which leaves stdout to results."""
     if not quiet:
-        print(f"tlbvfi: {text}", file=sys.stderr)
+        print(f"tlbvfi: {printable(text)}", file=sys.stderr)
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -34,7 +43,7 @@ class LogLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(printable(self.format(record)), file=sys.stderr)
         except Exception:  # noqa: BLE001 - a handler's errors are the logging module's to tell
             self.handleError(record)
 
@@ -110,4 +119,4 @@ class ProgressBar:
 
     def _say(self, text: str) -> None:
         if not self._quiet:
-            tqdm.write(f"tlbvfi: {text}", file=sys.stderr)
+            tqdm.write(f"tlbvfi: {printable(text)}", file=sys.stderr)
