@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MOST_TEXT = 64 << 20  # bytes; no workflow is that long, but a small chunk can inflate to anything
+MOST_TEXT = 64 << 20  # bytes in all; no workflow is that long, but small chunks inflate to anything
 
 
 def png_header(path: Path) -> tuple[int, int, int, int] | None:
@@ -24,20 +24,23 @@ def png_header(path: Path) -> tuple[int, int, int, int] | None:
 
 def png_texts(path: Path) -> dict[str, str]:
     """Keyword and text of the chunks before the pixels: ComfyUI's `prompt` and `workflow`, if any."""
-    texts = {}
+    texts: dict[str, str] = {}
+    left = MOST_TEXT
     with path.open("rb") as file:
         if file.read(8) != SIGNATURE:
             return {}
         for kind, data in _chunks(file):
             keyword, _, rest = data.partition(b"\0")
-            if kind == b"tEXt":
-                texts[keyword.decode("latin-1")] = rest.decode("latin-1")
-            elif kind == b"zTXt":
-                texts[keyword.decode("latin-1")] = _inflated(rest[1:]).decode("latin-1")
-            elif kind == b"iTXt" and len(rest) >= 2:
-                text = rest[2:].split(b"\0", 2)[-1]
-                text = _inflated(text) if rest[0] else text
-                texts[keyword.decode("latin-1")] = text.decode("utf-8", "replace")
+            code, text = "latin-1", rest
+            if kind == b"zTXt":
+                text = _inflated(rest[1:], left)
+            elif kind == b"iTXt":
+                code, text = "utf-8", rest[2:].split(b"\0", 2)[-1]
+                text = _inflated(text, left) if rest[:1] > b"\0" else text
+            left -= len(text)
+            if left <= 0:
+                break
+            texts[keyword.decode("latin-1")] = text.decode(code, "replace")
     return texts
 
 
@@ -63,9 +66,9 @@ def _text_chunk(keyword: str, text: str) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
 
 
-def _inflated(data: bytes) -> bytes:
+def _inflated(data: bytes, most: int) -> bytes:
     try:
-        return zlib.decompressobj().decompress(data, MOST_TEXT)
+        return zlib.decompressobj().decompress(data, most)
     except zlib.error:  # a damaged text harms no picture
         return b""
 

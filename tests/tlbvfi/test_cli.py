@@ -370,3 +370,33 @@ def test_a_change_of_size_midway_keeps_what_came_before(tlbvfi, clip, tmp_path):
     assert "64x48" in err
     assert "96x64" in err
     assert list((tmp_path / "output" / "tlbvfi_chunks").glob("both-*/chunk_*.mp4"))
+
+
+def test_one_damaged_session_does_not_hide_the_others(tlbvfi, source, tmp_path):
+    for name in ("good", "bad"):
+        words = ("interpolate", source, f"{name}.mp4", "--method", "blend", "--session", name)
+        assert tlbvfi(*words)[0] == 0
+    (tmp_path / "output" / "tlbvfi_chunks" / "bad" / "result.json").write_text("[5]")
+    code, out, err = tlbvfi("sessions")
+    assert code == 0
+    assert out.startswith("good")
+    assert "result.json is damaged" in err
+
+
+def test_control_characters_in_tags_and_names_do_not_reach_the_terminal(tlbvfi, clip, tmp_path):
+    path = clip(tmp_path / "a.mkv")
+    tagged = tmp_path / "b\x1b[31m.mkv"
+    with av.open(str(path)) as made, av.open(str(tagged), "w") as out:
+        out.metadata["title"] = "x\x1b]0;owned\x07\nrotation 90"
+        stream = out.add_stream_from_template(made.streams.video[0])
+        for packet in made.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    code, shown, _ = tlbvfi("probe", tagged)
+    assert code == 0
+    assert r"title=x\x1b]0;owned\x07\nrotation 90" in shown
+    tagged.unlink()
+    code, _, told = tlbvfi("probe", tagged)
+    assert code == 1
+    assert "\x1b" not in shown + told

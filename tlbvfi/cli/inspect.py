@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...encoding.durable import size_in_words
+from .show import printable
 
 PACKAGES = ("torch", "av", "numpy", "opencv-python", "safetensors", "filelock", "tqdm")
 
@@ -44,7 +45,8 @@ def run_probe(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts, default=str))
     else:
         for name, value in facts.items():
-            print(f"{name.replace('_', ' '):20} {_in_words(value)}")
+            words = printable(_in_words(value)).replace("\n", "\\n")
+            print(f"{name.replace('_', ' '):20} {words}")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...encoding.durable import size_in_words
 from .arguments import add_encoder, add_root, encoder_settings, session_place
-from .show import ProgressBar, say
+from .show import ProgressBar, printable, say
 
 if TYPE_CHECKING:
     from ...encoding.session import Session
@@ -107,7 +107,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
         is_only_joined = session.result() is not None and not session.has_chunks()
         verify = verify_joined if is_only_joined else verify_session
         report = verify(session, deep=arguments.deep)
-    print(json.dumps(asdict(report)) if arguments.json else report.text)
+    print(json.dumps(asdict(report)) if arguments.json else printable(report.text))
     return 0 if report.ok else 1
 
 
@@ -118,15 +118,27 @@ def run_sessions(arguments: argparse.Namespace) -> int:
     root = arguments.root or Path("output")
     for session_id in arguments.remove or ():
         Session.open(root, session_id).remove()
-    rows = [_row(session) for session in list_sessions(root)]
+    rows = [row for row in map(_row_or_warning, list_sessions(root)) if row is not None]
     if arguments.json:
         print(json.dumps(rows))
     elif not rows:
         say(f"There are no sessions in {root / FOLDER}: --root names the folder of others.")
     else:
         for row in rows:
-            print(f"{row['id']:48} {row['chunks']:5} chunks {row['size']:>9}  {row['state']}")
+            state = printable(row["state"])
+            print(f"{row['id']:48} {row['chunks']:5} chunks {row['size']:>9}  {state}")
     return 0
+
+
+def _row_or_warning(session: Session) -> dict[str, Any] | None:
+    """None, and a line on stderr, for a session whose books are damaged."""
+    from ...encoding.errors import SessionError
+
+    try:
+        return _row(session)
+    except SessionError as error:
+        say(str(error))
+        return None
 
 
 def _row(session: Session) -> dict[str, Any]:
