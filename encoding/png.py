@@ -44,6 +44,20 @@ def png_texts(path: Path) -> dict[str, str]:
     return texts
 
 
+def without_texts(data: bytes) -> bytes:
+    """PNG data without the texts that a decoder would inflate, to whatever size; others as they are."""
+    if not data.startswith(SIGNATURE):
+        return data
+    view, kept, begin = memoryview(data), [memoryview(SIGNATURE)], len(SIGNATURE)
+    while begin + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, begin)
+        end = begin + length + 12  # length, type and CRC
+        if kind not in (b"zTXt", b"iTXt"):
+            kept.append(view[begin:end])
+        begin = end
+    return b"".join([*kept, view[begin:]])
+
+
 def with_texts(data: bytes, texts: Mapping[str, str]) -> bytes:
     """PNG data with texts behind its header, where ComfyUI looks for them; other data as it is.
 

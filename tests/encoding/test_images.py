@@ -16,6 +16,7 @@ from comfyui_tlbvfi.encoding.errors import OutputError, SourceError
 from comfyui_tlbvfi.encoding.frame import ColorTags
 from comfyui_tlbvfi.encoding.images import ImageSource, image_format, read_image, write_image
 from comfyui_tlbvfi.encoding.layout import channel_views
+from comfyui_tlbvfi.encoding.png import MOST_TEXT, png_texts, without_texts
 from comfyui_tlbvfi.encoding.source import open_source
 
 RATE = Fraction(16)
@@ -349,3 +350,23 @@ def test_webp_of_others_tells_its_alpha(tmp_path, quality):
         command = [ffmpeg, "-v", "error", "-f", "lavfi", "-i", graph, *quality.split(), str(path)]
         subprocess.run(command, check=True)
         assert is_opaque(path) == (alpha == "1")
+
+
+def png_chunk(kind, content):
+    crc = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def test_texts_that_inflate_to_anything_are_not_inflated(tmp_path, picture, samples):
+    path = tmp_path / "f_1.png"
+    write_image(path, picture("rgb24"), image_format(".png", describe("rgb24")), TAGS)
+    decoded = samples(read_image(path))
+    plain = path.read_bytes()
+    bomb = zlib.compress(b"a" * (MOST_TEXT // 4))
+    texts = b"".join(png_chunk(b"zTXt", b"k%d\0\0" % n + bomb) for n in range(9))
+    prompt = png_chunk(b"tEXt", b"prompt\0{}")
+    path.write_bytes(plain[:33] + prompt + texts + plain[33:])
+    assert without_texts(path.read_bytes()) == plain[:33] + prompt + plain[33:]
+    assert sum(map(len, png_texts(path).values())) <= MOST_TEXT
+    assert png_texts(path)["prompt"] == "{}"
+    assert samples(read_image(path)) == decoded
