@@ -35,8 +35,8 @@ Threads = Literal["AUTO", "NONE"]
 Way = Threads | Hardware
 """How to decode: in software with these threads, or on a GPU."""
 
-LOCAL = {"protocol_whitelist": "file"}
-"""Keeps playlists from fetching anything."""
+PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
+"""Files that name others, which nobody has looked at, and which may change or lie elsewhere."""
 TAG_ERRORS = "replace"
 """Old files have tags in the code page of the machine that made them."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -122,13 +122,18 @@ def open_file(
 ) -> InputContainer:
     """A file's container; `options` are the demuxer's. Tags that are no UTF-8 are patched over.
 
+    Playlists are refused: nothing is read but the file itself.
+
     Raises:
         FFmpegError: it cannot be opened.
     """
     return av.open(
         file_url(path),
         options=options or {},
-        container_options=LOCAL,
+        container_options={
+            "protocol_whitelist": "file",
+            "format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS)),
+        },
         metadata_errors=TAG_ERRORS,
         hwaccel=accelerator,
     )

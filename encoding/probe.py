@@ -166,12 +166,18 @@ def _mastering(picture: av.VideoFrame) -> dict[str, str]:
     """HDR10 metadata of a decoded frame (SMPTE ST 2086, CTA-861.3) as x265 wants to be told it."""
     found = {}
     display = picture.side_data.get("MASTERING_DISPLAY_METADATA")
-    if display is not None and bytes(display)[80:] == struct.pack("=2i", 1, 1):
+    if display is not None and _is_whole(bytes(display)):
         found["master-display"] = _master_display(bytes(display))
     light = picture.side_data.get("CONTENT_LIGHT_LEVEL")
     if light is not None:
         found["max-cll"] = "{},{}".format(*struct.unpack_from("=2I", bytes(light)))
     return found
+
+
+def _is_whole(display: bytes) -> bool:
+    """Whether all numbers are stated; floats of Matroska may be infinite or none at all."""
+    denominators = struct.unpack_from("=20i", display)[1::2]
+    return display[80:] == struct.pack("=2i", 1, 1) and all(denominators)
 
 
 def _master_display(data: bytes) -> str:

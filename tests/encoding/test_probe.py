@@ -1,13 +1,16 @@
 """What is told of a video, and in which words it is refused."""
 
+import struct
 import wave
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import pytest
 from comfyui_tlbvfi.encoding.errors import SourceError
 from comfyui_tlbvfi.encoding.frame import ColorTags
-from comfyui_tlbvfi.encoding.probe import StreamInfo, probe
+from comfyui_tlbvfi.encoding.probe import StreamInfo, _mastering, probe
+from comfyui_tlbvfi.encoding.verify import verify_file
 
 X265 = {"x265-params": "log-level=none:lossless=1", "preset": "ultrafast"}
 
@@ -175,6 +178,25 @@ def test_a_playlist_fetches_nothing(tmp_path):
     path.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
     with pytest.raises(SourceError):
         probe(path)
+
+
+def test_a_playlist_of_files_is_no_video(clip, tmp_path):
+    made = clip("a.ts", codec="mpeg2video", pix_fmt="yuv420p")
+    path = tmp_path / "list.m3u8"
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{made}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(SourceError, match="not a video"):
+        probe(path)
+    assert not verify_file(path).ok
+
+
+@pytest.mark.parametrize("number", [(0, 0), (1, 0)])
+def test_mastering_metadata_with_numbers_that_are_none_is_passed_over(number):
+    whole = struct.pack("=20i", *[1, 50_000] * 10) + struct.pack("=2i", 1, 1)
+    display = struct.pack("=2i", *number) + whole[8:]
+    picture = SimpleNamespace(side_data={"MASTERING_DISPLAY_METADATA": display})
+    assert _mastering(picture) == {}
+    picture.side_data["MASTERING_DISPLAY_METADATA"] = whole
+    assert _mastering(picture).keys() == {"master-display"}
 
 
 def test_names_are_taken_literally(clip):
