@@ -189,7 +189,9 @@ def parse_bitrate(text: str) -> int:
     """
     value = parse_amount(text)
     if value is None:
-        raise EncoderError(f"A bitrate of {text!r} is not understood: write it like 8M or 800k.")
+        raise EncoderError(
+            f"A bitrate of {text!r:.80} is not understood: write it like 8M or 800k."
+        )
     if not LOWEST_BITRATE <= value <= HIGHEST_BITRATE:
         raise EncoderError(
             f"A bitrate of {text} is too {'low' if value < LOWEST_BITRATE else 'high'} for a video: "
@@ -200,7 +202,7 @@ def parse_bitrate(text: str) -> int:
 
 def parse_amount(text: str) -> int | None:
     """A whole number above 0 of `4G`, `1.5M`, `800k` or `42`, powers of ten; None if it is none."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgG]?)", text.strip())
+    match = re.fullmatch(r"(\d{1,30}(?:\.\d{1,30})?)([kKmMgG]?)", text.strip())
     scale = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
     return int(Fraction(match[1]) * scale[match[2].lower()]) or None if match else None
 

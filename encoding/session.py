@@ -590,11 +590,16 @@ def check_id(id: str) -> None:
         SessionError: not 1 to 64 of A-Z a-z 0-9 . _ -, a leading or final dot, or a device name.
     """
     is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", id) and not id.endswith(".")
-    if not is_plain or id.split(".")[0].lower() in WINDOWS_DEVICES:
+    if not is_plain or is_device(id):
         raise SessionError(
-            f"{id!r} is no session id: use 1 to 64 letters, digits, '.', '_' or '-', "
+            f"{id!r:.80} is no session id: use 1 to 64 letters, digits, '.', '_' or '-', "
             "not beginning or ending with a dot, and no Windows device name."
         )
+
+
+def is_device(name: str) -> bool:
+    """Whether Windows takes a file name for a device: `con`, `nul.mp4`."""
+    return name.split(".")[0].strip().lower() in WINDOWS_DEVICES
 
 
 def _is_result(noted: Json) -> bool:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..encoding.session import is_device
 from ..tlbvfi.errors import SettingsError
 
 LONGEST_NAME = 230
@@ -93,10 +94,11 @@ def plain_file_name(text: str) -> str:
         SettingsError: it holds a path, or what no file system takes, or is too long for one.
     """
     # a lone surrogate is a half of a character, which no file system stores
-    if not re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|\ud800-\udfff]+", text) or text.strip(". ") != text:
+    is_plain = re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|\ud800-\udfff]+", text)
+    if not is_plain or text.strip(". ") != text or is_device(text):
         raise SettingsError(
-            f"output_filename {text!r} is not a plain file name: leave out folders and the "
-            'characters / \\ : * ? " < > |; folders go into output_dir.'
+            f"output_filename {_begin(text)} is not a plain file name: leave out folders, device "
+            'names of Windows and the characters / \\ : * ? " < > |; folders go into output_dir.'
         )
     if len(text.encode()) > LONGEST_NAME:
         raise SettingsError(

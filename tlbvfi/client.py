@@ -306,7 +306,13 @@ def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
     with ExitStack() as stack:
         try:
             socket = stack.enter_context(
-                connect(url, proxy=None, open_timeout=server.answer_seconds, max_size=limit)
+                connect(  # images are compressed already; a few bytes could stand for `limit`
+                    url,
+                    proxy=None,
+                    compression=None,
+                    open_timeout=server.answer_seconds,
+                    max_size=limit,
+                )
             )
             socket.send(json.dumps(flags))
         except InvalidStatus as error:

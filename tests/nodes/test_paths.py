@@ -119,3 +119,9 @@ def test_a_plain_file_name_is_taken(text):
 def test_a_file_name_with_a_path_is_refused(text):
     with pytest.raises(SettingsError, match="plain file name"):
         plain_file_name(text)
+
+
+@pytest.mark.parametrize("text", ["CON", "nul.mp4", "Com1.final.mkv", "aux .webm"])
+def test_a_device_of_windows_is_no_file_name(text):
+    with pytest.raises(SettingsError, match="device names of Windows"):
+        plain_file_name(text)
