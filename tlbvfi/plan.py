@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from ..encoding.color import resolve
@@ -25,6 +26,9 @@ from .errors import SettingsError
 from .method import Method
 from .pipeline import Rules
 from .timeline import Bisection, TargetRate, Timeline, storable_tick
+
+LONGEST_PAUSE = 3 * 3600
+"""Seconds between two frames that a rate fills; each frame in it costs half a kB before it is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,8 @@ def make_plan(
     origin = times.time(first)
     tags = resolve(info)
     timeline = make_timeline(config, info.rate)
+    if isinstance(timeline, TargetRate):
+        _refuse_endless_pauses(times, first, stop)
     rate = timeline.rate(info.rate)
     route = plan_route(
         suffix,
@@ -191,6 +197,17 @@ def _lost_stop(
     following = min(i for i in known if i > index)
     gap = known[following].pairs[0] - start
     return start + (pairs_per_chunk or gap // (following - index))
+
+
+def _refuse_endless_pauses(times: Timestamps, first: int, stop: int | None) -> None:
+    """Raises: SourceError: one damaged time would have a rate fill days, and memory, with frames."""
+    for index, (tick, following) in enumerate(pairwise((times.ticks or ())[first:stop]), first):
+        pause = (following - tick) * times.time_base
+        if pause > LONGEST_PAUSE:
+            raise SourceError(
+                f"frame {index} of the source is shown for {float(pause) / 3600:.1f} hours, which is "
+                "too long to be filled: cut it out with start and end, or give times instead of fps."
+            )
 
 
 def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:

@@ -315,3 +315,13 @@ def test_frames_before_zero_are_in_the_output(clip, run, pictures, times, tmp_pa
     assert abs(heard[0]) < Fraction(1, 40)
     assert heard[-1] == pytest.approx(2, abs=0.05)
     assert run(path, f"out{suffix}", times=1, codec="h264-lossless").was_done
+
+
+def test_a_pause_of_days_is_not_filled_with_frames(clip, run, tmp_path):
+    shown = [Fraction(n, 25) + (86_400 if n > 3 else 0) for n in range(8)]
+    source = clip(tmp_path / "in.mkv", times=shown)
+    with pytest.raises(SourceError, match=r"frame 3 of the source is shown for 24\.0 hours"):
+        run(source, fps=Fraction(60))
+    assert not (tmp_path / "output").exists()
+    assert run(source, fps=Fraction(60), end=Fraction(1, 10)).frames == 5
+    assert run(source, "all.mkv", times=1).frames == 15
