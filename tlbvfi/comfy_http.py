@@ -49,8 +49,17 @@ class Server:
     max_file_bytes: int = 2**30
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        try:
+            parts = urlsplit(self.url)
+            is_whole = parts.port != 0 and bool(parts.hostname)
+        except ValueError as error:
+            raise _no_address(self.url) from error
+        if "@" in parts.netloc:  # which urllib would take for a part of the host's name
+            raise SettingsError(
+                f"The address of the ComfyUI server at {parts.hostname} holds a user's name or "
+                "password, which is not sent to any server: leave it out."
+            )
+        if parts.scheme not in ("http", "https") or not is_whole or parts.query:
             raise _no_address(self.url)
 
 
@@ -204,7 +213,7 @@ def download(server: Server, ref: FileRef, path: Path) -> None:
         OutputError: the disk is full or forbids it.
     """
     query = {"filename": ref.filename, "subfolder": ref.subfolder, "type": ref.type}
-    with _answer(server, f"/view?{urlencode(query)}") as response:
+    with _answer(server, f"/view?{urlencode(query, errors='replace')}") as response:
         if response.status != http.client.OK:
             raise ClientError(
                 f"{server.url} no longer has {plain(ref.filename)} (HTTP {response.status}): run the "
@@ -276,6 +285,7 @@ def _answer(server: Server, path: str, body: Json | None = None) -> Iterator[Res
         ssl.SSLError,
         ConnectionError,
         TimeoutError,
+        ValueError,  # a chunk of negative length, or a name that is no text for HTTP
     ) as error:
         raise unreachable(server, error) from error
 

@@ -211,3 +211,12 @@ def test_subtitles_and_chapters_last_longer(tmp_path, filled, ffprobe):
         assert times == [(0, 1), (1.5, 0.5)], suffix
         chapter = found["chapters"][0]
         assert (float(chapter["start_time"]), float(chapter["end_time"])) == (0.25, 2)
+
+
+@pytest.mark.parametrize("stretch", [Fraction(1), Fraction(2)])
+def test_sound_in_an_unknown_codec_is_left_out_with_a_note(tmp_path, filled, sounding, stretch):
+    source = sounding("source.mov", codec="pcm_s16le")
+    source.write_bytes(source.read_bytes().replace(b"sowt", b"zzzz"))
+    window = Window(start=Fraction(0), end=None, stretch=stretch)
+    result = join(filled(), tmp_path / "out.mkv", source=source, window=window)
+    assert result.notes == ("audio stream 0 is in an unknown codec: it is left out.",)

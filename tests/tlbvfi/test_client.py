@@ -20,7 +20,14 @@ import pytest
 from comfyui_tlbvfi.tlbvfi import client
 from comfyui_tlbvfi.tlbvfi.cli import main
 from comfyui_tlbvfi.tlbvfi.client import ConnectionLost, NodeProgress, Queued, image_message
-from comfyui_tlbvfi.tlbvfi.comfy_http import Server, check_outcome, output_files, server_url
+from comfyui_tlbvfi.tlbvfi.comfy_http import (
+    FileRef,
+    Server,
+    check_outcome,
+    download,
+    output_files,
+    server_url,
+)
 from comfyui_tlbvfi.tlbvfi.errors import (
     ClientError,
     ServerLostError,
@@ -649,6 +656,25 @@ def test_a_missing_websocket_package_is_named(fetch, monkeypatch):
 def test_only_web_addresses_are_servers(text):
     with pytest.raises(SettingsError, match=r"named like http://127.0.0.1:8188"):
         Server(url=server_url(text))
+
+
+@pytest.mark.parametrize("text", ["http://[", "127.0.0.1:99999", "127.0.0.1:port"])
+def test_addresses_that_cannot_be_are_refused(text):
+    with pytest.raises(SettingsError, match=r"named like http://127.0.0.1:8188"):
+        Server(url=server_url(text))
+
+
+def test_a_password_in_an_address_is_neither_sent_nor_told():
+    with pytest.raises(SettingsError, match="leave it out") as caught:
+        Server(url=server_url("me:secret@127.0.0.1:8188"))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_name_that_is_no_text_is_asked_for_all_the_same(comfy, tmp_path):
+    comfy.files["?"] = png(1)
+    ref = FileRef(filename="\ud800", subfolder="", type="output")
+    download(Server(url=comfy.url), ref, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes() == png(1)
 
 
 @pytest.mark.parametrize(
