@@ -124,12 +124,16 @@ def shown(output: Path, root: Path, progress: NodeProgress, *values: object) -> 
 
 
 def _former(session: Session) -> Path | None:
-    """The file this session was joined into, if it is still there, by its size."""
+    """The file this session was joined into, if it is still there, by its size.
+
+    One outside the folder that the session is in was not made by a node.
+    """
     result = session.result()
     if result is None:
         return None
     path = Path(result["output"]).resolve()
-    return path if path.is_file() and path.stat().st_size == result["bytes"] else None
+    is_ours = path.is_relative_to(session.folder.parent.parent.resolve()) and path.is_file()
+    return path if is_ours and path.stat().st_size == result["bytes"] else None
 
 
 def _is_named(former: Path, wanted: Path) -> bool:

@@ -20,7 +20,7 @@ from . import choices
 from .final_file import graph_metadata, join_to, require_form, shown
 from .host import NodeProgress, folders
 from .output_settings import container_of, encoder_notices, encoder_settings
-from .paths import folder_in_output, plain_file_name
+from .paths import folder_in_output, plain_file_name, readable_file
 from .sessions import find_session
 from .validation import check_file_name, check_session_id, first_problem
 
@@ -153,14 +153,21 @@ def final_encoder(
 
 
 def remembered_sound(session: Session, progress: NodeProgress) -> Path | None:
-    """The file the session's sound comes from, if there is one and it is still there."""
+    """The file the session's sound comes from, if there is one, still there, and ours to read.
+
+    The session's folder can be written to over HTTP: what it says is trusted as little as a prompt.
+    """
     sound = sound_of(session)
     if sound is None:
         return None
     if not Path(sound).is_file():
         progress(Notice(text=f"{Path(sound).name} is gone, so the video has no sound."))
         return None
-    return Path(sound)
+    try:
+        return readable_file(sound, folders())
+    except SettingsError as error:
+        progress(Notice(text=f"The video has no sound, because {error}"))
+        return None
 
 
 def session_state(session: Session) -> str:

@@ -1,8 +1,10 @@
 """Chunks saved one by one and joined: the saver and the concatenator in a real ComfyUI."""
 
+import json
 import re
 import shutil
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import pytest
@@ -251,3 +253,15 @@ def test_an_unknown_session_names_some_of_those_there_are(comfyui, node):
     message = comfyui.error(nodes)
     assert "There is no session never-made in" in message
     assert re.search(r"there are 0-known-0, .*0-known-4 and \d+ more\.$", message.strip())
+
+
+def test_sound_from_elsewhere_is_not_read_whatever_a_session_says(comfyui, chain, node):
+    nodes = chain("deaf", [0, 1, 2, 3])
+    comfyui.run({key: each for key, each in nodes.items() if key != "last"})
+    origin = comfyui.session("deaf") / "origin.json"
+    heard = Path(json.loads(origin.read_text())["sound"])
+    elsewhere = shutil.copy(heard, comfyui.base / "elsewhere.mp4")
+    origin.write_text(json.dumps({"sound": str(elsewhere)}))
+    outputs = comfyui.run({"j": node("TLBVFI_VideoConcatenator", session_id="deaf")})
+    assert "outside ComfyUI's input, output and temp folders" in outputs["j"]["text"][0]
+    assert facts(comfyui.saved(outputs["j"]))[3] == 0
