@@ -53,6 +53,8 @@ class _Packets:
 
     pts: array[int]
     """In decoding order; MISSING where a packet has none."""
+    end: int = MISSING
+    """Where the last picture stops being shown, in units of the stream's time base."""
     is_reordered: bool = False
     end_of_audio: Fraction = Fraction(0)
     clock: Clock = STEADY
@@ -110,7 +112,9 @@ def scan(
         missing_seconds=(
             Fraction(0)  # what is declared does not know of jumps
             if found.clock.jumps
-            else _missing(container, stream, base, ticks[-1] * base, found.end_of_audio)
+            else _missing(
+                container, stream, base, max(ticks[-1], found.end) * base, found.end_of_audio
+            )
         ),
         clock=found.clock,
     )
@@ -158,6 +162,8 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
             pts = MISSING if packet.pts is None else packet.pts
             found.is_reordered |= bool(found.pts) and MISSING < pts < found.pts[-1]
             found.pts.append(pts)
+            if pts != MISSING:
+                found.end = max(found.end, pts + (packet.duration or 0))
             if limit is not None and len(found.pts) >= limit:
                 break
     found.clock = watch.clock() if watch else STEADY
@@ -215,16 +221,16 @@ def _missing(
     container: InputContainer,
     stream: VideoStream,
     base: Fraction,
-    last: Fraction,
+    end: Fraction,
     end_of_audio: Fraction,
 ) -> Fraction:
     """Seconds between the end that is declared and the end that is there."""
     if stream.duration:
         declared = ((stream.start_time or 0) + stream.duration) * base
-        return _noticeable(declared - last)
+        return _noticeable(declared - end)
     if container.duration:
         declared = Fraction((container.start_time or 0) + container.duration, 1_000_000)
-        return _noticeable(declared - max(last, end_of_audio))
+        return _noticeable(declared - max(end, end_of_audio))
     return Fraction(0)
 
 

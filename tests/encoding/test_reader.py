@@ -246,6 +246,13 @@ def test_of_a_truncated_file_the_rest_is_read_and_the_loss_told(tmp_path, clip, 
         assert f"({len(kept)}{' of 50' if suffix == 'mp4' else ''} frames left)" in loss
 
 
+@pytest.mark.parametrize("name", ["slow.mp4", "slow.mkv"])
+def test_a_last_frame_that_is_shown_for_long_is_no_loss(clip, samples, name):
+    with VideoSource(clip(name, frames=4, rate=Fraction(1, 2))) as source:
+        assert len(everything(source, samples)) == 4
+        assert source.shortfall() is None
+
+
 def test_an_mp4_without_its_index_is_refused(tmp_path, clip):
     data = clip("a.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
