@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,13 +16,35 @@ from comfy_api.latest import InputImpl, io
 from ..encoding.delivery import Final, final_to_json
 from ..encoding.manifest import Json
 from ..encoding.profiles import find_profile
-from ..encoding.session import PROGRESS, RESULT, Session
+from ..encoding.session import PROGRESS, Session
 from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.job import is_joined, join_session
 from ..tlbvfi.progress import Notice
 from .host import NodeProgress
 
 NO_GRAPH = {"workflow": "", "prompt": ""}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A final file of a session."""
+
+    path: Path
+    """Without links, as the folders of ComfyUI that it is compared with."""
+    noted: Path
+    """As the session remembers it."""
+    final: Json | None
+    """How chunks became it; None: joined as they are."""
+
+    def is_named(self, wanted: Path) -> bool:
+        """Whether it has the wanted name, perhaps with a number."""
+        pattern = rf"{re.escape(wanted.stem)}(_\d{{5}})?"
+        same_kind = (self.path.parent, self.path.suffix) == (wanted.parent, wanted.suffix)
+        return same_kind and re.fullmatch(pattern, self.path.stem) is not None
+
+    def has_form(self, wanted: Path, final: Final) -> bool:
+        """Whether it is of the wanted kind, and encoded like that."""
+        return (self.final, self.path.suffix) == (final_to_json(final), wanted.suffix)
 
 
 def graph_metadata(hidden: Any) -> dict[str, str]:  # noqa: ANN401 - ComfyUI's untyped holder
@@ -43,17 +66,16 @@ def require_form(session: Session, wanted: Path, final: Final) -> None:
     Raises:
         SettingsError: it was joined into another kind of file, or encoded in another way.
     """
-    former = _former(session)
-    if former is None or session.has_chunks():
+    made = _made(session)
+    if not made or session.has_chunks() or any(each.has_form(wanted, final) for each in made):
         return
-    was, now = (session.result() or {}).get("final"), final_to_json(final)
-    if (was, former.suffix) != (now, wanted.suffix):
-        raise SettingsError(
-            f"session {session.id} was joined before, into {former.name} ({_form(was)}), and its "
-            f"chunks are removed, so it cannot become {wanted.name} ({_form(now)}): delete "
-            f"{former.name} and queue the graph again, or give another session_id; with "
-            "cleanup_chunks off the chunks stay."
-        )
+    last, now = made[-1], final_to_json(final)
+    raise SettingsError(
+        f"session {session.id} was joined before, into {last.path.name} ({_form(last.final)}), and its "
+        f"chunks are removed, so it cannot become {wanted.name} ({_form(now)}): delete "
+        f"{last.path.name} and queue the graph again, or give another session_id; with "
+        "cleanup_chunks off the chunks stay."
+    )
 
 
 def join_to(
@@ -75,27 +97,29 @@ def join_to(
         SessionError: chunks are missing.
         VerificationError: a chunk or the joined file is damaged.
     """
-    former = _former(session)
-    is_ours = former is not None and _is_named(former, wanted)
-    if former is not None and is_joined(session):
-        if not session.has_chunks():
-            if not is_ours:
+    made = _made(session)
+    own = next((each for each in reversed(made) if each.is_named(wanted)), None)
+    if made and not session.has_chunks():
+        alike = [each for each in made if each.has_form(wanted, final)] or made
+        former = own if own in alike else alike[-1]
+        if is_joined(session, former.noted):
+            if former is not own:
                 progress(
-                    Notice(text=f"session {session.id} was joined before, into {former.name}.")
+                    Notice(text=f"session {session.id} was joined before, into {former.path.name}.")
                 )
-            return former
-        if is_ours and _is_as_wanted(session, final):
-            if not keep_chunks:
-                session.drop_chunks()
-            return former
-    output = former if former is not None and is_ours else free_path(wanted)
+            return former.path
+    elif own is not None and is_joined(session, own.noted) and _is_as_wanted(session, own, final):
+        if not keep_chunks:
+            session.drop_chunks()
+        return own.path
+    output = free_path(wanted) if own is None else own.path
     join_session(
         session,
         output,
         final=final,
         sound=sound,
         metadata=metadata,
-        overwrite=is_ours,
+        overwrite=own is not None,
         keep_chunks=keep_chunks,
         on_event=progress,
     )
@@ -123,24 +147,19 @@ def shown(output: Path, root: Path, progress: NodeProgress, *values: object) -> 
     return io.NodeOutput(*values, InputImpl.VideoFromFile(str(output)), ui=ui)
 
 
-def _former(session: Session) -> Path | None:
-    """The file this session was joined into, if it is still there, by its size.
+def _made(session: Session) -> list[Made]:
+    """The files this session was joined into that are still there, by their sizes; the latest last.
 
     One outside the folder that the session is in was not made by a node.
     """
-    result = session.result()
-    if result is None:
-        return None
-    path = Path(result["output"]).resolve()
-    is_ours = path.is_relative_to(session.folder.parent.parent.resolve()) and path.is_file()
-    return path if is_ours and path.stat().st_size == result["bytes"] else None
-
-
-def _is_named(former: Path, wanted: Path) -> bool:
-    """Whether `former` has the wanted name, perhaps with a number."""
-    pattern = rf"{re.escape(wanted.stem)}(_\d{{5}})?"
-    same_kind = (former.parent, former.suffix) == (wanted.parent, wanted.suffix)
-    return same_kind and re.fullmatch(pattern, former.stem) is not None
+    root, made = session.folder.parent.parent.resolve(), []
+    for result in session.results():
+        noted = Path(result["output"])
+        path = noted.resolve()
+        is_there = path.is_relative_to(root) and path.is_file()
+        if is_there and path.stat().st_size == result["bytes"]:
+            made.append(Made(path=path, noted=noted, final=result.get("final")))
+    return made
 
 
 def _form(final: Json | None) -> str:
@@ -152,12 +171,11 @@ def _form(final: Json | None) -> str:
     return f"encoded as {final['profile']}{crf}"
 
 
-def _is_as_wanted(session: Session, final: Final) -> bool:
-    """Whether the session was joined in this form, and no chunk was committed since.
+def _is_as_wanted(session: Session, made: Made, final: Final) -> bool:
+    """Whether a file was joined in this form, and no chunk was committed since.
 
     Times of files are some milliseconds coarse: of two equal ones the chunk may be the later.
     """
-    if (session.result() or {}).get("final") != final_to_json(final):
+    if made.final != final_to_json(final):
         return False
-    folder = session.folder
-    return (folder / PROGRESS).stat().st_mtime_ns < (folder / RESULT).stat().st_mtime_ns
+    return (session.folder / PROGRESS).stat().st_mtime_ns < made.path.stat().st_mtime_ns

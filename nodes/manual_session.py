@@ -78,7 +78,7 @@ def save_chunk(
 ) -> tuple[Session, ChunkRecord]:
     """Commit `frames`, [N, H, W, C], as chunk `index`; one that was there is replaced.
 
-    A session that was joined and cleaned up begins anew; its next join replaces that file.
+    A session that was joined and cleaned up begins anew; its next joins replace those files.
 
     Raises:
         SettingsError: the session's chunks have another size, rate or codec.
@@ -87,13 +87,13 @@ def save_chunk(
     """
     manifest = _manifest(settings, progress)
     former = Session.find(root, session_id)
-    joined = former.result() if former is not None and not former.has_chunks() else None
-    if former is not None and joined is not None:
+    joined = former.results() if former is not None and not former.has_chunks() else []
+    if former is not None and joined:
         former.remove()
     require_own(root, session_id, manifest)
     session = Session.start(root, session_id, manifest)
-    if joined is not None:
-        session.note_result(joined)
+    for result in joined:
+        session.note_result(result)
     session.note_origin({"sound": None if settings.sound is None else str(settings.sound)})
     tags = manifest.stream.color
     with session.locked(), session.new_chunk(index) as chunk:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..encoding.errors import VideoError
 from ..encoding.layout import pixel_layout
 from ..encoding.mezzanine import decoded_picture
 from ..encoding.profiles import Encoder, resolve_encoder
-from ..encoding.session import MANIFEST, PROGRESS, Session
+from ..encoding.session import Session
 from ..encoding.writer import MUXERS
-from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.job import sound_of
 from ..tlbvfi.progress import Notice
 from . import choices
@@ -80,17 +77,9 @@ class VideoConcatenator(io.ComfyNode):
         return first_problem(check_session_id(session_id), check_file_name(output_filename))
 
     @classmethod
-    def fingerprint_inputs(
-        cls, session_id: str | None = None, output_dir: str | None = None, **others: object
-    ) -> str | float:
-        """A new value when the session has changed; always where its id comes over a link."""
-        if session_id is None or output_dir is None:
-            return float("nan")
-        try:
-            session = find_session(session_id, *roots(output_dir))
-        except (VideoError, SettingsError) as error:
-            return str(error)  # told when the node runs
-        return session_state(session)
+    def fingerprint_inputs(cls, **inputs: object) -> float:
+        """Never the same: its file may be gone, and chunks may have been added or changed."""
+        return float("nan")
 
     @classmethod
     def execute(
@@ -168,12 +157,3 @@ def remembered_sound(session: Session, progress: NodeProgress) -> Path | None:
     except SettingsError as error:
         progress(Notice(text=f"The video has no sound, because {error}"))
         return None
-
-
-def session_state(session: Session) -> str:
-    """Hash of what the session is and of its chunks."""
-    digest = hashlib.sha256()
-    for name in (MANIFEST, PROGRESS):
-        path = session.folder / name
-        digest.update(path.read_bytes() if path.is_file() else b"")
-    return digest.hexdigest()

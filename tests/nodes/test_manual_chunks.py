@@ -144,6 +144,39 @@ def test_kept_chunks_can_be_joined_again_under_another_name(comfyui, chain, node
     assert first.exists()
 
 
+def test_two_files_of_one_session_keep_their_names_however_often_it_is_queued(comfyui, chain, node):
+    nodes = chain("both", [0, 1])
+    link = nodes.pop("last")["link"]
+    nodes |= {
+        name: node(
+            "TLBVFI_VideoConcatenator",
+            session_id=link,
+            output_filename=f"both-{name}",
+            cleanup_chunks=False,
+            codec=codec,
+        )
+        for name, codec in (("copy", "copy"), ("small", "libx265"))
+    }
+    for _ in range(3):
+        comfyui.run(nodes)
+    files = (comfyui.base / "output").glob("both-*")
+    assert sorted(path.name for path in files) == ["both-copy.mp4", "both-small.mp4"]
+    for path, codec in (("both-copy.mp4", "h264"), ("both-small.mp4", "hevc")):
+        assert facts(comfyui.base / "output" / path)[1] == codec
+
+
+def test_a_video_of_a_typed_session_that_was_deleted_is_made_again(comfyui, chain, node):
+    nodes = chain("typed", [0, 1])
+    nodes.pop("last")
+    comfyui.run(nodes)
+    join = node("TLBVFI_VideoConcatenator", session_id="typed", output_dir="", cleanup_chunks=False)
+    paths = []
+    for _ in range(3):
+        paths.append(comfyui.saved(comfyui.run({"j": join})["j"]))
+        paths[-1].unlink()
+    assert {path.name for path in paths} == {"typed.mp4"}
+
+
 @pytest.mark.parametrize(
     ("wish", "form"),
     [
