@@ -142,7 +142,9 @@ def shown(output: Path, root: Path, progress: NodeProgress, *values: object) -> 
         "subfolder": output.parent.relative_to(root).as_posix().removeprefix("."),
         "type": io.FolderType.output.value,
     }
-    text = "\n".join([str(output.relative_to(root)), *progress.notices])
+    name = str(output.relative_to(root))
+    progress.show(name)
+    text = "\n".join([name, *progress.notices])
     ui = {"images": [preview], "animated": (True,), "text": (text,)}
     return io.NodeOutput(*values, InputImpl.VideoFromFile(str(output)), ui=ui)
 

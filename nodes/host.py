@@ -80,6 +80,7 @@ class NodeProgress:
     def __init__(self, node_id: str, *, log_events: bool = False) -> None:
         self._log_events = log_events
         self.notices: list[str] = []
+        self._line = ""
         self._node_id = node_id
         self._bar = ProgressBar(1, node_id=node_id)
         self._last_chunk: ChunkDone | None = None
@@ -92,7 +93,7 @@ class NodeProgress:
             log.info("%s", event)
         match event:
             case Started(encoder=encoder):
-                self._text(f"encoder {encoder}")
+                self.show(f"encoder {encoder}")
             case FrameDone():
                 self._frame(event)
             case ChunkDone():
@@ -106,7 +107,15 @@ class NodeProgress:
             case Notice(text=text):
                 self.notices.append(text)
                 log.warning(text)
-                self._text(text)
+                self.show(self._line)
+
+    def show(self, line: str) -> None:
+        """Show a line of text on the node, above the notices so far."""
+        self._line = line
+        text = "\n".join(filter(None, [line, *self.notices]))
+        server = PromptServer.instance
+        if server.client_id is not None:  # a prompt sent by a script has nobody to show it to
+            server.send_progress_text(text, self._node_id, server.client_id)
 
     def _frame(self, event: FrameDone) -> None:
         due = self._is_due()
@@ -120,13 +129,8 @@ class NodeProgress:
 
     def _throttled(self, text: Callable[[], str]) -> None:
         if self._is_due():
-            self._text(text())
+            self.show(text())
             self._shown = time.monotonic()
-
-    def _text(self, text: str) -> None:
-        server = PromptServer.instance
-        if server.client_id is not None:  # a prompt sent by a script has nobody to show it to
-            server.send_progress_text(text, self._node_id, server.client_id)
 
 
 def _preview(image: Tensor) -> tuple[str, Image.Image, int]:

@@ -21,6 +21,11 @@ from .paths import folder_in_output, plain_file_name, readable_file
 from .sessions import find_session
 from .validation import check_file_name, check_session_id, first_problem
 
+NO_SESSION = (
+    "session_id is empty: connect the session_id of TLBVFI Chunk Processor or of TLBVFI Chunk Video "
+    "Saver, or type the name of a session."
+)
+
 
 class VideoConcatenator(io.ComfyNode):
     @classmethod
@@ -74,7 +79,11 @@ class VideoConcatenator(io.ComfyNode):
     def validate_inputs(
         cls, session_id: str | None = None, output_filename: str | None = None
     ) -> bool | str:
-        return first_problem(check_session_id(session_id), check_file_name(output_filename))
+        return first_problem(
+            session_id != "" or NO_SESSION,
+            check_session_id(session_id),
+            check_file_name(output_filename),
+        )
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: object) -> float:

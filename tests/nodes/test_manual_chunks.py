@@ -250,11 +250,12 @@ def test_chunks_of_another_size_are_refused(comfyui, node):
     ("inputs", "sentence"),
     [
         ({"session_id": "../../x"}, "is no session id"),
+        ({"session_id": ""}, "session_id is empty: connect"),
         ({"output_filename": "../x.mp4"}, "is not a plain file name"),
         ({"output_filename": "a/b.mp4"}, "is not a plain file name"),
     ],
 )
-def test_paths_in_names_are_refused_before_anything_runs(comfyui, node, inputs, sentence):
+def test_names_of_nothing_are_refused_before_anything_runs(comfyui, node, inputs, sentence):
     nodes = {"j": node("TLBVFI_VideoConcatenator", **({"session_id": "x"} | inputs))}
     assert any(sentence in problem["details"] for problem in comfyui.refusal(nodes))
 
