@@ -138,13 +138,18 @@ class Session:
         """A new session.
 
         Raises:
-            SessionError: the id is not valid, or there is such a session.
+            SessionError: the id is not valid, or there is such a session, or a part of one.
             OutputError: the folder cannot be written.
         """
         folder = _session_folder(root, id)
-        if (folder / MANIFEST).exists() or (folder / PROGRESS).exists():
+        if (folder / MANIFEST).exists():
             raise SessionError(
                 f"There is a session {id} in {folder.parent}: resume it or choose another --session."
+            )
+        if (folder / PROGRESS).exists():
+            raise SessionError(
+                f"{folder} has lost its {MANIFEST}, and what else is in it is of no use: delete the "
+                "folder, or choose another name for the session."
             )
         if manifest.stream.mastering and not stores_mastering(manifest.encoder):
             log.warning("%s drops the HDR10 mastering metadata.", manifest.encoder.profile)

@@ -348,6 +348,13 @@ def test_variable_rate_records_every_pts(tmp_path, filled):
     assert (records[1].first_pts, records[1].last_pts) == (10, 11)
 
 
+def test_a_session_without_its_manifest_is_told_from_one_that_resumes(tmp_path, manifest, filled):
+    filled()
+    (tmp_path / "tlbvfi_chunks" / "job" / "manifest.json").unlink()
+    with pytest.raises(SessionError, match=r"has lost its manifest\.json, .*: delete the folder"):
+        Session.start(tmp_path, "job", manifest())
+
+
 def test_what_is_missing_is_named(tmp_path, manifest, paint):
     session = Session.create(tmp_path, "job", manifest())
     assert session.missing() == "no chunk is made yet"
