@@ -17,6 +17,8 @@ from .output_settings import exact_rate
 from .paths import folder_in_output, readable_file
 from .validation import check_session_id
 
+LAST_CHUNK = 999_999
+
 
 class ChunkVideoSaver(io.ComfyNode):
     @classmethod
@@ -35,7 +37,7 @@ class ChunkVideoSaver(io.ComfyNode):
                     "chunk_id",
                     default=0,
                     min=0,
-                    max=999999,
+                    max=LAST_CHUNK,
                     step=1,
                     display_mode=io.NumberDisplay.number,
                     tooltip="Number of the chunk, from 0; its place in the joined video. May be "
@@ -116,6 +118,8 @@ class ChunkVideoSaver(io.ComfyNode):
         quality: int = 18,
         times_to_interpolate: int = 1,
     ) -> io.NodeOutput:
+        if not 0 <= chunk_id <= LAST_CHUNK:  # over a link the limits of the widget do not count
+            raise SettingsError(f"chunk_id {chunk_id} is no number from 0 to {LAST_CHUNK}.")
         progress = NodeProgress(cls.hidden.unique_id)
         places = folders()
         source = readable_file(source_video_path, places) if source_video_path else None

@@ -43,6 +43,8 @@ class FrameFromBatch(io.ComfyNode):
     def execute(cls, images: Tensor, index: int = 0, clamp_index: bool = True) -> io.NodeOutput:
         if not len(images):
             raise FrameError("the batch has no frame to take: connect one with at least 1 frame.")
+        if index < 0:  # over a link, where the limits of the widget do not count
+            raise SettingsError(f"index {index} is below 0: frames are numbered from 0.")
         if index >= len(images) and not clamp_index:
             raise SettingsError(
                 f"index {index} is beyond the batch, which has frames 0 to {len(images) - 1}: choose "

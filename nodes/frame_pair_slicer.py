@@ -45,9 +45,9 @@ class FramePairSlicer(io.ComfyNode):
     def execute(cls, images: Tensor, pair_index: int = 0) -> io.NodeOutput:
         require_pairs(images)
         total = len(images) - 1
-        if pair_index >= total:
+        if not 0 <= pair_index < total:
             raise SettingsError(
-                f"pair_index {pair_index} is beyond the end: {len(images)} frames have pairs 0 to "
+                f"pair_index {pair_index} is not in the batch: {len(images)} frames have pairs 0 to "
                 f"{total - 1}."
             )
         pair = images[pair_index : pair_index + 2]

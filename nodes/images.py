@@ -22,12 +22,16 @@ def sequence_length(frames: int, times: int, *, sources: bool, ends_here: bool =
     """Number of output frames of `interpolate_images` for a batch of `frames`.
 
     `times` 0 stands for the one mid frame of each pair, alone.
+
+    Raises:
+        SettingsError: `times` is below 0, as it may come over a link, or too high.
     """
+    whole = Bisection(times=times).total(frames, Fraction(frames))
     if times == 0:
         return frames - 1
     if not sources:
-        return (frames - 1) * (2**times - 1)
-    return (frames - 1) * 2**times + ends_here
+        return whole - frames
+    return whole if ends_here else whole - 1
 
 
 def interpolate_images(

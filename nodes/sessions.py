@@ -8,6 +8,10 @@ from ..encoding.manifest import Manifest, differences
 from ..encoding.session import Session
 from ..tlbvfi.errors import SettingsError
 
+NO_SESSION = (
+    "session_id is empty: connect the session_id of TLBVFI Chunk Processor or of TLBVFI Chunk Video "
+    "Saver, or type the name of a session."
+)
 
 def require_own(root: Path, session_id: str, manifest: Manifest) -> None:
     """Refuse a session id under which another job left its chunks.
@@ -30,7 +34,10 @@ def find_session(session_id: str, *roots: Path) -> Session:
     """The session of this id below the first root that has it.
 
     Raises:
+        SettingsError: the id is empty.
         SessionError: there is none, or the id is not valid.
     """
+    if not session_id:
+        raise SettingsError(NO_SESSION)
     found = (Session.find(root, session_id) for root in roots)
     return next(filter(None, found), None) or Session.open(roots[0], session_id)

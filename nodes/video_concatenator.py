@@ -18,13 +18,8 @@ from .final_file import graph_metadata, join_to, require_form, shown
 from .host import NodeProgress, folders
 from .output_settings import container_of, encoder_notices, encoder_settings
 from .paths import folder_in_output, plain_file_name, readable_file
-from .sessions import find_session
+from .sessions import NO_SESSION, find_session
 from .validation import check_file_name, check_session_id, first_problem
-
-NO_SESSION = (
-    "session_id is empty: connect the session_id of TLBVFI Chunk Processor or of TLBVFI Chunk Video "
-    "Saver, or type the name of a session."
-)
 
 
 class VideoConcatenator(io.ComfyNode):

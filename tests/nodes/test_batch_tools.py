@@ -46,13 +46,23 @@ def test_slicer_without_an_index_gives_the_first_pair(node, gray_batch, shown):
     assert shown(nodes, (1, 2, 3)) == ["0", "2", "False"]
 
 
-def test_a_pair_index_beyond_the_end_says_what_there_is(comfyui, node, gray_batch):
+@pytest.mark.parametrize("index", [3, -1, -2])
+def test_a_pair_index_outside_the_batch_says_what_there_is(comfyui, node, gray_batch, index):
     nodes, batch = gray_batch(4)
-    nodes["x"] = node("TLBVFI_FramePairSlicer", images=batch, pair_index=3)
+    nodes["i"] = node("PrimitiveInt", value=index)
+    nodes["x"] = node("TLBVFI_FramePairSlicer", images=batch, pair_index=["i", 0])
     nodes["p"] = node("PreviewAny", source=["x", 1])
     assert comfyui.error(nodes).strip() == (
-        "pair_index 3 is beyond the end: 4 frames have pairs 0 to 2."
+        f"pair_index {index} is not in the batch: 4 frames have pairs 0 to 2."
     )
+
+
+def test_a_frame_below_0_is_refused(comfyui, node, gray_batch):
+    nodes, batch = gray_batch(3)
+    nodes["i"] = node("PrimitiveInt", value=-1)
+    nodes["x"] = node("TLBVFI_FrameFromBatch", images=batch, index=["i", 0])
+    nodes["p"] = node("PreviewAny", source=["x", 0])
+    assert "index -1 is below 0" in comfyui.error(nodes)
 
 
 def test_a_batch_of_one_frame_has_no_pair(comfyui, node, gray_batch):

@@ -11,7 +11,7 @@ from comfyui_tlbvfi.nodes.images import (
     source_frames,
 )
 from comfyui_tlbvfi.nodes.status import status_line
-from comfyui_tlbvfi.tlbvfi.errors import FrameError
+from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.progress import ChunkDone, FrameDone
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -103,6 +103,12 @@ def test_the_announced_length_is_the_length(count, times, sources, ends_here):
     assert len(expected) == sequence_length(count, times, sources=sources, ends_here=ends_here)
     assert expected == sorted(expected)
     assert (expected[-1] == count - 1) == (kept and ends_here)
+
+
+@pytest.mark.parametrize("times", [-1, 9])
+def test_a_depth_no_sequence_has_is_refused(times):
+    with pytest.raises(SettingsError, match=f"times must be between 0 and 8 .*, got {times}"):
+        sequence_length(3, times, sources=True)
 
 
 def test_one_frame_is_refused():

@@ -260,6 +260,16 @@ def test_names_of_nothing_are_refused_before_anything_runs(comfyui, node, inputs
     assert any(sentence in problem["details"] for problem in comfyui.refusal(nodes))
 
 
+@pytest.mark.parametrize("number", [-1, 10**6])
+def test_a_chunk_outside_of_the_numbers_there_are_is_refused(comfyui, node, gray_batch, number):
+    nodes, batch = gray_batch(2)
+    nodes["i"] = node("PrimitiveInt", value=number)
+    chunk = {"frames": batch, "chunk_id": ["i", 0], "fps": 30.0, "session_id": "numbers"}
+    nodes["c"] = node("TLBVFI_ChunkVideoSaver", **chunk)
+    assert f"chunk_id {number} is no number from 0 to 999999" in comfyui.error(nodes)
+    assert not comfyui.session("numbers").exists()
+
+
 @pytest.mark.parametrize("output_dir", ["../../x", "/tmp/x", "a/../../b"])
 def test_an_output_dir_elsewhere_is_refused(comfyui, node, output_dir):
     nodes = {"j": node("TLBVFI_VideoConcatenator", session_id="x", output_dir=output_dir)}
