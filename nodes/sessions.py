@@ -13,6 +13,7 @@ NO_SESSION = (
     "Saver, or type the name of a session."
 )
 
+
 def require_own(root: Path, session_id: str, manifest: Manifest) -> None:
     """Refuse a session id under which another job left its chunks.
 

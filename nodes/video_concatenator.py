@@ -11,6 +11,7 @@ from ..encoding.mezzanine import decoded_picture
 from ..encoding.profiles import Encoder, resolve_encoder
 from ..encoding.session import Session
 from ..encoding.writer import MUXERS
+from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.job import sound_of
 from ..tlbvfi.progress import Notice
 from . import choices
