@@ -201,12 +201,13 @@ def _lost_stop(
 
 def _refuse_endless_pauses(times: Timestamps, first: int, stop: int | None) -> None:
     """Raises: SourceError: one damaged time would have a rate fill days, and memory, with frames."""
+    longest = int(LONGEST_PAUSE / times.time_base)
     for index, (tick, following) in enumerate(pairwise((times.ticks or ())[first:stop]), first):
-        pause = (following - tick) * times.time_base
-        if pause > LONGEST_PAUSE:
+        if following - tick > longest:
+            hours = float((following - tick) * times.time_base / 3600)
             raise SourceError(
-                f"frame {index} of the source is shown for {float(pause) / 3600:.1f} hours, which is "
-                "too long to be filled: cut it out with start and end, or give times instead of fps."
+                f"frame {index} of the source is shown for {hours:.1f} hours, which is too long to be "
+                "filled: cut it out with start and end, or give times instead of fps."
             )
 
 

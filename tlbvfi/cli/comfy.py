@@ -125,10 +125,7 @@ def run_rewrite(arguments: argparse.Namespace) -> int:
     result = rewrite(
         read_workflow(arguments.workflow), to=arguments.to, model_name=arguments.model_name
     )
-    text = json.dumps(
-        result.workflow,
-        indent=2,
-    )
+    text = json.dumps(result.workflow, indent=2, ensure_ascii=output is None)
     if output is not None:
         _write(output, text)
     if arguments.json:
