@@ -21,7 +21,7 @@ from ..tlbvfi.progress import Notice
 from .choices import MODEL_FOLDER, model_files
 from .host import NodeProgress
 from .interp_model import InterpModelMethod
-from .tlbvfi_model import HostedTlbvfi, LoadedModel, load_model
+from .tlbvfi_model import HostedTlbvfi, LoadedModel, file_version, load_model
 
 LEAST_FLOW_SCALE = 0.1
 
@@ -56,6 +56,16 @@ def check_model(model_name: str | None, *, linked: bool = False) -> bool | str:
 def check_checkpoint(model_name: str | None) -> bool | str:
     """The same where only a checkpoint will do."""
     return True if model_name is None or model_name in model_files() else missing_model(model_name)
+
+
+def checkpoint_versions(model_name: str | None) -> list[tuple[int, int]]:
+    """What ComfyUI's cache must know beside the name: when the file was changed, and its size.
+
+    Of every checkpoint where the name comes over a link; of none where there is no such file.
+    """
+    names = [name for name in model_files() if model_name in (None, name)]
+    paths = [folder_paths.get_full_path(MODEL_FOLDER, name) for name in names]
+    return [file_version(Path(path)) for path in paths if path is not None]
 
 
 def missing_model(model_name: str) -> str:

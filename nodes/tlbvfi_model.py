@@ -58,10 +58,13 @@ def load_model(path: Path, precision: str, device: torch.device) -> LoadedModel:
     Raises:
         CheckpointError: the file is damaged, unsafe or of another network.
     """
+    return read_model(path, file_version(path), dtype_for(precision, device), device)
+
+
+def file_version(path: Path) -> tuple[int, int]:
+    """What changes when a file is replaced under its name: modification time in ns, and size."""
     facts = path.stat()
-    return read_model(
-        path, (facts.st_mtime_ns, facts.st_size), dtype_for(precision, device), device
-    )
+    return facts.st_mtime_ns, facts.st_size
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import choices
 from .host import NodeProgress
-from .models import ModelWish, check_model
+from .models import ModelWish, check_model, checkpoint_versions
 from .sequence import run_sequence
 
 
@@ -48,6 +48,12 @@ class Vfi(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model_name: str | None = None) -> bool | str:
         return check_model(model_name)
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, model_name: str | None = None, **inputs: object
+    ) -> list[tuple[int, int]]:
+        return checkpoint_versions(model_name)
 
     @classmethod
     def execute(

@@ -1,6 +1,7 @@
 """TLB-VFI itself in a real ComfyUI, with stand-in weights in the form of the official checkpoint."""
 
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -105,6 +106,35 @@ def test_a_connected_model_gives_the_same_frame_and_is_read_once(comfyui, node, 
     by_link = mid_frame(load, model_name="blend", model=["m", 0], sample_steps=2, padding="tight")
     assert (by_name == by_link).all()
     assert comfyui.text().count("vimeo_unet.pth:") - before <= 1
+
+
+def test_a_checkpoint_replaced_under_its_name_is_read_anew_and_another_time_not(
+    comfyui, checkpoint, node
+):
+    nodes = {
+        "m": node("TLBVFI_LoadModel", model_name=checkpoint.name),
+        "a": node("EmptyImage", width=64, height=64, batch_size=2, color=0x336699),
+        "x": node(
+            "TLBVFI_BatchInterpolator_V2",
+            images=["a", 0],
+            model_name=checkpoint.name,
+            sample_steps=10,
+            padding="tight",
+        ),
+        "p": node("PreviewAny", source=["x", 1]),
+        "q": node("PreviewAny", source=["m", 0]),
+    }
+
+    def cached() -> set[str]:
+        entry = comfyui.wait(comfyui.queue(nodes), timeout=300)
+        return set(dict(entry["status"]["messages"])["execution_cached"]["nodes"])
+
+    cached()
+    assert {"m", "x"} <= cached()
+    replaced = checkpoint.stat().st_mtime_ns + 10**9
+    os.utime(checkpoint, ns=(replaced, replaced))
+    assert not {"m", "x"} & cached()
+    assert {"m", "x"} <= cached()
 
 
 @pytest.mark.usefixtures("checkpoint")
