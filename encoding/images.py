@@ -28,7 +28,7 @@ from .durable import atomic_file, disk_errors
 from .errors import OutputError, SourceError
 from .frame import ColorTags, Frame
 from .layout import channel_views, pixel_layout
-from .png import png_header, png_texts, without_texts
+from .png import png_header, png_texts, without_deflated
 from .probe import VideoInfo
 from .timestamps import Timestamps
 from .webp import is_opaque
@@ -208,7 +208,7 @@ def _decoded(path: Path) -> tuple[av.VideoFrame, VideoCodecContext]:
     decoder = cast("VideoCodecContext", av.CodecContext.create(DECODERS[path.suffix.lower()], "r"))
     decoder.thread_type = "NONE"  # type: ignore[assignment] - frame threads would hold it back
     try:
-        data = without_texts(path.read_bytes())
+        data = without_deflated(path.read_bytes())
         pictures = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}).") from error

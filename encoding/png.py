@@ -44,15 +44,21 @@ def png_texts(path: Path) -> dict[str, str]:
     return texts
 
 
-def without_texts(data: bytes) -> bytes:
-    """PNG data without the texts that a decoder would inflate, to whatever size; others as they are."""
+def without_deflated(data: bytes) -> bytes:
+    """PNG data without what a decoder would inflate beside the pixels, to whatever size.
+
+    Compressed texts are left out. Of a color profile, which nothing here reads, a stub stays: where
+    there is one, what else a file says of its colors does not count. Other data stays as it is.
+    """
     if not data.startswith(SIGNATURE):
         return data
     view, kept, begin = memoryview(data), [memoryview(SIGNATURE)], len(SIGNATURE)
     while begin + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, begin)
         end = begin + length + 12  # length, type and CRC
-        if kind not in (b"zTXt", b"iTXt"):
+        if kind == b"iCCP":
+            kept.append(memoryview(_chunk(kind, b"-\0\0" + zlib.compress(b"\0"))))
+        elif kind not in (b"zTXt", b"iTXt"):
             kept.append(view[begin:end])
         begin = end
     return b"".join([*kept, view[begin:]])
@@ -76,6 +82,10 @@ def _text_chunk(keyword: str, text: str) -> bytes:
         kind, content = b"tEXt", word + b"\0" + text.encode("latin-1")
     except UnicodeEncodeError:
         kind, content = b"iTXt", word + b"\0\0\0\0\0" + text.encode()
+    return _chunk(kind, content)
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
     crc = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
 

@@ -16,7 +16,7 @@ from comfyui_tlbvfi.encoding.errors import OutputError, SourceError
 from comfyui_tlbvfi.encoding.frame import ColorTags
 from comfyui_tlbvfi.encoding.images import ImageSource, image_format, read_image, write_image
 from comfyui_tlbvfi.encoding.layout import channel_views
-from comfyui_tlbvfi.encoding.png import MOST_TEXT, png_texts, without_texts
+from comfyui_tlbvfi.encoding.png import MOST_TEXT, png_texts, without_deflated
 from comfyui_tlbvfi.encoding.source import open_source
 
 RATE = Fraction(16)
@@ -366,7 +366,40 @@ def test_texts_that_inflate_to_anything_are_not_inflated(tmp_path, picture, samp
     texts = b"".join(png_chunk(b"zTXt", b"k%d\0\0" % n + bomb) for n in range(9))
     prompt = png_chunk(b"tEXt", b"prompt\0{}")
     path.write_bytes(plain[:33] + prompt + texts + plain[33:])
-    assert without_texts(path.read_bytes()) == plain[:33] + prompt + plain[33:]
+    assert without_deflated(path.read_bytes()) == plain[:33] + prompt + plain[33:]
     assert sum(map(len, png_texts(path).values())) <= MOST_TEXT
     assert png_texts(path)["prompt"] == "{}"
     assert samples(read_image(path)) == decoded
+
+
+def chunks_of(data):
+    """(type, content) of each chunk of PNG data."""
+    found, begin = [], 8
+    while begin < len(data):
+        length, kind = struct.unpack_from(">I4s", data, begin)
+        found.append((kind, data[begin + 8 : begin + 8 + length]))
+        begin += length + 12
+    return found
+
+
+def test_a_profile_that_inflates_to_anything_is_not_inflated_and_still_counts(
+    tmp_path, picture, samples
+):
+    path = tmp_path / "f_1.png"
+    write_image(path, picture("rgb24"), image_format(".png", describe("rgb24")), TAGS)
+    decoded, plain = samples(read_image(path)), path.read_bytes()
+    bomb = png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(1 << 20)))
+    srgb = png_chunk(b"sRGB", b"\0")
+    path.write_bytes(plain[:33] + bomb + srgb + plain[33:])
+    (profile,) = [
+        content
+        for kind, content in chunks_of(without_deflated(path.read_bytes()))
+        if kind == b"iCCP"
+    ]
+    assert len(zlib.decompress(profile.split(b"\0", 1)[1][1:])) == 1
+    read = read_image(path)
+    assert samples(read) == decoded
+    unspecified = read.color_primaries, read.color_trc
+    path.write_bytes(plain[:33] + srgb + plain[33:])
+    read = read_image(path)
+    assert (read.color_primaries, read.color_trc) != unspecified
