@@ -17,6 +17,7 @@ from av.stream import Disposition
 from .clock import STEADY, Clock
 from .errors import DecoderError, SourceError
 from .hardware import Hardware, in_software_format
+from .png import without_deflated
 
 if TYPE_CHECKING:
     from av.codec.hwaccel import HWAccel
@@ -207,10 +208,23 @@ def _decode(
             decoder.flush_buffers()
             continue
         try:
-            yield from decoder.decode(packet)
+            yield from decoder.decode(_without_deflated(packet, decoder))
         except FFmpegError:
             yield None
     yield from _drained(decoder)
+
+
+def _without_deflated(packet: Packet, decoder: VideoCodecContext) -> Packet:
+    """The packet, or, of PNG, one without what its decoder would inflate beside the pixels.
+
+    The profile must go for another reason too: PyAV 18 crashes where a frame has its name.
+    """
+    if decoder.name != "png" or not packet.size:
+        return packet
+    cleaned = av.Packet(without_deflated(bytes(packet)))
+    cleaned.pts, cleaned.dts, cleaned.time_base = packet.pts, packet.dts, packet.time_base
+    cleaned.is_keyframe = packet.is_keyframe  # other pictures are differences to the one before
+    return cleaned
 
 
 def _drained(decoder: VideoCodecContext) -> Iterator[av.VideoFrame | None]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+OVERRULED = (b"sRGB", b"gAMA", b"cHRM")
+"""What is said of the colors where there is no profile."""
 MOST_TEXT = 64 << 20  # bytes in all; no workflow is that long, but small chunks inflate to anything
 
 
@@ -47,21 +49,27 @@ def png_texts(path: Path) -> dict[str, str]:
 def without_deflated(data: bytes) -> bytes:
     """PNG data without what a decoder would inflate beside the pixels, to whatever size.
 
-    Compressed texts are left out. Of a color profile, which nothing here reads, a stub stays: where
-    there is one, what else a file says of its colors does not count. Other data stays as it is.
+    That is compressed texts, and a color profile, which nothing here reads. What a profile overrules
+    goes with it, so that the colors of the file stay those of no known kind. Other data stays as it is.
     """
     if not data.startswith(SIGNATURE):
         return data
-    view, kept, begin = memoryview(data), [memoryview(SIGNATURE)], len(SIGNATURE)
+    chunks = list(_chunks_of(memoryview(data)))
+    dropped = {b"zTXt", b"iTXt"}
+    if any(kind == b"iCCP" for kind, _ in chunks):
+        dropped |= {b"iCCP", *OVERRULED}
+    return b"".join([SIGNATURE, *(content for kind, content in chunks if kind not in dropped)])
+
+
+def _chunks_of(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Type and whole of each chunk; what is cut off at the end is of no type."""
+    begin = len(SIGNATURE)
     while begin + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, begin)
         end = begin + length + 12  # length, type and CRC
-        if kind == b"iCCP":
-            kept.append(memoryview(_chunk(kind, b"-\0\0" + zlib.compress(b"\0"))))
-        elif kind not in (b"zTXt", b"iTXt"):
-            kept.append(view[begin:end])
+        yield kind, data[begin:end]
         begin = end
-    return b"".join([*kept, view[begin:]])
+    yield b"", data[begin:]
 
 
 def with_texts(data: bytes, texts: Mapping[str, str]) -> bytes:
@@ -82,10 +90,6 @@ def _text_chunk(keyword: str, text: str) -> bytes:
         kind, content = b"tEXt", word + b"\0" + text.encode("latin-1")
     except UnicodeEncodeError:
         kind, content = b"iTXt", word + b"\0\0\0\0\0" + text.encode()
-    return _chunk(kind, content)
-
-
-def _chunk(kind: bytes, content: bytes) -> bytes:
     crc = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
 

@@ -372,34 +372,46 @@ def test_texts_that_inflate_to_anything_are_not_inflated(tmp_path, picture, samp
     assert samples(read_image(path)) == decoded
 
 
-def chunks_of(data):
-    """(type, content) of each chunk of PNG data."""
-    found, begin = [], 8
-    while begin < len(data):
-        length, kind = struct.unpack_from(">I4s", data, begin)
-        found.append((kind, data[begin + 8 : begin + 8 + length]))
-        begin += length + 12
-    return found
+@pytest.fixture
+def with_bomb(tmp_path, picture):
+    """PNG data: plain, with what says its colors, and with that and a profile of a megabyte."""
+    path = tmp_path / "f_1.png"
+    write_image(path, picture("rgb24"), image_format(".png", describe("rgb24")), TAGS)
+    plain = path.read_bytes()
+    colors = png_chunk(b"sRGB", b"\0") + png_chunk(b"gAMA", struct.pack(">I", 45455))
+    bomb = png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(1 << 20)))
+    return plain, plain[:33] + colors + plain[33:], plain[:33] + bomb + colors + plain[33:]
 
 
 def test_a_profile_that_inflates_to_anything_is_not_inflated_and_still_counts(
-    tmp_path, picture, samples
+    tmp_path, samples, with_bomb
 ):
-    path = tmp_path / "f_1.png"
-    write_image(path, picture("rgb24"), image_format(".png", describe("rgb24")), TAGS)
-    decoded, plain = samples(read_image(path)), path.read_bytes()
-    bomb = png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(1 << 20)))
-    srgb = png_chunk(b"sRGB", b"\0")
-    path.write_bytes(plain[:33] + bomb + srgb + plain[33:])
-    (profile,) = [
-        content
-        for kind, content in chunks_of(without_deflated(path.read_bytes()))
-        if kind == b"iCCP"
-    ]
-    assert len(zlib.decompress(profile.split(b"\0", 1)[1][1:])) == 1
-    read = read_image(path)
-    assert samples(read) == decoded
-    unspecified = read.color_primaries, read.color_trc
-    path.write_bytes(plain[:33] + srgb + plain[33:])
-    read = read_image(path)
-    assert (read.color_primaries, read.color_trc) != unspecified
+    plain, colored, profiled = with_bomb
+    assert without_deflated(profiled) == plain
+    assert without_deflated(colored) == colored
+    read = []
+    for data in with_bomb:
+        (tmp_path / "f_1.png").write_bytes(data)
+        read.append(read_image(tmp_path / "f_1.png"))
+    assert samples(read[0]) == samples(read[1]) == samples(read[2])
+    assert read[2].color_trc == read[0].color_trc != read[1].color_trc
+
+
+def test_png_pictures_with_a_profile_go_through_in_a_video(tmp_path, samples, with_bomb):
+    plain, _, profiled = with_bomb
+    with av.open(str(tmp_path / "in.mov"), "w") as container:
+        stream = container.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 40, 24, "rgb24"
+        for n in range(3):
+            packet = av.Packet(profiled)
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, 1 / Fraction(25), n, n
+            packet.is_keyframe = True
+            container.mux(packet)
+    (tmp_path / "plain.png").write_bytes(plain)
+    expected = samples(read_image(tmp_path / "plain.png"))
+    with open_source(tmp_path / "in.mov") as source:
+        frames = list(source.frames())
+        assert [frame.time for frame in frames] == [Fraction(n, 25) for n in range(3)]
+        for frame in frames:
+            assert samples(frame.picture) == expected
+            assert len(frame.picture.side_data) == 0
