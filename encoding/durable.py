@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from filelock import FileLock, Timeout
+
 from .errors import OutputError
 
 StepHook = Callable[[str], None]
@@ -116,6 +118,30 @@ def require_writable(folder: Path) -> None:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()
+
+
+@contextmanager
+def sole_writer(output: Path) -> Iterator[None]:
+    """Be the only one who makes `output`, in this process and any other; makes its folder.
+
+    Raises:
+        OutputError: somebody else makes it, or files cannot be made there.
+    """
+    require_writable(output.parent)  # which a lock would take for somebody else's
+    lock = FileLock(output.with_name(f".{output.name}.lock"))
+    try:
+        with disk_errors(output):
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise OutputError(
+            f"{output} is being made by another job: wait for it or choose another name."
+        ) from error
+    try:
+        yield
+    finally:
+        if os.name != "nt":  # where releasing removes it
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def free_bytes(folder: Path) -> int:

@@ -14,6 +14,7 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io
 
 from ..encoding.delivery import Final, final_to_json
+from ..encoding.durable import sole_writer
 from ..encoding.manifest import Json
 from ..encoding.profiles import find_profile
 from ..encoding.session import PROGRESS, Session
@@ -96,6 +97,7 @@ def join_to(
     Raises:
         SessionError: chunks are missing.
         VerificationError: a chunk or the joined file is damaged.
+        OutputError: another job makes that very file, or it cannot be written.
     """
     made = _made(session)
     own = next((each for each in reversed(made) if each.is_named(wanted)), None)
@@ -113,16 +115,17 @@ def join_to(
             session.drop_chunks()
         return own.path
     output = free_path(wanted) if own is None else own.path
-    join_session(
-        session,
-        output,
-        final=final,
-        sound=sound,
-        metadata=metadata,
-        overwrite=own is not None,
-        keep_chunks=keep_chunks,
-        on_event=progress,
-    )
+    with sole_writer(output):
+        join_session(
+            session,
+            output,
+            final=final,
+            sound=sound,
+            metadata=metadata,
+            overwrite=own is not None,
+            keep_chunks=keep_chunks,
+            on_event=progress,
+        )
     return output
 
 

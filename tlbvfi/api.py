@@ -9,7 +9,7 @@ interpolate_video("clip.mp4", "smooth.mp4", method="flow", fps=60, crf=18)
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TypeVar
 from torch import Tensor
 
 from ..encoding.delivery import output_path
-from ..encoding.durable import disk_errors
+from ..encoding.durable import sole_writer
 from ..encoding.errors import OutputError
 from ..encoding.profiles import EncoderSettings
 from ..encoding.source import open_source
@@ -190,16 +190,18 @@ def interpolate_video(
             )
             job = run_job(opened, engine, config, destination, on_event=on_event)
             return VideoResult(frames=job.frames, was_done=job.was_done)
-        frames = run_in_one_go(
-            opened,
-            engine,
-            config,
-            _new_file(Path(target), overwrite) if isinstance(target, str | Path) else target,
-            suffix=_suffix(target, container),
-            sound=heard,
-            metadata=metadata,
-            on_event=on_event,
-        )
+        place = Path(target) if isinstance(target, str | Path) else target
+        with _new_file(place, overwrite) if isinstance(place, Path) else nullcontext():
+            frames = run_in_one_go(
+                opened,
+                engine,
+                config,
+                place,
+                suffix=_suffix(target, container),
+                sound=heard,
+                metadata=metadata,
+                on_event=on_event,
+            )
         return VideoResult(frames=frames)
 
 
@@ -309,12 +311,14 @@ def _sound(file: str | Path | BytesIO | Iterable[Any]) -> Path | BytesIO | None:
     return file if isinstance(file, BytesIO) else None
 
 
-def _new_file(target: Path, overwrite: bool) -> Path:
-    if target.exists() and not overwrite:
-        raise OutputError(f"{target} exists: choose another name, or overwrite=True to replace it.")
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    return target
+@contextmanager
+def _new_file(target: Path, overwrite: bool) -> Iterator[None]:
+    with sole_writer(target):
+        if target.exists() and not overwrite:
+            raise OutputError(
+                f"{target} exists: choose another name, or overwrite=True to replace it."
+            )
+        yield
 
 
 def _suffix(target: str | Path | BinaryIO, container: str) -> str:

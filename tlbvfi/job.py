@@ -25,7 +25,7 @@ from av import VideoFrame
 from ..encoding.color import convert, from_rgb, skim, to_rgb
 from ..encoding.concat import JoinResult
 from ..encoding.delivery import Final, deliver, final_to_json
-from ..encoding.durable import StepHook, no_step, require_writable, size_in_words
+from ..encoding.durable import StepHook, no_step, size_in_words, sole_writer
 from ..encoding.errors import OutputError, SessionError
 from ..encoding.frame import Frame
 from ..encoding.images import ImageFormat
@@ -134,23 +134,25 @@ def run_job(
     )
     session_id = destination.session_id or default_session_id(source, plan)
     if Session.find(destination.sessions_root, session_id) is None:
-        _refuse_output(None, plan.final, destination)  # before a session is begun
+        with sole_writer(destination.output):
+            _refuse_to_overwrite(None, plan.final, destination)  # before a session is begun
     session = start_session(source, plan, destination)
     with session.locked():
         if _is_done(session, destination.output, plan.final):
             return _result(session, destination, frames_made=0, was_done=True)
-        _refuse_output(session, plan.final, destination)
-        made = make_chunks(session, source, method, plan, on_event=on_event, on_step=on_step)
-        join_session(
-            session,
-            destination.output,
-            final=plan.final,
-            sound=destination.sound if config.has_sound else None,
-            metadata=(session.origin() or {}).get("metadata"),
-            overwrite=destination.overwrite,
-            keep_chunks=destination.keep_chunks,
-            on_event=on_event,
-        )
+        with sole_writer(destination.output):
+            _refuse_to_overwrite(session, plan.final, destination)
+            made = make_chunks(session, source, method, plan, on_event=on_event, on_step=on_step)
+            join_session(
+                session,
+                destination.output,
+                final=plan.final,
+                sound=destination.sound if config.has_sound else None,
+                metadata=(session.origin() or {}).get("metadata"),
+                overwrite=destination.overwrite,
+                keep_chunks=destination.keep_chunks,
+                on_event=on_event,
+            )
     return _result(session, destination, frames_made=made, was_done=False)
 
 
@@ -229,7 +231,8 @@ def join_session(
     """Join the chunks and verify the result; only then are they removed, unless they are kept.
 
     `final`: what they become instead of being joined as they are. `sound`: file whose sound,
-    subtitles, chapters and metadata are carried over, in the job's window.
+    subtitles, chapters and metadata are carried over, in the job's window. The caller is the
+    `sole_writer` of `output`.
 
     Raises:
         SessionError: chunks are missing, or somebody works on the session.
@@ -501,14 +504,10 @@ def _refuse_the_source(destination: Destination) -> None:
         raise OutputError(f"{output} is the source itself: choose another name for the output.")
 
 
-def _refuse_output(session: Session | None, final: Final, destination: Destination) -> None:
-    """Refuse now what would end the job after its last frame."""
-    if not destination.overwrite:
-        _refuse_to_overwrite(session, final, destination)
-    require_writable(destination.output.parent)
-
-
 def _refuse_to_overwrite(session: Session | None, final: Final, destination: Destination) -> None:
+    """Refuse now what would end the job after its last frame."""
+    if destination.overwrite:
+        return
     if isinstance(final, ImageFormat):
         refuse_other_images(session, image_pattern(destination.output), final)
     elif destination.output.exists():

@@ -413,6 +413,21 @@ def test_an_existing_file_is_not_touched_unless_asked(tmp_path):
     assert len(decoded(str(target))[0]) == 5
 
 
+def test_another_call_for_the_same_file_is_refused_and_harms_nothing(tmp_path, pictures):
+    target, refused = tmp_path / "out.mkv", []
+    wish = {"method": "blend", "input_fps": 8, "codec": "ffv1"}
+
+    def call_again(event):
+        if not refused:
+            with pytest.raises(OutputError, match="is being made by another job: wait") as error:
+                interpolate_video(moving(9), target, **wish, overwrite=True)
+            refused.append(error)
+
+    interpolate_video(moving(4), target, **wish, on_event=call_again)
+    assert len(pictures(target)) == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
+
+
 @pytest.mark.parametrize("reason", ["stopped", "broken"])
 def test_what_fails_in_one_go_leaves_no_file(tmp_path, reason):
     def stop(event):

@@ -103,6 +103,17 @@ def test_concat_into_an_empty_name_is_refused(tlbvfi, source):
     assert "The output has an empty name" in err
 
 
+def test_concat_into_what_another_job_makes_is_refused(tlbvfi, source, tmp_path):
+    from comfyui_tlbvfi.encoding.durable import sole_writer
+
+    tlbvfi("interpolate", source, "o1.mp4", *BLEND, "--keep-chunks", "--session", "mine")
+    with sole_writer(tmp_path / "o2.mp4"):
+        code, _, err = tlbvfi("concat", "mine", "o2.mp4")
+    assert code == 1
+    assert "o2.mp4 is being made by another job" in err
+    assert tlbvfi("concat", "mine", "o2.mp4")[0] == 0
+
+
 @pytest.mark.parametrize("name", ["out.mp4", "frames/"])
 def test_a_full_disk_at_the_output_is_no_matter_of_the_root(tlbvfi, source, monkeypatch, name):
     def full(*arguments, **options):

@@ -102,6 +102,43 @@ def test_a_second_run_leaves_the_first_alone_to_its_last_step(
     assert run(source, name, codec=codec, chunk=SHORT).was_done
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "step"),
+    [
+        ("out.mp4", "h264", FrameDone),
+        ("out.mp4", "h264", Joining),
+        ("out/f_%04d.png", "auto", Encoding),
+    ],
+)
+def test_another_job_for_the_same_output_is_refused_and_harms_nothing(
+    clip, run, pictures, tmp_path, name, codec, step
+):
+    source, other = clip(tmp_path / "in.mp4", 9), clip(tmp_path / "other.mp4", 15)
+    refused = []
+
+    def start_another(event):
+        if isinstance(event, step) and not refused:
+            with pytest.raises(OutputError, match="is being made by another job: wait") as error:
+                run(other, name, codec=codec, chunk=SHORT, destination={"overwrite": True})
+            refused.append(error)
+            assert len(list((tmp_path / "output" / "tlbvfi_chunks").iterdir())) == 1
+
+    result = run(source, name, codec=codec, chunk=SHORT, on_event=start_another)
+    assert refused
+    folder = result.output.parent
+    if step is Encoding:
+        assert {path.name for path in folder.iterdir()} == {
+            f"f_{n:04}.png" for n in range(1, result.frames + 1)
+        }
+    else:
+        assert len(pictures(result.output)) == 17
+        assert {path.name for path in folder.iterdir()} == {
+            *("in.mp4", "other.mp4", "out.mp4", "output")
+        }
+    again = run(other, name, codec=codec, chunk=SHORT, destination={"overwrite": True})
+    assert again.frames == 29
+
+
 @pytest.fixture
 def stop_after():
     """Maker of an event callback that raises after so many output frames."""

@@ -57,6 +57,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
 def run_concat(arguments: argparse.Namespace) -> int:
     """Join what a session has, or encode it once more."""
     from ...encoding.delivery import final_of, output_path
+    from ...encoding.durable import sole_writer
     from ...encoding.session import Session
     from ..job import join_session, sound_of
 
@@ -64,7 +65,7 @@ def run_concat(arguments: argparse.Namespace) -> int:
     wanted = encoder_settings(arguments)
     output = output_path(arguments.output, wanted.codec if wanted else "auto")
     sound = None if arguments.no_audio else arguments.audio or sound_of(session)
-    with ProgressBar(quiet=arguments.json) as show:
+    with ProgressBar(quiet=arguments.json) as show, sole_writer(output):
         joined = join_session(
             session,
             output,
