@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device).type
     if device not in RUNS:
         raise SettingsError(f"There are no aims for {device}: choose --device cpu or cuda.")
+    _refuse_what_aims_set(arguments, RUNS[device])
     verdicts: list[Verdict] = []
     for words in RUNS[device]:
         say(f"bench {words}")
@@ -74,6 +76,29 @@ def run_bench(arguments: argparse.Namespace) -> int:
     met = are_met(verdicts, device)
     say("every aim is reached" if met else "not every aim is reached")
     return 0 if met else 1
+
+
+def _refuse_what_aims_set(arguments: argparse.Namespace, runs: Iterable[str]) -> None:
+    """Refuse options that these runs would silently set otherwise.
+
+    Raises:
+        SettingsError: naming them.
+    """
+    from ..errors import SettingsError
+
+    plain = vars(arguments.parser.parse_args(["bench"]))
+    set_by_runs = {
+        name
+        for words in runs
+        for name, value in vars(arguments.parser.parse_args(["bench", *words.split()])).items()
+        if value != plain[name]
+    }
+    given = sorted(name for name in set_by_runs if getattr(arguments, name) != plain[name])
+    if given:
+        raise SettingsError(
+            f"--aims sets --{' and --'.join(given)} by itself, as each aim needs it: leave out what "
+            "you gave, or measure without --aims."
+        )
 
 
 def _measure(arguments: argparse.Namespace) -> tuple[int, list[Verdict]]:

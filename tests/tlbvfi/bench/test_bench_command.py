@@ -186,7 +186,7 @@ def test_a_gpu_is_judged_by_the_aims_for_gpus(tlbvfi, pretend):
 
 def test_all_aims_of_a_device_are_measured_by_one_command(tlbvfi, pretend):
     asked = pretend()
-    code, out, err = tlbvfi("bench", "--aims", "--device", "cpu", "--sizes", "64", "--json")
+    code, out, err = tlbvfi("bench", "--aims", "--device", "cpu", "--json")
     assert code == 0
     found = [json.loads(line) for line in out.splitlines() if line]
     assert [[aim["text"] for aim in run["aims"]] for run in found] == [
@@ -196,6 +196,21 @@ def test_all_aims_of_a_device_are_measured_by_one_command(tlbvfi, pretend):
     assert "--aims" not in found[0]["command"]
     assert err.splitlines()[-1] == "tlbvfi: every aim is reached"
     assert {str(task.size) for task in asked} == {"512x512", "1536x1024"}
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--sizes", "64"), "--sizes"),
+        (("--memory", "4G", "--pairs", "3"), "--memory and --pairs"),
+    ],
+)
+def test_what_the_aims_set_themselves_is_refused(tlbvfi, pretend, words, named):
+    asked = pretend()
+    code, out, err = tlbvfi("bench", "--aims", "--device", "cpu", *words)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"--aims sets {named} by itself" in err
+    assert not asked
 
 
 @pytest.mark.parametrize("figure", [{"peak_bytes": 2_000_000_000}, {"problem": "out of memory"}])
