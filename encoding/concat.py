@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 
 from .carried import EXACT, container_options, open_carried
 from .container import VideoInput, file_url
-from .durable import atomic_file, disk_errors
+from .durable import atomic_file, disk_errors, make_folder
 from .errors import OutputError, VerificationError
 from .frame import ColorTags
 from .manifest import Manifest
@@ -98,7 +98,7 @@ def join(
     times = timetable(session.manifest, records, shift=shift)
     plan = _Plan(session=session, records=records, times=times, source=source, window=window)
     with disk_errors(output, if_full=IF_OUTPUT_FULL):
-        output.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(output.parent)
         with atomic_file(output) as temporary:
             other, notes = _write_or_refuse(plan, temporary, dict(metadata or {}), on_progress)
             verify_file(temporary, Expected(times=times, other=other)).require()

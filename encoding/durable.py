@@ -54,6 +54,14 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, and wait until their names are on the disk."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        fsync_folder(each.parent)
+
+
 class AtomicFile:
     """A file under construction: write to `temporary`, then `commit` or `discard`."""
 
@@ -116,7 +124,7 @@ def require_writable(folder: Path) -> None:
         OutputError: they cannot.
     """
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         TemporaryFile(dir=folder).close()
 
 

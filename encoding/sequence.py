@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 
 from .concat import JoinResult, OnProgress
-from .durable import atomic_file, disk_errors
+from .durable import atomic_file, disk_errors, make_folder
 from .errors import OutputError, SourceError, VerificationError
 from .images import DECODERS, ImageFormat, ImageSource, encoded_image, read_image
 from .manifest import Json
@@ -115,7 +115,7 @@ def write_images(
     times = timetable(session.manifest, records)
     total = len(times.pts)
     with disk_errors(pattern.folder, if_full=IF_OUTPUT_FULL):
-        pattern.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(pattern.folder)
         done = _claim(session, pattern, form, total, overwrite=overwrite)
         _write_missing(session, pattern, form, done, total, metadata or {}, on_progress)
     size = session.manifest.stream.width, session.manifest.stream.height

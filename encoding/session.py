@@ -36,6 +36,7 @@ from .durable import (
     file_sha256,
     free_bytes,
     fsync_folder,
+    make_folder,
     no_step,
 )
 from .errors import SessionError, SessionMismatch, VerificationError
@@ -155,8 +156,7 @@ class Session:
             log.warning("%s drops the HDR10 mastering metadata.", manifest.encoder.profile)
         session = cls(folder, manifest, library_versions())
         with disk_errors(folder, if_full=IF_FULL):
-            folder.mkdir(parents=True, exist_ok=True)
-            fsync_folder(folder.parent)
+            make_folder(folder)
             document = {"schema": SCHEMA, "id": id, **manifest_to_json(manifest)}
             _write_json(folder / MANIFEST, {**document, "versions": session.versions})
         return session

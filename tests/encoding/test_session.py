@@ -295,8 +295,10 @@ def test_every_step_of_a_commit_is_on_the_disk_before_the_next(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)
-    session = Session.create(tmp_path, "job", manifest())
-    assert told == [FOLDER, ".manifest.part.json", "job"]
+    session = Session.create(tmp_path / "a" / "b", "job", manifest())
+    folders = told[: told.index(".manifest.part.json")]
+    assert sorted(folders) == sorted([tmp_path.name, "a", "b", FOLDER])
+    assert told[len(folders) :] == [".manifest.part.json", "job"]
     told.clear()
     with session.locked():
         assert told == ["job"]  # where `progress.jsonl` is new
