@@ -124,7 +124,9 @@ class _Plan:
 
 def _refuse_unsuitable(session: Session, output: Path, *, overwrite: bool) -> None:
     if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists: choose another name or add --overwrite.")
+        raise OutputError(
+            f"{output} exists: choose another name or, on the command line, add --overwrite."
+        )
     fitting = find_profile(session.manifest.encoder.profile).containers
     if output.suffix.lower() not in fitting:
         raise OutputError(

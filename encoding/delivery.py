@@ -152,7 +152,9 @@ def deliver(
             session, output, final, metadata=texts, overwrite=overwrite, on_progress=on_encode
         )
     if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists: choose another name or add --overwrite.")
+        raise OutputError(
+            f"{output} exists: choose another name or, on the command line, add --overwrite."
+        )
     chunks = session if final is None else encode_session(session, final, on_progress=on_encode)
     joined = join(
         chunks,

@@ -139,7 +139,7 @@ def refuse_other_images(session: Session | None, pattern: ImagePattern, form: Im
     if found and (session is None or session.images() != _claim_of(pattern, form)):
         raise OutputError(
             f"{next(iter(found.values()))} exists and was not made by this job: choose another "
-            "folder or name, or --overwrite to replace all images of this pattern."
+            "folder or name or, on the command line, --overwrite to replace all images of this pattern."
         )
 
 

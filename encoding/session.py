@@ -77,12 +77,12 @@ WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
     f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)
 }
 IF_FULL = (
-    "free some space or choose another --root; "
-    "committed chunks are kept, and the same command resumes"
+    "free some space or, on the command line, choose another --root; "
+    "committed chunks are kept, and the same job goes on from there"
 )
 IF_OUTPUT_FULL = (
     "free some space or name an output on another disk; "
-    "the chunks are kept, and the same command resumes"
+    "the chunks are kept, and the same job goes on from there"
 )
 
 
@@ -145,7 +145,7 @@ class Session:
         folder = _session_folder(root, id)
         if (folder / MANIFEST).exists():
             raise SessionError(
-                f"There is a session {id} in {folder.parent}: resume it or choose another --session."
+                f"There is a session {id} in {folder.parent}: resume it or choose another session id."
             )
         if (folder / PROGRESS).exists():
             raise SessionError(
@@ -197,7 +197,7 @@ class Session:
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise SessionMismatch(
                 f"Session {self.id} is of another job ({'; '.join(differing[:3])}{more}): "
-                "start it anew with --overwrite or name another --session."
+                "choose another session id or, on the command line, start it anew with --overwrite."
             )
         if self.versions != library_versions():
             log.warning(
@@ -408,7 +408,7 @@ class Session:
         except Timeout as error:
             raise SessionError(
                 f"Session {self.id} is in use{self._owner()}: "
-                "wait for it or name another --session."
+                "wait for it or choose another session id."
             ) from error
         try:
             with disk_errors(self.folder, if_full=IF_FULL):
@@ -617,13 +617,13 @@ def _session_folder(root: Path, id: str) -> Path:
     folder = root.absolute() / FOLDER / id
     for path in (folder, *(folder / name for name in OUR_FILES)):
         if path.is_symlink():
-            raise SessionError(f"{path} is a link: remove it or choose another --session.")
+            raise SessionError(f"{path} is a link: remove it or choose another session id.")
         if path != folder and path.exists() and not path.is_file():  # a pipe would wait for ever
-            raise SessionError(f"{path} is not a file: remove it or choose another --session.")
+            raise SessionError(f"{path} is not a file: remove it or choose another session id.")
     if folder.resolve().parent != folder.parent.resolve():
-        raise SessionError(f"{folder} leads out of {folder.parent}: choose another --session.")
+        raise SessionError(f"{folder} leads out of {folder.parent}: choose another session id.")
     if folder.exists() and not folder.is_dir():
-        raise SessionError(f"{folder} is not a folder: remove it or choose another --session.")
+        raise SessionError(f"{folder} is not a folder: remove it or choose another session id.")
     return folder
 
 

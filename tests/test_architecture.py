@@ -1,6 +1,7 @@
 """The layer rule, checked on the syntax tree so that it cannot be forgotten."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,21 @@ def test_the_network_knows_neither_files_nor_video(root):
         for name, ours in imports(root, path):
             assert not (ours and name.startswith("encoding")), f"{path} imports {name}"
             assert ours or name.split(".")[0] not in {"av", "cv2", "pathlib"}, f"{path}: {name}"
+
+
+def texts(path: Path) -> list[str]:
+    """Every text in a file, of f-strings what stands still."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    formatted = [node.values for node in nodes if isinstance(node, ast.JoinedStr)]
+    within = {id(part) for parts in formatted for part in parts}
+    alone = [[node] for node in nodes if isinstance(node, ast.Constant) and id(node) not in within]
+    return [
+        "".join(str(part.value) for part in parts if isinstance(part, ast.Constant))
+        for parts in formatted + alone
+    ]
+
+
+def test_texts_that_users_of_nodes_see_tell_which_options_are_of_the_command_line(root):
+    for path in [*modules(root, "encoding"), root / "tlbvfi" / "job.py"]:
+        for text in texts(path):
+            assert not re.search(r"--[a-z]", text) or "command line" in text, f"{path}: {text}"

@@ -364,8 +364,9 @@ def _warn_before_it_fails(session: Session, method: Method, plan: Plan, on_event
         on_event(
             Notice(
                 text=f"about {size_in_words(forecast.needed_bytes)} of disk are needed and "
-                f"{size_in_words(forecast.free_bytes)} are free at {session.folder}: free some, or "
-                "choose another --root; a full disk stops the job, and the same command resumes it."
+                f"{size_in_words(forecast.free_bytes)} are free at {session.folder}: free some or, "
+                "on the command line, choose another --root; a full disk stops the job, and the same job "
+                "goes on from there."
             )
         )
     stream = plan.manifest.stream
@@ -512,8 +513,8 @@ def _refuse_to_overwrite(session: Session | None, final: Final, destination: Des
         refuse_other_images(session, image_pattern(destination.output), final)
     elif destination.output.exists():
         raise OutputError(
-            f"{destination.output} exists and was not made by this job: choose another name, or "
-            "--overwrite to replace it."
+            f"{destination.output} exists and was not made by this job: choose another name or, "
+            "on the command line, --overwrite to replace it."
         )
 
 

@@ -277,7 +277,7 @@ def test_a_full_disk_at_the_progress_line_commits_nothing(tmp_path, filled, pain
 
     with session.locked():
         monkeypatch.setattr(progress, "_write_all", full)
-        with pytest.raises(OutputError, match="committed chunks are kept, and the same command"):
+        with pytest.raises(OutputError, match="committed chunks are kept, and the same job"):
             commit(session, 3, paint)
         monkeypatch.undo()
         commit(session, 3, paint)
