@@ -158,6 +158,20 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+def require_space(folder: Path, size: int) -> None:
+    """Refuse what cannot be whole before its first byte is written.
+
+    Raises:
+        OutputError: fewer than `size` bytes are free.
+    """
+    free = free_bytes(folder)
+    if size > free:
+        raise OutputError(
+            f"{folder} has {size_in_words(free)} free and {size_in_words(size)} are to come: free "
+            "some space or choose another folder."
+        )
+
+
 def size_in_words(count: float) -> str:
     """`1.5 GB`, `23.4 MB`, `812 kB`, `95 bytes`."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from ..encoding.durable import atomic_file, disk_errors
+from ..encoding.durable import atomic_file, disk_errors, require_space
 from .errors import ClientError, ServerLostError, SettingsError
 from .remote_file import NoRedirects
 
@@ -210,7 +210,7 @@ def download(server: Server, ref: FileRef, path: Path) -> None:
     Raises:
         ClientError: the server no longer has it, or it is larger than `max_file_bytes`.
         ServerLostError: the connection broke.
-        OutputError: the disk is full or forbids it.
+        OutputError: the disk is full, or has no room for what the server announces, or forbids it.
     """
     query = {"filename": ref.filename, "subfolder": ref.subfolder, "type": ref.type}
     with _answer(server, f"/view?{urlencode(query, errors='replace')}") as response:
@@ -219,17 +219,23 @@ def download(server: Server, ref: FileRef, path: Path) -> None:
                 f"{server.url} no longer has {plain(ref.filename)} (HTTP {response.status}): run the "
                 "same command with --again to queue the prompt anew."
             )
+        announced = getattr(response, "length", None) or 0  # more than that is never read
+        _refuse_too_large(server, ref, announced)
+        require_space(path.parent, announced)
         with disk_errors(path), atomic_file(path) as part, part.open("wb") as file:
-            left = server.max_file_bytes
+            received = 0
             while block := response.read(1 << 20):
-                left -= len(block)
-                if left < 0:
-                    raise ClientError(
-                        f"{plain(ref.filename)} is larger than {server.max_file_bytes} bytes: no "
-                        "frame is."
-                    )
+                received += len(block)
+                _refuse_too_large(server, ref, received)
                 file.write(block)
             _check_whole(server, response)
+
+
+def _refuse_too_large(server: Server, ref: FileRef, size: int) -> None:
+    if size > server.max_file_bytes:
+        raise ClientError(
+            f"{plain(ref.filename)} is larger than {server.max_file_bytes} bytes: no frame is."
+        )
 
 
 def node_title(prompt: Json, node: Any) -> str:  # noqa: ANN401 - JSON

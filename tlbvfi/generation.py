@@ -207,8 +207,12 @@ class _Collection:
         return replace(record, frames=frames, sound=self._fetch_sound(entry))
 
     def _take(self, image: ReceivedImage, counts: list[int]) -> None:
-        """A frame that came over the websocket; previews of other nodes pass by."""
-        if image.node == self.node and image.data.startswith(IMAGE_STARTS[".png"]):
+        """A frame that came over the websocket; previews of other nodes pass by.
+
+        So does what is no part of the batch as it was announced, of which there could be any number.
+        """
+        is_wanted = image.node == self.node and 0 <= image.index < image.count
+        if is_wanted and image.data.startswith(IMAGE_STARTS[".png"]):
             counts.append(image.count)
             with atomic_file(_frame_path(self.folder, image.index + 1, ".png")) as part:
                 part.write_bytes(image.data)

@@ -17,6 +17,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from comfyui_tlbvfi.encoding.errors import OutputError
 from comfyui_tlbvfi.tlbvfi import client
 from comfyui_tlbvfi.tlbvfi.cli import main
 from comfyui_tlbvfi.tlbvfi.client import ConnectionLost, NodeProgress, Queued, image_message
@@ -554,6 +555,44 @@ def test_answers_without_end_are_cut_off(comfy, fetch):
         fetch(max_json_bytes=1000)
     with pytest.raises(ClientError, match="larger than 10 bytes: no frame is"):
         fetch(folder="other", max_file_bytes=10)
+
+
+@pytest.fixture
+def announce(comfy):
+    """Sets what the server says of the size of its first frame, of which it sends little."""
+
+    def set_size(size):
+        comfy.answers["/view"] = [(200, b"\x89PNG\r\n\x1a\n", {"length": size})]
+
+    return set_size
+
+
+def test_what_is_announced_as_too_large_is_not_even_begun(fetch, announce, tmp_path, monkeypatch):
+    monkeypatch.setattr("comfyui_tlbvfi.tlbvfi.comfy_http.atomic_file", None)
+    announce(2**40)
+    with pytest.raises(ClientError, match="is larger than 1000 bytes: no frame is"):
+        fetch(max_file_bytes=1000)
+
+
+def test_what_the_disk_has_no_room_for_is_not_even_begun(fetch, announce, tmp_path, monkeypatch):
+    monkeypatch.setattr("comfyui_tlbvfi.tlbvfi.comfy_http.atomic_file", None)
+    announce(2**60)
+    with pytest.raises(OutputError, match=r"frames has .* free and .* GB are to come: free some"):
+        fetch(max_file_bytes=2**62)
+
+
+def test_more_frames_than_announced_are_not_kept(comfy, fetch, prompt, tmp_path):
+    prompt["9"]["class_type"] = "SaveImageWebsocket"
+
+    def run(prompt_id):
+        comfy.tell("executing", node="9", prompt_id=prompt_id)
+        for n in (*range(FRAMES), -3, FRAMES, 10**9):
+            comfy.tell("progress", node="9", value=n, max=FRAMES, prompt_id=prompt_id)
+            comfy.send(struct.pack(">II", 1, 2) + png(max(0, n % 256)))
+        comfy.finish(prompt_id, outputs={})
+
+    comfy.run = run
+    assert numbers(fetch()) == list(range(FRAMES))
 
 
 def test_names_from_the_server_never_become_paths(comfy, fetch, tmp_path):
