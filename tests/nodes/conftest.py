@@ -174,6 +174,11 @@ class Server:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
+    def cpu_seconds(self) -> float:
+        """CPU time of all the server's threads so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # user's and system's
+
     def saved(self, outputs: dict) -> Path:
         """The file a node shows, of its outputs in `run`'s answer."""
         shown = outputs["images"][0]

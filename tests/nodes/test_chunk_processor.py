@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -314,12 +313,12 @@ def test_cancel_stops_at_once_and_the_same_prompt_goes_on(comfyui, long_job, und
     prompt = long_job("canceled")
     prompt_id = comfyui.queue(prompt)
     comfyui.wait_for_chunks("canceled", 1)
-    start = time.monotonic()
     comfyui.post("/interrupt", {"prompt_id": prompt_id})
+    at_cancel = len(comfyui.committed("canceled"))
     entry = comfyui.wait(prompt_id)
-    assert time.monotonic() - start < 1.5  # most of it is ComfyUI's own; a frame takes 20 ms
     assert "execution_interrupted" in dict(entry["status"]["messages"])
     before = comfyui.committed("canceled")
+    assert len(before) <= at_cancel + 1  # one may have been on its way to the disk
     assert 1 <= len(before) < len(comfyui.committed("whole"))
     outputs = comfyui.run(prompt)
     assert comfyui.committed("canceled")[: len(before)] == before
