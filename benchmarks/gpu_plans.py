@@ -27,12 +27,13 @@ from comfyui_tlbvfi.tlbvfi.model import (
     bridge,
     correlation_kernel,
     flow,
+    fused_unet,
     nearest,
     norm,
     norm_kernel,
     plan_memory,
     split,
-    unet,
+    tlbvfi,
 )
 from comfyui_tlbvfi.tlbvfi.model.geometry import Geometry, plan_geometry
 from comfyui_tlbvfi.tlbvfi.model.memory import IN_HAND, LIBRARIES, MemoryPlan
@@ -157,10 +158,11 @@ def pretend_to_launch_kernels() -> None:
     """Let the network take the way it takes on an H100, where nothing is computed anyway."""
     steps = {pair: bridge.bridge_step(*pair) for pair in pairwise(bridge.step_list(STEPS))}
     bridge.bridge_step = lambda t, following: steps[t, following]
-    for module in (bands, flow, nearest, norm, unet):
+    for module in (bands, flow, nearest, norm):
         module.has_triton = lambda device: True
-    for module in (activation, correlation_kernel, nearest, norm_kernel, split):
-        module.kernel_named = lambda name: Launch()
+    for module in (activation, correlation_kernel, fused_unet, nearest, norm_kernel, split):
+        module.kernel_named = lambda *name: Launch()
+    tlbvfi.is_available = lambda device: True
     bands.can_split = lambda device: True
     split.registers = lambda device: None
     torch.cuda.device_of = lambda tensor: nullcontext()

@@ -177,7 +177,7 @@ class TlbvfiMethod:
         self._make_room = make_room
         self._plans: dict[object, MemoryPlan] = {}
         self._unknown: tuple[Geometry, Tensor] | None = None
-        self._embedded: tuple[object, Tensor] | None = None
+        self._prepared: tuple[object, tuple[Tensor, ...]] | None = None
         self._upload = Uploads()
         self._graphed = GraphedSampler(model.walk_bridge, model.denoise_fn.parameters)
 
@@ -320,18 +320,18 @@ class TlbvfiMethod:
     def sample(self, y: Tensor, steps: int, noise: Tensor) -> Tensor:
         """The clean latent, see `TLBVFI.sample_latent`; `noise` [steps - 1, B, 3, 3, h, w] on the CPU.
 
-        On CUDA all steps are one graph, without gaps between its thousands of small kernels.
+        On CUDA all steps are one graph, without gaps between its hundreds of small kernels.
         """
         if not y.is_cuda:
             return self.model.sample_latent(y, steps, noise.to(y.device))
-        return self._graphed(y, noise.pin_memory(), self._embeddings(steps))
+        return self._graphed(y, noise.pin_memory(), *self._prepare_walk(steps))
 
-    def _embeddings(self, steps: int) -> Tensor:
-        """What the denoiser is told of each step, computed once for each device."""
+    def _prepare_walk(self, steps: int) -> tuple[Tensor, ...]:
+        """`TLBVFI.prepare_walk`, done once for each device."""
         wanted = steps, self.device
-        if self._embedded is None or self._embedded[0] != wanted:
-            self._embedded = wanted, self.model.embed_steps(steps)
-        return self._embedded[1]
+        if self._prepared is None or self._prepared[0] != wanted:
+            self._prepared = wanted, self.model.prepare_walk(steps)
+        return self._prepared[1]
 
     def _bisect(self, node: _Node) -> Iterator[Tensor]:
         """Frames at all times of a node, in order."""

@@ -65,6 +65,12 @@ def bridge_step(t: int, following: int) -> BridgeStep:
     )
 
 
+def bridge_steps(count: int) -> list[BridgeStep]:
+    """All updates of `count` steps; the last leaves the clean latent."""
+    updates = [bridge_step(t, following) for t, following in pairwise(step_list(count))]
+    return [*updates, BridgeStep(clean=1.0, end=0.0, state=0.0, noise=0.0)]
+
+
 def sample_bridge(
     denoise: Denoiser, y: Tensor, steps: int, noise: Sequence[Tensor] | Tensor
 ) -> Tensor:

@@ -39,9 +39,9 @@ def has_triton(device: torch.device) -> bool:
     return works
 
 
-def kernel_named(name: str) -> Any:  # noqa: ANN401 - a function as Triton has wrapped it
-    """A kernel of `triton_kernels`, which can be imported only where Triton is."""
-    return getattr(import_module(".triton_kernels", __package__), name)
+def kernel_named(name: str, module: str = "triton_kernels") -> Any:  # noqa: ANN401 - as Triton has wrapped it
+    """A kernel of a module that can be imported only where Triton is."""
+    return getattr(import_module(f".{module}", __package__), name)
 
 
 def rows_of(x: Tensor) -> Tensor:

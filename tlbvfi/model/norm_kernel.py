@@ -1,8 +1,5 @@
 """Group norms in Triton kernels, for NVIDIA GPUs.
 
-The UNet's clips are so small that what counts is the number of kernels: PyTorch takes three for the
-norm, three to scale and shift, one for SiLU, some forty times per step of the sampler. Here it is one.
-
 The maps of encoder and decoder are so large that what counts is how often they pass through memory.
 For a value of float16, PyTorch's moments and norm take 32 bytes, in float32 on the way; those of the
 kernels here 6: it is read once for the moments, and read and written for norm and activation.
@@ -17,10 +14,6 @@ from torch import Tensor, nn
 
 from .kernels import kernel_named, rows_of
 
-LARGEST_GROUP = 1 << 15
-"""Values a program holds at once: 32 for each of 1024 threads, above which registers run out."""
-VALUES_PER_WARP = 512
-
 CHANNELS = 32
 """Channels of a map come in multiples of this."""
 BLOCK_PIXELS = 64
@@ -31,63 +24,13 @@ BLOCK_VALUES = 2048
 NormActivation = Literal["silu", "relu"]
 
 
-def fits(x: Tensor, groups: int) -> bool:
-    """Whether a group of `x` [B, C, ...] can be held at once: float32, up to `LARGEST_GROUP`."""
-    return x.dtype == torch.float32 and x[0].numel() // groups <= LARGEST_GROUP
-
-
-def clip_norm(
-    norm: nn.GroupNorm,
-    x: Tensor,
-    modulation: Tensor | None = None,
-    *,
-    added: Tensor | None = None,
-    silu: bool = True,
-) -> Tensor:
-    """SiLU(norm(x + added) * (1 + scale) + shift) of a map that `fits`; same shape, contiguous.
-
-    `x`: [B, C, ...] on a device that `has_triton`; `modulation`: scale and shift, [B or 1, 2 * C],
-    where there are any; `added`: [C]; `silu`: whether that follows. All float32.
-    """
-    x = x.contiguous()
-    B, C = x.shape[:2]
-    per_channel = x[0, 0].numel()
-    values = per_channel * C // norm.num_groups
-    block = 1 << (values - 1).bit_length()
-    out = torch.empty_like(x)
-    scale = shift = norm.weight  # not looked at
-    if modulation is not None:
-        scale, shift = (part.contiguous() for part in modulation.expand(B, -1).chunk(2, dim=1))
-    with torch.cuda.device_of(x):
-        kernel_named("norm_kernel")[(B * norm.num_groups,)](
-            x,
-            norm.weight if added is None else added,
-            norm.weight,
-            norm.bias,
-            scale,
-            shift,
-            out,
-            values,
-            per_channel,
-            norm.eps,
-            GROUPS=norm.num_groups,
-            CHANNELS=C,
-            IS_ADDED=added is not None,
-            IS_MODULATED=modulation is not None,
-            IS_SILU=silu,
-            BLOCK=block,
-            num_warps=min(32, max(4, block // VALUES_PER_WARP)),
-        )
-    return out
-
-
 def fits_map(x: Tensor) -> bool:
     """Whether there are kernels for a map [B, C, H, W]: of channels in blocks of `CHANNELS`."""
     return x.shape[1] % CHANNELS == 0
 
 
 def row_moments(x: Tensor, means: Tensor, squares: Tensor, start: int) -> None:
-    """Write moments of rows of a map that `fits_map`, on a device as of `clip_norm`.
+    """Write moments of rows of a map that `fits_map`, on a device that `has_triton`.
 
     `x`: the rows [start, start + h), [B, C, h, W]. `means`, `squares`: of all rows, [B, H, C] float32,
     contiguous; the latter sums squared deviations from the former.
@@ -114,7 +57,7 @@ def row_moments(x: Tensor, means: Tensor, squares: Tensor, start: int) -> None:
 def merged(means: Tensor, squares: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Mean and summed squared deviations of maps, [B, C] float64, from `row_moments`.
 
-    `means`, `squares`: [B, H, C] float32 of rows of `width` pixels, on a device as of `clip_norm`.
+    `means`, `squares`: [B, H, C] float32 of rows of `width` pixels, on a device that `has_triton`.
     """
     B, H, C = means.shape
     mean, square = means.new_empty((2, B, C), dtype=torch.float64).unbind()
@@ -155,7 +98,7 @@ def factor_and_offset(
 
 
 def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: NormActivation) -> Tensor:
-    """activation(x * factor + offset) of a map that `fits_map`, on a device as of `clip_norm`.
+    """activation(x * factor + offset) of a map that `fits_map`, on a device that `has_triton`.
 
     `x`: [B, C, h, W]; `factor`, `offset`: [B, C] float32. Result: channels_last, in the type of `x`;
     computed in float32.

@@ -1,7 +1,7 @@
 """A function of tensors as one CUDA graph per shape: recorded once, replayed without launch gaps.
 
-Meant for the sampler, whose ten steps are thousands of small kernels that take longer to launch one
-by one than to run. What is recorded must not wait for the GPU or copy to it, and must compute the
+Meant for the sampler, whose ten steps are hundreds of small kernels that take longer to launch one by
+one than to run. What is recorded must not wait for the GPU or copy to it, and must compute the
 same kernels whatever the values are.
 """
 

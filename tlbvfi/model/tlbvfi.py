@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from .autoencoder import Autoencoder, compose, luma
 from .bands import SPLITS, keep, stored
 from .bridge import sample_bridge, step_list
+from .fused_unet import is_available, pack
+from .fused_unet import walk_bridge as fused_walk
 from .geometry import Geometry
 from .layers import Operations, per_frame
 from .memory import WHOLE, MemoryPlan, give_back_freed_memory
@@ -194,17 +196,32 @@ class TLBVFI(nn.Module):
 
     def sample_latent(self, y: Tensor, steps: int, noise: Sequence[Tensor] | Tensor) -> Tensor:
         """The clean latent clip, from that of the frames; [B, 3, 3, h, w] both."""
-        return self.walk_bridge(y, noise, self.embed_steps(steps))
+        return self.walk_bridge(y, noise, *self.prepare_walk(steps))
 
-    def embed_steps(self, steps: int) -> Tensor:
-        """[steps, blocks, 64]: what the denoiser is told of each step."""
-        return self.denoise_fn.embed(step_list(steps), self.device)
+    def prepare_walk(self, steps: int) -> tuple[Tensor, ...]:
+        """What `walk_bridge` takes beside latent and noise; to be computed once for a device.
+
+        [steps, blocks, 64], what the denoiser is told of each step, and where kernels take them, its
+        weights as `fused_unet.pack` gives them.
+        """
+        unet, device = self.denoise_fn, self.device
+        embeddings = unet.embed(step_list(steps), device)
+        if not is_available(device):
+            return (embeddings,)
+        return embeddings, pack(unet, device)
 
     def walk_bridge(
-        self, y: Tensor, noise: Sequence[Tensor] | Tensor, embeddings: Tensor
+        self,
+        y: Tensor,
+        noise: Sequence[Tensor] | Tensor,
+        embeddings: Tensor,
+        packed: Tensor | None = None,
     ) -> Tensor:
-        """`sample_latent` for steps embedded already: nothing but tensors of the device in it."""
-        unet, context = self.denoise_fn, self.denoise_fn.embed_context(y)
+        """`sample_latent` of what `prepare_walk` gave: nothing but tensors of the device in it."""
+        unet = self.denoise_fn
+        if packed is not None:
+            return fused_walk(unet, y, noise, embeddings, packed)
+        context = unet.embed_context(y)
         return sample_bridge(
             lambda x, step: unet(x, context, embeddings[step]), y, len(embeddings), noise
         )

@@ -1,7 +1,7 @@
 """The Triton kernels; to be imported only where Triton is.
 
-But for the UNet's norm, channels lie one after the other (channels_last), and those of warp, correlation
-and convolution count pixels over a batch of rows. All arithmetic is float32, or as exact; square roots
+Channels lie one after the other (channels_last), and warp, correlation and convolution count pixels over
+a batch of rows. All arithmetic is float32, or as exact; square roots
 and quotients are rounded as IEEE 754 says.
 """
 # Triton is installed with PyTorch's CUDA builds only; its functions are compiled from their source.
@@ -172,50 +172,6 @@ def correlation_kernel(
 
 
 @triton.jit
-def norm_kernel(
-    x,
-    added,
-    weight,
-    bias,
-    scale,
-    shift,
-    out,
-    values,
-    per_channel,
-    eps,
-    GROUPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    IS_ADDED: tl.constexpr,
-    IS_MODULATED: tl.constexpr,
-    IS_SILU: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """One group of one clip, its `values` one after the other: norm of x + added, ..., SiLU."""
-    group = tl.program_id(0)
-    number = tl.arange(0, BLOCK)
-    inside = number < values
-    at = group.to(tl.int64) * values + number
-    # Mostly every channel is a group, and what belongs to the channel is a single value.
-    channel = group % GROUPS * (CHANNELS // GROUPS)
-    if CHANNELS > GROUPS:
-        channel += tl.minimum(number // per_channel, CHANNELS // GROUPS - 1)
-    found = tl.load(x + at, inside, 0.0)
-    if IS_ADDED:
-        found = tl.where(inside, found + tl.load(added + channel), 0.0)
-    mean = tl.div_rn(tl.sum(found, axis=0), values.to(tl.float32))
-    apart = tl.where(inside, found - mean, 0.0)
-    variance = tl.div_rn(tl.sum(apart * apart, axis=0), values.to(tl.float32))
-    factor = tl.div_rn(tl.load(weight + channel), tl.sqrt_rn(variance + eps))
-    found = apart * factor + tl.load(bias + channel)
-    if IS_MODULATED:
-        own = group // GROUPS * CHANNELS + channel
-        found = found * (1 + tl.load(scale + own)) + tl.load(shift + own)
-    if IS_SILU:
-        found *= tl.sigmoid(found)
-    tl.store(out + at, found, inside)
-
-
-@triton.jit
 def row_moments_kernel(
     x,
     means,
@@ -362,6 +318,27 @@ def scaled_kernel(
 
 
 @triton.jit
+def halved(x, smaller):
+    """Two parts of x, float16: x is the first plus the second / smaller."""
+    large = x.to(tl.float16)
+    return large, ((x - large.to(tl.float32)) * smaller).to(tl.float16)
+
+
+@triton.jit
+def plus_product(total, large, small, large_factors, small_factors, one, smaller):
+    """total + the matrix product of two that are `halved`, but for that of their small parts.
+
+    Tensor cores cut their sums instead of rounding them, so the product is added outside of them
+    (Ootomo and Yokota 2022), times `one`, which is 1.0 and unknown to the compiler: a plain addition
+    it would move back into the tensor core.
+    """
+    sums = tl.dot(small, large_factors)
+    sums = tl.dot(large, small_factors, sums)
+    total = tl.fma(sums, one / smaller, total)
+    return tl.fma(tl.dot(large, large_factors), one, total)
+
+
+@triton.jit
 def convolution_kernel(
     x,
     large,
@@ -396,10 +373,6 @@ def convolution_kernel(
     Pixels are counted over the batch, channels lie one after the other. `above` and `left`: rows
     and columns of zeros around the input; pixels beyond it on the other sides are zero as well.
     `more_stride`: values between images of `more`.
-
-    Tensor cores cut their sums instead of rounding them, so each sum of `BLOCK_IN` channels is
-    added outside of them (Ootomo and Yokota 2022), times `one`, which is 1.0 and unknown to the
-    compiler: a plain addition it would move back into the tensor core.
     """
     pixel = tl.program_id(0).to(tl.int64) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     channel = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
@@ -419,12 +392,10 @@ def convolution_kernel(
         line = part * BLOCK_IN + taken
         factor = line[:, None] + channel[None, :] * (SIDE * SIDE * C_IN)
         large_factors, small_factors = tl.load(large + factor), tl.load(small + factor)
-        large_values = values.to(tl.float16)
-        small_values = ((values - large_values.to(tl.float32)) * smaller).to(tl.float16)
-        sums = tl.dot(small_values, large_factors)
-        sums = tl.dot(large_values, small_factors, sums)
-        total = tl.fma(sums, one / smaller, total)
-        total = tl.fma(tl.dot(large_values, large_factors), one, total)
+        large_values, small_values = halved(values, smaller)
+        total = plus_product(
+            total, large_values, small_values, large_factors, small_factors, one, smaller
+        )
     if HAS_BIAS:
         total += tl.load(bias + channel)[None, :]
     if HAS_MORE:

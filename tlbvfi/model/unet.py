@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .kernels import has_triton
 from .layers import Operations, attend, swish, weight_and_bias
-from .norm_kernel import clip_norm, fits
 
 WIDTH = 32
 EMBEDDING = 4 * WIDTH
@@ -42,30 +40,6 @@ def resample(x: Tensor, how: Resampling | None) -> Tensor:
     return x
 
 
-def has_kernel(norm: Any, x: Tensor) -> bool:  # noqa: ANN401
-    """Whether the norm of a clip like `x` is one kernel."""
-    return fits(x, norm.num_groups) and has_triton(x.device)
-
-
-def normed(norm: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-    """Group norm alone."""
-    return clip_norm(norm, x, silu=False) if has_kernel(norm, x) else norm(x)
-
-
-def norm_and_swish(norm: Any, x: Tensor) -> Tensor:  # noqa: ANN401
-    """Group norm and SiLU."""
-    return clip_norm(norm, x) if has_kernel(norm, x) else swish(norm(x))
-
-
-def conv_norm_and_swish(conv: Any, norm: Any, x: Tensor, modulation: Tensor) -> Tensor:  # noqa: ANN401
-    """A convolution, group norm, scaled and shifted by `modulation` [B or 1, 2 * C], and SiLU."""
-    if has_kernel(norm, x[:, :WIDTH]):  # as many channels as come out
-        weight, bias = weight_and_bias(conv, x)
-        return clip_norm(norm, F.conv3d(x, weight, padding=1), modulation, added=bias)
-    scale, shift = modulation[..., None, None, None].chunk(2, dim=1)
-    return swish(norm(conv(x)) * (1 + scale) + shift)
-
-
 class TimedResBlock(nn.Module):
     """Residual block whose second norm is scaled and shifted by the timestep."""
 
@@ -89,9 +63,10 @@ class TimedResBlock(nn.Module):
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         """`modulation`: [1, 64], that of the timestep."""
-        h = resample(norm_and_swish(self.in_layers["0"], x), self.resampling)
-        h = conv_norm_and_swish(self.in_layers["2"], self.out_layers["0"], h, modulation)
-        h = self.out_layers["3"](h)
+        h = resample(swish(self.in_layers["0"](x)), self.resampling)
+        scale, shift = modulation[..., None, None, None].chunk(2, dim=1)
+        h = self.out_layers["0"](self.in_layers["2"](h)) * (1 + scale) + shift
+        h = self.out_layers["3"](swish(h))
         x = resample(x, self.resampling)
         return h + (x if self.skip_connection is None else self.skip_connection(x))
 
@@ -107,7 +82,7 @@ class LatentAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2)  # [B, C, L]
-        q, k, v = by_token(self.qkv, normed(self.norm, tokens).transpose(1, 2)).chunk(3, dim=-1)
+        q, k, v = by_token(self.qkv, self.norm(tokens).transpose(1, 2)).chunk(3, dim=-1)
         return (tokens + by_token(self.proj_out, attend(q, k, v)).transpose(1, 2)).view(x.shape)
 
 
@@ -187,4 +162,4 @@ class UNet(nn.Module):
         h = run(self.middle_block, h, following)
         for blocks in self.output_blocks:
             h = run(blocks, torch.cat([h, skips.pop()], dim=1), following)
-        return self.out["2"](norm_and_swish(self.out["0"], h))
+        return self.out["2"](swish(self.out["0"](h)))

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,6 +13,38 @@ from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
+
+INTERPRETER = """
+import sys, torch
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("conftest", sys.argv[1])
+spec.loader.exec_module(module_from_spec(spec))
+def call(module, function, arguments):
+    package = import_module("comfyui_tlbvfi.tlbvfi.model." + module)
+    found = getattr(package, function)(**arguments)
+    return arguments if found is None else found
+torch.save([call(*asked) for asked in torch.load(sys.argv[2], weights_only=False)], sys.argv[3])
+"""
+
+
+@pytest.fixture(scope="session")
+def interpret(root, tmp_path_factory):
+    """What calls {name: (module, function, arguments)} give where Triton interprets its kernels.
+
+    In a process of its own. Of a function that returns nothing, the arguments.
+    """
+
+    def run(calls, timeout=300):
+        folder = tmp_path_factory.mktemp("triton")
+        torch.save(list(calls.values()), folder / "calls.pt")
+        files = [root / "tests/conftest.py", folder / "calls.pt", folder / "found.pt"]
+        command = [sys.executable, "-c", INTERPRETER, *files]
+        interpreting = {**os.environ, "TRITON_INTERPRET": "1"}
+        subprocess.run(command, check=True, env=interpreting, timeout=timeout)
+        return dict(zip(calls, torch.load(folder / "found.pt"), strict=True))
+
+    return run
 
 
 @pytest.fixture(scope="session")
