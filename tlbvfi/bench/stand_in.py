@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..checkpoint import Bare
 from ..model import TLBVFI
 
 CODEBOOK_DEVIATION = 2.2
@@ -46,8 +47,9 @@ def bell(name: str, shape: Sequence[int]) -> NDArray[np.float64]:
     count = int(np.prod(shape))
     raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(count)
     quarters = np.atleast_1d(np.asarray(raw, dtype="<u8")).view("<u2").reshape(count, 4)
-    centered = quarters.sum(axis=1, dtype=np.int64) * 2 - 4 * 65535
-    return (centered.astype(np.float64) * (0.5 / BELL_DEVIATION)).reshape(shape)
+    a, b, c, d = quarters.astype(np.int32).T
+    centered = (a + b + c + d) * 2 - 4 * 65535
+    return (centered * (0.5 / BELL_DEVIATION)).reshape(shape)
 
 
 def fan_in(name: str, shape: Sequence[int]) -> int:
@@ -94,6 +96,6 @@ def stand_in_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
 def write_stand_in(target: Path) -> None:
     """Write stand-in weights for the network as a safetensors file that `load_checkpoint` takes."""
     with torch.device("meta"):
-        state = TLBVFI().state_dict()
+        state = TLBVFI(Bare()).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     save_file(stand_in_weights(shapes), target, metadata={"format": "pt", "network": "tlbvfi"})

@@ -10,7 +10,9 @@ import torch
 from comfyui_tlbvfi.tlbvfi.bench.report import run_task
 from comfyui_tlbvfi.tlbvfi.bench.stand_in import stand_in_weights, write_stand_in
 from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
+from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
+from comfyui_tlbvfi.tlbvfi.model import TLBVFI
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -57,9 +59,7 @@ def stand_in_state(root):
 @pytest.fixture(scope="session")
 def model(stand_in_state):
     """The network with stand-in weights, float32 on the CPU."""
-    from comfyui_tlbvfi.tlbvfi.model import TLBVFI
-
-    network = TLBVFI().eval().requires_grad_(False)
+    network = TLBVFI(Bare()).eval().requires_grad_(False)
     network.load_state_dict({name: stand_in_state[name] for name in network.state_dict()})
     return network
 
