@@ -1,6 +1,7 @@
 """`--vram`, or `--memory`: how frames are computed, never which frames they are."""
 
 import json
+import time
 from fractions import Fraction
 
 import pytest
@@ -21,7 +22,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def source(clip, tmp_path):
-    return clip(tmp_path / "in.mp4", 4, rate=Fraction(25))
+    return clip(tmp_path / "in.mp4", 3, rate=Fraction(25))
 
 
 @pytest.mark.parametrize(
@@ -68,13 +69,29 @@ def test_memory_that_runs_out_is_one_sentence(tlbvfi, source, monkeypatch, tmp_p
     )
 
 
-def test_a_job_goes_on_with_another_budget(tlbvfi, source, weights, monkeypatch, pictures):
+@pytest.fixture
+def wait_for_chunk(tmp_path):
+    """Returns once a session below the folder of the test has a chunk committed."""
+
+    def wait(seconds=10):
+        deadline = time.monotonic() + seconds
+        while not any(log.stat().st_size for log in tmp_path.rglob("progress.jsonl")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    return wait
+
+
+def test_a_job_goes_on_with_another_budget(
+    tlbvfi, source, weights, monkeypatch, pictures, wait_for_chunk
+):
     """The same session, and the frames of a job with one budget throughout."""
     between_many, budgets = TlbvfiMethod.between_many, []
 
     def interrupted(self, requests):
         budgets.append(self.available)
-        if len(budgets) == 3:
+        if len(budgets) == 2:
+            wait_for_chunk()
             raise KeyboardInterrupt
         return between_many(self, requests)
 
@@ -85,7 +102,7 @@ def test_a_job_goes_on_with_another_budget(tlbvfi, source, weights, monkeypatch,
     code, out, _ = tlbvfi("interpolate", source, "out.mkv", *words, "--vram", "900M")
     result = json.loads(out)
     assert code == 0
-    assert (result["frames"], result["frames_made"] < 7) == (7, True)
+    assert (result["frames"], result["frames_made"] < 5) == (5, True)
     assert budgets[0] > budgets[-1]
     assert tlbvfi("interpolate", source, "again.mkv", *words)[0] == 0
     assert pictures(source.parent / "out.mkv") == pictures(source.parent / "again.mkv")

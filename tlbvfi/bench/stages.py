@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..checkpoint import Bare
 from ..methods.tlbvfi import TlbvfiMethod
 from ..model import TLBVFI, Geometry
 from .cuda import now
@@ -68,7 +69,7 @@ def count_gflop(geometry: Geometry, steps: int) -> dict[str, float]:
     Attention is two products there; on a CPU the counter would not see it at all.
     """
     with torch.device("meta"):
-        model = TLBVFI().eval()
+        model = TLBVFI(Bare()).eval()
         frame = torch.empty(1, 3, geometry.height, geometry.width)
         noise = [torch.empty(1, 3, 3, *geometry.latent)] * (steps - 1)
     unknown = model.encode_unknown(geometry)

@@ -21,6 +21,7 @@ from comfyui_tlbvfi.tlbvfi.bench.report import START, job_pairs
 from comfyui_tlbvfi.tlbvfi.bench.sizes import Size, parse_sizes
 from comfyui_tlbvfi.tlbvfi.bench.stages import count_gflop, watched
 from comfyui_tlbvfi.tlbvfi.bench.tasks import Task, task_from_json, task_to_json
+from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
@@ -134,7 +135,7 @@ def test_a_clip_of_one_frame_is_refused(tmp_path, clip):
 
 def test_watching_leaves_the_model_as_it_was():
     with torch.device("meta"):
-        model = TLBVFI()
+        model = TLBVFI(Bare())
     before = dict(vars(model))
     with watched(TlbvfiMethod(model)) as spent:
         assert "encode" in vars(model)
@@ -147,7 +148,7 @@ def test_watching_leaves_the_model_as_it_was():
 
 def test_a_stage_within_a_stage_counts_once(monkeypatch):
     with torch.device("meta"):
-        model = TLBVFI()
+        model = TLBVFI(Bare())
     monkeypatch.setattr(TLBVFI, "encode", lambda self: time.sleep(0.3))
     monkeypatch.setattr(TLBVFI, "decode", lambda self: (time.sleep(0.01), self.encode()))
     with watched(TlbvfiMethod(model)) as spent:

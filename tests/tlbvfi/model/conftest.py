@@ -12,9 +12,12 @@ from comfyui_tlbvfi.tlbvfi.bench.stand_in import stand_in_weights, write_stand_i
 from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
 from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
-from comfyui_tlbvfi.tlbvfi.model import TLBVFI
+from comfyui_tlbvfi.tlbvfi.model import TLBVFI, FrameFeatures
+from comfyui_tlbvfi.tlbvfi.model.memory import WHOLE
+from comfyui_tlbvfi.tlbvfi.model.tlbvfi import FlowFeatures, pad_frame
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 INTERPRETER = """
 import sys, torch
@@ -62,6 +65,42 @@ def model(stand_in_state):
     network = TLBVFI(Bare()).eval().requires_grad_(False)
     network.load_state_dict({name: stand_in_state[name] for name in network.state_dict()})
     return network
+
+
+@pytest.fixture
+def sketch(model, monkeypatch):
+    """The network with a sampler alone: its other stages are a little arithmetic on all they take.
+
+    For what is around the network. Every pair leaves its trace in a frame, which of its frames
+    came first, the noise, and how many pairs were computed at once.
+    """
+
+    def encode(frame, geometry, plan=WHOLE):
+        padded = pad_frame(frame, geometry)
+        canvas = F.adaptive_avg_pool2d(padded[:, :3], geometry.latent)
+        flow = FlowFeatures(canvas=canvas, features=[canvas]) if plan.keeps_flow_features else None
+        return FrameFeatures(geometry=geometry, frame=padded, levels=[2 * canvas - 1], flow=flow)
+
+    def encode_unknown(geometry, plan=WHOLE):
+        return torch.zeros(1, 3, *geometry.latent)
+
+    def estimate_flow(features0, features1, plan=WHOLE):
+        return features0.levels[0] - 2 * features1.levels[0]
+
+    def encode_clip(features0, unknown, features1, plan=WHOLE):
+        deepest = (features0.levels[0], features1.levels[0])
+        return torch.stack([deepest[0], unknown.expand_as(deepest[0]), deepest[1]], dim=2)
+
+    def decode(latent, features0, features1, flow, plan=WHOLE):
+        geometry = features0.geometry
+        made = F.interpolate(latent.mean(dim=2) + flow, size=features0.frame.shape[-2:])
+        between = torch.lerp(features1.frame, features0.frame, 0.6)
+        between[:, :3] += 0.01 * made + 1e-6 * len(latent)
+        return between[:, :, : geometry.height, : geometry.width]
+
+    for stage in (encode, encode_unknown, estimate_flow, encode_clip, decode):
+        monkeypatch.setattr(model, stage.__name__, stage)
+    return model
 
 
 @pytest.fixture(scope="session")

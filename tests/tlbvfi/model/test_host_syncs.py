@@ -8,6 +8,7 @@ import traceback
 
 import pytest
 import torch
+from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
 from comfyui_tlbvfi.tlbvfi.model import TLBVFI, plan_geometry
 from comfyui_tlbvfi.tlbvfi.model.bridge import sample_bridge
 from torch.overrides import TorchFunctionMode
@@ -68,7 +69,7 @@ def crossings():
 def ghost():
     """The network without values."""
     with META:
-        return TLBVFI().eval().requires_grad_(False)
+        return TLBVFI(Bare()).eval().requires_grad_(False)
 
 
 def test_values_of_the_cpu_and_values_read_back_are_noticed(crossings):

@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.bench.sizes import Size
+from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
 from comfyui_tlbvfi.tlbvfi.methods import tlbvfi as methods
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod, memory_left
 from comfyui_tlbvfi.tlbvfi.model import (
@@ -72,7 +73,7 @@ def test_without_a_limit_everything_is_stored(geometry, target):
 def unreal():
     """The network without values: arithmetic is counted, not done."""
     with torch.device("meta"):
-        return TLBVFI().eval()
+        return TLBVFI(Bare()).eval()
 
 
 def gflop(model, geometry, plan):
@@ -105,7 +106,7 @@ def test_spare_memory_is_spent_on_arithmetic(unreal):
 )
 def test_large_frames_fit_a_gpu(height, width, dtype, budget):
     with torch.device("meta"):
-        model = TLBVFI()
+        model = TLBVFI(Bare())
     model.to_compute_dtype(dtype)
     weights = sum(p.nbytes for p in (*model.parameters(), *model.buffers()))
     available = int(budget) - weights

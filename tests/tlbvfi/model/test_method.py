@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -11,8 +12,8 @@ from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.method import Batching, PairKey, Request
 from comfyui_tlbvfi.tlbvfi.methods import tlbvfi as tlbvfi_method
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
-from comfyui_tlbvfi.tlbvfi.model import TLBVFI
 from comfyui_tlbvfi.tlbvfi.model.compiled import CACHE_VARIABLE
+from comfyui_tlbvfi.tlbvfi.model.memory import WHOLE
 from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, sample
 from comfyui_tlbvfi.tlbvfi.pipeline import interpolate
 from comfyui_tlbvfi.tlbvfi.spans import SourceFrame
@@ -28,25 +29,38 @@ def picture(seed, channels=3):
     return F.interpolate(coarse, size=(64, 48), mode="bilinear")[0]
 
 
-@pytest.fixture(scope="module")
-def method(model):
-    return TlbvfiMethod(model, SamplingOptions(steps=1))
+@pytest.fixture
+def method(sketch):
+    return TlbvfiMethod(sketch, SamplingOptions(steps=2))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pair(method):
     """Features of two pictures."""
     return [method.prepare(picture(n)) for n in (1, 2)]
 
 
-def test_the_frame_halfway_is_that_of_sample(method, model):
-    frame0, frame1 = picture(1), picture(2)
-    features = [method.prepare(frame) for frame in (frame0, frame1)]
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_frame_halfway_is_that_of_sample(model, halfway, channels):
+    """Of RGBA as of RGB: alpha travels with the picture."""
+    method = TlbvfiMethod(model, SamplingOptions(steps=1))
+    frames = [picture(n) for n in (1, 2)]
+    if channels == 4:
+        frames = [torch.cat([frame, torch.full_like(frame[:1], 0.25)]) for frame in frames]
+    features = [method.prepare(frame) for frame in frames]
     (frame,) = method.between(*features, [HALF], PairKey(3, 0))
-    wanted = sample(model, frame0[None], frame1[None], steps=1, seed=3)[0]
-    assert torch.equal(frame, wanted)
+    assert len(frame) == channels
+    assert torch.equal(frame[:3], halfway)
+    assert ((frame[3:] - 0.25).abs() < 1e-6).all()
     assert frame.device.type == "cpu"
     assert frame.dtype == torch.float32
+
+
+@pytest.fixture(scope="module")
+def halfway(model):
+    """What `sample` finds halfway between two pictures."""
+    frames = (picture(n)[None] for n in (1, 2))
+    return sample(model, *frames, steps=1, seed=3)[0]
 
 
 def test_a_node_is_the_same_whatever_else_is_asked_for(method, pair):
@@ -57,9 +71,9 @@ def test_a_node_is_the_same_whatever_else_is_asked_for(method, pair):
     assert not torch.equal(every[0], every[2])
 
 
-def test_only_wanted_nodes_and_their_ancestors_are_computed(method, model, pair, monkeypatch):
+def test_only_wanted_nodes_and_their_ancestors_are_computed(method, sketch, pair, monkeypatch):
     calls = {"halves": 0, "encodings": 0}
-    forward, encode = model.forward, model.encode
+    forward, encode = sketch.forward, sketch.encode
 
     def count(name, function):
         def counted(*args, **kwargs):
@@ -68,26 +82,15 @@ def test_only_wanted_nodes_and_their_ancestors_are_computed(method, model, pair,
 
         return counted
 
-    monkeypatch.setattr(model, "forward", count("halves", forward))
-    monkeypatch.setattr(model, "encode", count("encodings", encode))
+    monkeypatch.setattr(sketch, "forward", count("halves", forward))
+    monkeypatch.setattr(sketch, "encode", count("encodings", encode))
     list(method.between(*pair, [Fraction(3, 8)], KEY))
     assert calls == {"halves": 3, "encodings": 2}
 
 
-def test_the_pair_decides_the_noise(model, pair):
-    method = TlbvfiMethod(model, SamplingOptions(steps=2))
+def test_the_pair_decides_the_noise(method, pair):
     frames = [next(method.between(*pair, [HALF], key)) for key in (KEY, PairKey(3, 12))]
     assert not torch.equal(*frames)
-
-
-def test_alpha_travels_with_the_picture(method):
-    frame0, frame1 = picture(1, 4), picture(2, 4)
-    frame0[3] = frame1[3] = 0.25
-    features = [method.prepare(frame) for frame in (frame0, frame1)]
-    (frame,) = method.between(*features, [HALF], KEY)
-    opaque = [method.prepare(frame[:3]) for frame in (frame0, frame1)]
-    assert torch.equal(frame[:3], *method.between(*opaque, [HALF], KEY))
-    assert (frame[3] - 0.25).abs().max() < 1e-6
 
 
 def test_values_beyond_the_range_are_clamped(method, pair):
@@ -121,7 +124,7 @@ def test_bad_frames_are_refused(method, frame):
 def test_settings_and_memory_tell_what_a_manifest_and_a_warning_need(method):
     assert json.dumps(method.settings) == json.dumps(
         {
-            "steps": 1,
+            "steps": 2,
             "flow_scale": 0.5,
             "padding": "reference",
             "tf32": False,
@@ -164,9 +167,8 @@ def test_compiled_blocks_give_the_same_frames(model, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def batching(model, monkeypatch):
+def batching(method, monkeypatch):
     """A method that does three pairs at once, as on a GPU."""
-    method = TlbvfiMethod(model, SamplingOptions(steps=2))
     monkeypatch.setattr(method, "pairs_at_once", lambda height, width: 3)
     return method
 
@@ -182,7 +184,7 @@ def requests_of(method, times_of_pairs, first=0):
 
 
 def test_frames_do_not_depend_on_the_pairs_that_are_computed_with_them(batching):
-    requests = requests_of(batching, [[HALF], [3 * QUARTER]])
+    requests = requests_of(batching, [[HALF], [3 * QUARTER], [], [QUARTER, HALF], [HALF]])
     together = list(batching.between_many(requests))
     backward = [list(batching.between_many([request])) for request in reversed(requests)]
     apart = [frame for frames in reversed(backward) for frame in frames]
@@ -191,7 +193,7 @@ def test_frames_do_not_depend_on_the_pairs_that_are_computed_with_them(batching)
 
 
 def test_several_pairs_at_once_equal_single_pairs(batching):
-    requests = requests_of(batching, [[HALF], [QUARTER, HALF]])
+    requests = requests_of(batching, [[HALF], [QUARTER, HALF], [], [HALF], [3 * QUARTER]])
     singly = [
         frame
         for r in requests
@@ -201,12 +203,30 @@ def test_several_pairs_at_once_equal_single_pairs(batching):
         assert (frame - other).abs().max() < 2e-5
 
 
-def test_numbers_too_large_for_the_precision_are_an_error(stand_in_state):
-    network = TLBVFI().eval().requires_grad_(False)
-    network.load_state_dict({name: stand_in_state[name] for name in network.state_dict()})
-    network.to_compute_dtype(torch.float16)
+def test_features_of_frames_are_stacked_as_those_of_a_batch(model):
+    geometry = SamplingOptions().geometry(64, 48)
+    frames = [picture(n)[None] for n in (1, 2)]
+    wanted = model.encode(torch.cat(frames), geometry)
+    first, second = (model.encode(frame, geometry) for frame in frames)
+    stacked = model.stack([first, second])
+    less = model.encode(frames[1], geometry, replace(WHOLE, keeps_flow_features=False))
+    mixed = model.stack([first, less])
+    assert mixed.flow is None
+    for found in (stacked, mixed):
+        assert found.geometry == geometry
+        assert torch.equal(found.frame, wanted.frame)
+        for maps in zip(found.levels, wanted.levels, strict=True):
+            torch.testing.assert_close(*maps, atol=1e-4, rtol=0)
+    assert torch.equal(stacked.flow.canvas, wanted.flow.canvas)
+    for maps in zip(stacked.flow.features, wanted.flow.features, strict=True):
+        torch.testing.assert_close(*maps, atol=1e-4, rtol=0)
+
+
+def test_numbers_too_large_for_the_precision_are_an_error(model):
+    """On the smallest canvas there is, because float16 takes CPUs ten times as long."""
+    network = copy.deepcopy(model).to_compute_dtype(torch.float16)
     network.vqgan.decoder.conv_out.weight *= 1e5
-    method = TlbvfiMethod(network, SamplingOptions(steps=1, padding="tight"))
+    method = TlbvfiMethod(network, SamplingOptions(steps=1, padding="tight", flow_scale=0.125))
     frames = [SourceFrame(index=i, time=Fraction(i), image=picture(i), picture=i) for i in range(2)]
     shown = interpolate(frames, method, Bisection(times=1))
     assert next(shown).is_source

@@ -49,14 +49,8 @@ def mid_frames(method, frames, times=TIMES):
     return torch.stack(list(method.between(features0, features1, times, KEY)))
 
 
-@pytest.fixture(scope="module")
-def undisturbed(model, frames):
-    return mid_frames(TlbvfiMethod(model, OPTIONS), frames)
-
-
-def test_a_shortage_goes_on_with_less_and_the_same_frames(
-    model, frames, undisturbed, short_of_memory
-):
+def test_a_shortage_goes_on_with_less_and_the_same_frames(model, frames, short_of_memory):
+    undisturbed = mid_frames(TlbvfiMethod(model, OPTIONS), frames)
     encoded, tried = short_of_memory("encode", {1}), short_of_memory("forward", {1})
     assert torch.equal(mid_frames(TlbvfiMethod(model, OPTIONS), frames), undisturbed)
     # both frames; the frame halfway, which serves as one for that at a quarter
@@ -64,39 +58,40 @@ def test_a_shortage_goes_on_with_less_and_the_same_frames(
     assert encoded[2] == tried[0] == tried[1] > tried[2] >= LEAST
 
 
-def test_what_does_not_fit_in_the_least_is_refused_with_what_to_do(model, frames, short_of_memory):
+def test_what_does_not_fit_in_the_least_is_refused_with_what_to_do(sketch, frames, short_of_memory):
     tried = short_of_memory("forward", range(1000))
     with pytest.raises(
         MemoryBudgetError, match="64x64 do not fit into the memory of cpu"
     ) as refused:
-        mid_frames(TlbvfiMethod(model, OPTIONS), frames)
+        mid_frames(TlbvfiMethod(sketch, OPTIONS), frames)
     assert isinstance(refused.value.__cause__, torch.cuda.OutOfMemoryError)
     assert (tried[0], tried[-1]) == (FASTEST, LEAST)
     assert all(a > b for a, b in pairwise(tried))
     assert len(tried) < 20
 
 
-def test_others_make_room_before_less_is_made_do_with(model, frames, undisturbed, short_of_memory):
+def test_others_make_room_before_less_is_made_do_with(sketch, frames, short_of_memory):
+    undisturbed = mid_frames(TlbvfiMethod(sketch, OPTIONS), frames)
     tried = short_of_memory("forward", {0, 1})
     rooms = iter([True, False])
-    method = TlbvfiMethod(model, OPTIONS, make_room=lambda: next(rooms))
+    method = TlbvfiMethod(sketch, OPTIONS, make_room=lambda: next(rooms))
     assert torch.equal(mid_frames(method, frames), undisturbed)
     assert tried[0] == tried[1] == FASTEST > tried[2]
 
 
-def test_other_errors_are_not_taken_for_a_shortage(model, frames, monkeypatch):
-    monkeypatch.setattr(model, "forward", lambda *arguments: torch.empty(2) @ torch.empty(3))
+def test_other_errors_are_not_taken_for_a_shortage(sketch, frames, monkeypatch):
+    monkeypatch.setattr(sketch, "forward", lambda *arguments: torch.empty(2) @ torch.empty(3))
     with pytest.raises(RuntimeError, match="size"):
-        mid_frames(TlbvfiMethod(model, OPTIONS), frames)
+        mid_frames(TlbvfiMethod(sketch, OPTIONS), frames)
 
 
-def test_a_shortage_leaves_fewer_pairs_at_once(model, frames, monkeypatch, short_of_memory):
+def test_a_shortage_leaves_fewer_pairs_at_once(sketch, frames, monkeypatch, short_of_memory):
     """Two pairs in a batch until they do not fit, then one by one."""
 
     def pairs_at_once(method, height, width):
         return 2 if method.available is None or method.available > 2 * LEAST else 1
 
-    method = TlbvfiMethod(model, OPTIONS)
+    method = TlbvfiMethod(sketch, OPTIONS)
     features = [method.prepare(frame) for frame in frames]
     requests = [
         Request(features0=a, features1=b, times=TIMES[1:], key=PairKey(0, pair))

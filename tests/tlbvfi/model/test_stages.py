@@ -181,11 +181,20 @@ def test_quantizer_equals_the_reference(model, stages):
     assert (quantized - vectors["quantize.out"]).abs().max() < 1e-6
 
 
+@pytest.fixture(scope="module")
+def flows(model, runs):
+    """(trace of its estimator, flow) by flow scale."""
+    found = {}
+    with torch.no_grad():
+        for scale, (*_, features, _) in runs.items():
+            with Trace(model) as trace:
+                found[scale] = trace.results, model.estimate_flow(*features)
+    return found
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0])
-def test_flow_equals_the_reference(model, runs, equal, scale):
-    with Trace(model) as trace:
-        flow = model.estimate_flow(*runs[scale][2])
-    modules = trace.results
+def test_flow_equals_the_reference(flows, equal, scale):
+    modules, flow = flows[scale]
     for block in range(3):
         name = f"decoder.flownet.block{block}"
         equal(f"scale{scale}/{name}", modules[f"vqgan.{name}"][0], 1e-3)
@@ -198,12 +207,10 @@ def test_flow_equals_the_reference(model, runs, equal, scale):
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0])
-def test_decoder_equals_the_reference(model, runs, stages, equal, scale):
+def test_decoder_equals_the_reference(model, runs, flows, stages, equal, scale):
     latent = stages[0]["quantize.out"].transpose(0, 1)[None]
-    features = runs[scale][2]
-    flow = model.estimate_flow(*features)
     with Trace(model) as trace:
-        between = model.decode(latent, *features, flow)
+        between = model.decode(latent, *runs[scale][2], flows[scale][1])
     modules = trace.results
     for name in ("block_1", "attn_1"):
         clip = modules[f"vqgan.decoder.mid.{name}"][0]
