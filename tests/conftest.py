@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Workers share the cores already; set before numpy, OpenCV and torch make their thread pools.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("any machine", deadline=None)
