@@ -1,6 +1,7 @@
 """Every stage of the model against the reference's intermediate results."""
 
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -79,25 +80,26 @@ def slices(rule):
 
 @pytest.fixture(scope="module")
 def runs(model, stages, frames_of):
-    """(trace of the encoder, trace of the clip, features, unknown, latent) by flow scale."""
-    frame0, frame1 = frames_of(stages[0])
-    found = {}
-    with torch.no_grad():
-        for scale in (0.5, 1.0):
-            geometry = plan_geometry(256, 256, flow_scale=scale)
-            with Trace(model) as encoding:
-                features0 = model.encode(frame0, geometry)
-                unknown = model.encode_unknown(geometry)
-                features1 = model.encode(frame1, geometry)
-            with Trace(model) as clip:
-                y = model.encode_clip(features0, unknown, features1)
-            found[scale] = encoding.results, clip.results, (features0, features1), y
-    return found
+    """(trace of the encoder, trace of the clip, features, latent) of a flow scale, made once."""
+
+    @cache
+    def run(scale):
+        frame0, frame1 = frames_of(stages[0])
+        geometry = plan_geometry(256, 256, flow_scale=scale)
+        with Trace(model) as encoding:
+            features0 = model.encode(frame0, geometry)
+            unknown = model.encode_unknown(geometry)
+            features1 = model.encode(frame1, geometry)
+        with Trace(model) as clip:
+            y = model.encode_clip(features0, unknown, features1)
+        return encoding.results, clip.results, (features0, features1), y
+
+    return run
 
 
 @pytest.mark.parametrize("level", range(5))
 def test_encoder_levels_equal_the_reference(runs, equal, level):
-    modules = runs[1.0][0]
+    modules = runs(1.0)[0]
     block = f"encoder.down.{level}.block.0"
     equal(f"main/{block}", torch.cat(modules[f"vqgan.{block}"]))
     equal(
@@ -106,16 +108,16 @@ def test_encoder_levels_equal_the_reference(runs, equal, level):
 
 
 def test_encoder_attention_equals_the_reference(runs, equal):
-    equal("main/encoder.down.4.attn.0", torch.cat(runs[1.0][0]["vqgan.encoder.down.4.attn.0"]))
+    equal("main/encoder.down.4.attn.0", torch.cat(runs(1.0)[0]["vqgan.encoder.down.4.attn.0"]))
 
 
 def test_frame_features_equal_the_reference(model, runs, equal):
-    pair = runs[1.0][2]
+    pair = runs(1.0)[2]
     equal("main/phi.0", torch.cat([model.flow_features(f).features[0] for f in pair]))
     for level in range(5):
         equal(f"main/phi.{level + 1}", torch.cat([f.levels[level] for f in pair]))
     for k in range(4):
-        features = [f.flow.features[k] for f in runs[0.5][2]]
+        features = [f.flow.features[k] for f in runs(0.5)[2]]
         equal(f"scale0.5/flow_features.{k}", torch.cat(features))
 
 
@@ -132,7 +134,7 @@ def test_wavelets_equal_the_reference(stages, frames_of, equal):
 
 
 def test_clip_encoder_equals_the_reference(runs, equal):
-    modules, y = runs[0.5][1], runs[0.5][3]
+    modules, y = runs(0.5)[1], runs(0.5)[3]
     for name in ("frequency_extractor", "frequency_extractor.Blocks.0", "conv_out"):
         equal(f"main/encoder.{name}", modules[f"vqgan.encoder.{name}"][0])
     for name in ("block_1", "attn_1", "block_2"):
@@ -181,20 +183,12 @@ def test_quantizer_equals_the_reference(model, stages):
     assert (quantized - vectors["quantize.out"]).abs().max() < 1e-6
 
 
-@pytest.fixture(scope="module")
-def flows(model, runs):
-    """(trace of its estimator, flow) by flow scale."""
-    found = {}
-    with torch.no_grad():
-        for scale, (*_, features, _) in runs.items():
-            with Trace(model) as trace:
-                found[scale] = trace.results, model.estimate_flow(*features)
-    return found
-
-
 @pytest.mark.parametrize("scale", [0.5, 1.0])
-def test_flow_equals_the_reference(flows, equal, scale):
-    modules, flow = flows[scale]
+def test_flow_and_decoder_equal_the_reference(model, runs, stages, equal, scale):
+    features = runs(scale)[2]
+    with Trace(model) as trace:
+        flow = model.estimate_flow(*features)
+    modules = trace.results
     for block in range(3):
         name = f"decoder.flownet.block{block}"
         equal(f"scale{scale}/{name}", modules[f"vqgan.{name}"][0], 1e-3)
@@ -205,12 +199,9 @@ def test_flow_equals_the_reference(flows, equal, scale):
     equal(f"scale{scale}/refined_flow", modules["vqgan.decoder.refinenet"][0], 1e-3)
     equal(f"scale{scale}/flow_full", flow, 1e-3)
 
-
-@pytest.mark.parametrize("scale", [0.5, 1.0])
-def test_decoder_equals_the_reference(model, runs, flows, stages, equal, scale):
     latent = stages[0]["quantize.out"].transpose(0, 1)[None]
     with Trace(model) as trace:
-        between = model.decode(latent, *runs[scale][2], flows[scale][1])
+        between = model.decode(latent, *features, flow)
     modules = trace.results
     for name in ("block_1", "attn_1"):
         clip = modules[f"vqgan.decoder.mid.{name}"][0]
