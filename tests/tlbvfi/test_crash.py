@@ -23,12 +23,13 @@ STEPS = (
     "after line",
 )
 
-JOB = """
-import os, signal, sys, time
+# Every job but the last runs in a fork, so that one start serves any number of kills.
+JOBS = """
+import json, os, signal, sys, time
 from fractions import Fraction
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-root, source, output, fatal, occurrence, pause = sys.argv[1:]
+root, source, jobs, pause = sys.argv[1:]
 spec = spec_from_file_location(
     "p", Path(root) / "__init__.py", submodule_search_locations=[root])
 sys.modules["p"] = module = module_from_spec(spec)
@@ -39,17 +40,26 @@ from p.tlbvfi.config import ChunkLength, JobConfig
 from p.tlbvfi.job import Destination, run_job
 from p.tlbvfi.methods.blend import BlendMethod
 
-seen = []
-def on_step(step):
-    seen.append(step)
-    if step == fatal and seen.count(step) == int(occurrence):
-        os.kill(os.getpid(), signal.SIGKILL)
+def run(output, fatal):
+    seen = []
+    def on_step(step):
+        seen.append(step)
+        if step == fatal and seen.count(step) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-config = JobConfig(chunk=ChunkLength(frames=8), encoder=EncoderSettings(codec="h264"))
-with open_source(source) as opened:
-    run_job(
-        opened, BlendMethod(), config, Destination(output=Path(output), sound=Path(source)),
-        on_step=on_step, on_event=lambda event: time.sleep(float(pause)))
+    config = JobConfig(chunk=ChunkLength(frames=8), encoder=EncoderSettings(codec="h264"))
+    with open_source(source) as opened:
+        run_job(
+            opened, BlendMethod(), config, Destination(output=Path(output), sound=Path(source)),
+            on_step=on_step, on_event=lambda event: time.sleep(float(pause)))
+
+*others, last = json.loads(jobs)
+for job in others:
+    if os.fork() == 0:
+        run(*job)
+        os._exit(0)
+    os.wait()
+run(*last)
 """
 
 FRAMES = 40
@@ -63,12 +73,16 @@ def source(clip, tmp_path):
 
 @pytest.fixture
 def start(root, source, tmp_path):
-    """Starter of the job in a process of its own."""
+    """Starter of a process that does one job after the other.
 
-    def go(name="out.mp4", fatal="-", occurrence=1, pause=0.0):
-        words = [root, source, tmp_path / name, fatal, occurrence, pause]
+    By the output of each, the step at which it is killed for the third time it comes to it.
+    """
+
+    def go(jobs, pause=0.0):
+        jobs = json.dumps([(str(tmp_path / name), fatal) for name, fatal in jobs.items()])
+        words = [root, source, jobs, pause]
         return subprocess.Popen(
-            [sys.executable, "-c", JOB, *map(str, words)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", JOBS, *map(str, words)], stdout=subprocess.PIPE, text=True
         )
 
     return go
@@ -99,25 +113,28 @@ def undisturbed(run, source, pictures, times, tmp_path):
     return pictures(result.output), times(result.output)
 
 
-@pytest.mark.parametrize("fatal", STEPS)
 def test_kill_at_a_step_of_a_commit_costs_at_most_that_chunk(
-    start, run, source, undisturbed, pictures, times, tmp_path, fatal
+    start, run, source, undisturbed, pictures, times, tmp_path
 ):
-    process = start(fatal=fatal, occurrence=3)
+    outputs = {step: tmp_path / step / "out.mp4" for step in STEPS}
+    for output in outputs.values():
+        output.parent.mkdir()
+    process = start({output: step for step, output in outputs.items()})
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    before = committed(session_folder(tmp_path))
-    assert set(before) == set(range(3 if fatal == "after line" else 2))
-    result = run(source, "out.mp4", chunk=ChunkLength(frames=8))
-    assert result.frames_made == OUTPUT_FRAMES - 8 * len(before)
-    assert (pictures(tmp_path / "out.mp4"), times(tmp_path / "out.mp4")) == undisturbed
+    for step, output in outputs.items():
+        before = committed(session_folder(output.parent))
+        assert set(before) == set(range(3 if step == "after line" else 2)), step
+        result = run(source, str(output), chunk=ChunkLength(frames=8))
+        assert result.frames_made == OUTPUT_FRAMES - 8 * len(before), step
+        assert (pictures(output), times(output)) == undisturbed, step
 
 
 def kill_again_and_again(start, tmp_path, kills, seed):
     """Kill the job at random moments until it has been killed so often."""
     moments, kept = random.Random(seed), {}
     while kills:
-        process = start(pause=0.03)
+        process = start({"out.mp4": "never"}, pause=0.03)
         time.sleep(moments.uniform(0.5, 5))
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
