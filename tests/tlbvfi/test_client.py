@@ -415,7 +415,7 @@ def test_a_frame_that_was_removed_is_fetched_again_and_again_starts_anew(comfy, 
 def test_a_download_that_breaks_off_is_taken_up_again(comfy, fetch):
     short = (200, comfy.files["ComfyUI_00000_.png"][:20], {"length": 100})
     comfy.answers["/view"] = [short, (None, b"", {}), (503, b"", {})]
-    assert numbers(fetch()) == list(range(FRAMES))
+    assert numbers(fetch(lost_seconds=60.0)) == list(range(FRAMES))
     assert sum(isinstance(event, ConnectionLost) for event in fetch.events) == 3
 
 
