@@ -20,7 +20,7 @@ class BatchInterpolatorV2(io.ComfyNode):
             node_id="TLBVFI_BatchInterpolator_V2",
             display_name="TLBVFI Batch Interpolator V2",
             category=choices.CATEGORY,
-            description="Makes a batch of frames 2 to 16 times as smooth, in memory. For more than a "
+            description="Multiplies the frame rate of a batch by 2 to 16, in memory. For more than a "
             "few seconds use TLBVFI Chunk Processor, which streams to a file.",
             search_aliases=["slow motion", "smooth video", "interpolate frames", "vfi"],
             inputs=[

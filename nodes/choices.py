@@ -52,7 +52,7 @@ def model_name() -> io.Combo.Input:
         "model_name",
         options=[*files, *WITHOUT_WEIGHTS],
         default=official_model(files) or WITHOUT_WEIGHTS[0],
-        tooltip="A TLB-VFI checkpoint of models/interpolation, or a method that needs no model: "
+        tooltip="A TLB-VFI checkpoint in models/interpolation, or a method that needs no model: "
         "'flow' (optical flow, good and fast) or 'blend' (a plain cross-fade).",
     )
 
@@ -64,12 +64,12 @@ def checkpoint_name() -> io.Combo.Input:
         "model_name",
         options=options,
         default=official_model(options) or options[0],
-        tooltip="A TLB-VFI checkpoint of models/interpolation.",
+        tooltip="A TLB-VFI checkpoint in models/interpolation.",
     )
 
 
 def times(*, default: int, minimum: int, optional: bool) -> io.Int.Input:
-    mid = " 0 gives the one mid frame alone." if minimum == 0 else ""
+    mid = " 0 gives only the mid frame." if minimum == 0 else ""
     return io.Int.Input(
         "times_to_interpolate",
         default=default,
@@ -78,8 +78,8 @@ def times(*, default: int, minimum: int, optional: bool) -> io.Int.Input:
         step=1,
         display_mode=io.NumberDisplay.number,
         optional=optional,
-        tooltip="How often each gap is halved: 1 doubles the frame rate, 2 makes it fourfold, 3 "
-        f"eightfold, 4 sixteenfold.{mid}",
+        tooltip="How often each gap is halved: 1 gives 2 times the frame rate, 2 gives 4 times, 3 "
+        f"gives 8 times, 4 gives 16 times.{mid}",
     )
 
 
@@ -92,8 +92,8 @@ def gpu_id(*, maximum: int, optional: bool) -> io.Int.Input:
         step=1,
         optional=optional,
         advanced=True,
-        tooltip="0 is the device ComfyUI uses, which its memory management looks after best. n above "
-        "0 is CUDA device n, where there is one.",
+        tooltip="0 is the device ComfyUI uses, which its memory management handles best. n above "
+        "0 is CUDA device n, if there is one.",
     )
 
 
@@ -104,7 +104,7 @@ def enable_tf32() -> io.Boolean.Input:
         optional=True,
         advanced=True,
         tooltip="Let NVIDIA GPUs (RTX 30 and newer) multiply float32 with a 10-bit mantissa: faster, "
-        "a little less exact. In force while this node runs only.",
+        "a little less exact. Only in effect while this node runs.",
     )
 
 
@@ -117,8 +117,8 @@ def sample_steps() -> io.Int.Input:
         step=1,
         display_mode=io.NumberDisplay.slider,
         optional=True,
-        tooltip="Steps of the diffusion bridge (TLB-VFI only). 10 is the paper's choice; more cost "
-        "time and change little.",
+        tooltip="Steps of the diffusion bridge (TLB-VFI only). 10 is the paper's choice; more steps "
+        "cost time and change little.",
     )
 
 
@@ -130,7 +130,7 @@ def flow_scale(*, minimum: float = 0.0, optional: bool = True) -> io.Float.Input
         max=1.0,
         step=0.1,
         optional=optional,
-        tooltip="Size at which motion is estimated, as a part of the frame's (TLB-VFI only): 0.5 "
+        tooltip="Size at which motion is estimated, relative to the frame's (TLB-VFI only): 0.5 "
         "suits 1080p and up, 1.0 small frames. 0 is read as 0.1.",
     )
 
@@ -145,9 +145,9 @@ def tile_size() -> io.Int.Input:
         display_mode=io.NumberDisplay.number,
         optional=True,
         advanced=True,
-        tooltip="Saves memory (TLB-VFI only): frames are computed whole in about the memory that a "
+        tooltip="Saves memory (TLB-VFI only): frames are computed whole, in about the memory that a "
         "tile of this size takes in packs that tile, or in the least they need; less memory takes "
-        "more time. 0: in what is free. The frames are the same whatever the value, on a CPU bit "
+        "more time. 0: uses what is free. The frames are the same for every value, on a CPU bit "
         "for bit.",
     )
 
@@ -159,7 +159,7 @@ def cpu_offload() -> io.Boolean.Input:
         optional=True,
         advanced=True,
         tooltip="On: the weights leave the VRAM when this node is done. Off: they stay until ComfyUI "
-        "needs the room for another model, so that the next run starts sooner.",
+        "needs the room for another model, so the next run starts sooner.",
     )
 
 
@@ -174,7 +174,7 @@ def new_inputs() -> list[io.Input]:
             control_after_generate=False,  # the page adds a randomizing widget to every "seed"
             optional=True,
             tooltip="Seed of the noise TLB-VFI draws. The same seed gives the same frames, however "
-            "the work is cut or resumed.",
+            "the work is split or resumed.",
         ),
         precision(),
         io.Combo.Input(
@@ -183,13 +183,13 @@ def new_inputs() -> list[io.Input]:
             default="reference",
             optional=True,
             advanced=True,
-            tooltip="reference: pad to multiples of 512 as the paper's code does. tight: to multiples "
-            "of 256, faster, slightly different frames.",
+            tooltip="reference: pad to multiples of 512 as the paper's code does. tight: pad to "
+            "multiples of 256, which is faster and gives slightly different frames.",
         ),
         TlbvfiModel.Input(
             "model",
             optional=True,
-            tooltip="From 'Load TLBVFI Model'. Wins over model_name.",
+            tooltip="From 'Load TLBVFI Model'. Overrides model_name.",
         ),
         interp_model(),
     ]
@@ -202,7 +202,7 @@ def precision() -> io.Combo.Input:
         default="auto",
         optional=True,
         advanced=True,
-        tooltip="Number format of the TLB-VFI network. auto: bfloat16 on GPUs that have it, else "
+        tooltip="Number format of the TLB-VFI network. auto: bfloat16 on GPUs that support it, else "
         "float32, which is exact.",
     )
 
@@ -211,7 +211,7 @@ def interp_model() -> io.Input:
     return InterpModel.Input(
         "interp_model",
         optional=True,
-        tooltip="FILM or RIFE from ComfyUI's 'Load Frame Interpolation Model'. Wins over model and "
+        tooltip="FILM or RIFE from ComfyUI's 'Load Frame Interpolation Model'. Overrides model and "
         "model_name.",
     )
 
@@ -222,8 +222,8 @@ def codec(*, optional: bool) -> io.Combo.Input:
         options=list(CODECS),
         default="auto",
         optional=optional,
-        tooltip="auto takes the best encoder that works here: NVENC, else x264. An *_nvenc choice "
-        "falls back to its software twin where there is no NVENC, and says so. For a later edit: "
+        tooltip="auto uses the best encoder that works here: NVENC, else x264. Without NVENC, an "
+        "*_nvenc choice falls back to its software twin, and the node says so. For later editing: "
         "ffv1, h264-lossless and utvideo lose nothing, prores and dnxhr little.",
     )
 
@@ -235,7 +235,7 @@ def scene_cuts() -> io.Combo.Input:
         default="hold",
         optional=True,
         tooltip="What is shown between the last frame of a scene and the first of the next. hold: "
-        "the last frame. nearest: the nearer of the two. ignore: they are interpolated.",
+        "the last frame. nearest: the nearer of the two. ignore: frames interpolated between them.",
     )
 
 
@@ -257,5 +257,5 @@ def crf() -> io.Int.Input:
         min=0,
         max=63,
         optional=True,
-        tooltip="Constant quality, where no bitrate is given: lower is better and larger.",
+        tooltip="Constant quality, used if no bitrate is given: lower is better and larger.",
     )

@@ -39,8 +39,8 @@ class ChunkProcessor(io.ComfyNode):
             node_id="TLBVFI_ChunkProcessor",
             display_name="TLBVFI Chunk Processor (All-in-One)",
             category=f"{choices.CATEGORY}/chunk",
-            description="Makes a whole video smooth, streaming to a file: memory stays flat, Cancel "
-            "and crashes cost at most one chunk, and queueing the same graph again goes on where it "
+            description="Makes a whole video smoother, streaming to a file: memory stays flat, Cancel "
+            "and crashes cost at most one chunk, and queueing the same graph again resumes where it "
             "stopped.",
             search_aliases=["slow motion", "smooth video", "interpolate video", "vfi"],
             is_output_node=True,
@@ -48,8 +48,8 @@ class ChunkProcessor(io.ComfyNode):
                 io.MultiType.Input(
                     "images",
                     [io.Image, io.Video],
-                    tooltip="A batch of images or a video. A video file is streamed from disk, trim "
-                    "and sound included, and never loaded whole.",
+                    tooltip="A batch of images or a video. A video file is streamed from disk, with "
+                    "its trim and sound, and never loaded whole.",
                 ),
                 choices.model_name(),
                 choices.times(default=1, minimum=1, optional=False),
@@ -66,14 +66,14 @@ class ChunkProcessor(io.ComfyNode):
                 io.String.Input(
                     "bitrate",
                     default="",
-                    tooltip="Such as 20M or 800k. Empty: constant quality by crf, which suits most.",
+                    tooltip="Such as 20M or 800k. Empty: constant quality set by crf, usually best.",
                 ),
                 choices.gpu_id(maximum=100, optional=False),
                 io.String.Input(
                     "session_id",
                     default="",
                     optional=True,
-                    tooltip="Folder of the chunks below output/tlbvfi_chunks. Empty: made from the "
+                    tooltip="Folder of the chunks below output/tlbvfi_chunks. Empty: derived from the "
                     "source and the settings, so that the same job finds its own session.",
                 ),
                 io.Boolean.Input(
@@ -81,7 +81,7 @@ class ChunkProcessor(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Without effect: the preview shows the frames as they come.",
+                    tooltip="Has no effect: the preview shows the frames as they are made.",
                 ),
                 choices.enable_tf32(),
                 choices.sample_steps(),

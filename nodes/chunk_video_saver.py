@@ -40,8 +40,8 @@ class ChunkVideoSaver(io.ComfyNode):
                     max=LAST_CHUNK,
                     step=1,
                     display_mode=io.NumberDisplay.number,
-                    tooltip="Number of the chunk, from 0; its place in the joined video. May be "
-                    "linked, and chunks may come in any order.",
+                    tooltip="Number of the chunk, from 0: its position in the joined video. May be "
+                    "linked, and chunks may be saved in any order.",
                 ),
                 io.MultiType.Input(
                     io.Float.Input(
@@ -59,8 +59,8 @@ class ChunkVideoSaver(io.ComfyNode):
                     "session_id",
                     default="",
                     optional=True,
-                    tooltip="Name of the session; the same for all its chunks. Empty: a new one at every "
-                    "run.",
+                    tooltip="Name of the session, the same for all its chunks. Empty: a new session at "
+                    "every run.",
                 ),
                 io.String.Input(
                     "output_dir",
@@ -72,8 +72,8 @@ class ChunkVideoSaver(io.ComfyNode):
                     "source_video_path",
                     default="",
                     optional=True,
-                    tooltip="The video the frames come from: its codec and color are followed where "
-                    "codec is auto, and its sound goes into the joined video.",
+                    tooltip="The video the frames come from: its sound goes into the joined video, and "
+                    "if codec is auto, its codec and color are used.",
                 ),
                 choices.codec(optional=True),
                 io.Int.Input(

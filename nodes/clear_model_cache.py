@@ -16,8 +16,8 @@ class ClearModelCache(io.ComfyNode):
             node_id="TLBVFI_ClearModelCache",
             display_name="TLBVFI Clear Model Cache",
             category=f"{CATEGORY}/utils",
-            description="Unloads all models from the GPU and forgets the TLB-VFI model chosen by "
-            "model_name. ComfyUI does the former by itself when it needs room.",
+            description="Unloads all models from the GPU and forgets the TLB-VFI model that was "
+            "loaded last. ComfyUI unloads models by itself when it needs room.",
             inputs=[
                 io.AnyType.Input(
                     "trigger",

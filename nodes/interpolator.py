@@ -21,7 +21,7 @@ class Interpolator(io.ComfyNode):
             display_name="TLBVFI Interpolator [V1]",
             category=choices.LEGACY_CATEGORY,
             description="For saved graphs, and for graphs that save a chunk for each pair: it leaves "
-            "out the second frame of all pairs but the last. Else use TLBVFI Interpolator V2.",
+            "out the second frame of every pair but the last. Otherwise use TLBVFI Interpolator V2.",
             is_deprecated=True,
             inputs=[
                 io.Image.Input("frame_pair", tooltip="Two frames, from TLBVFI Frame Pair Slicer."),
@@ -39,7 +39,7 @@ class Interpolator(io.ComfyNode):
                     "save_images",
                     default=False,
                     optional=True,
-                    tooltip="Without effect: connect a Save Image node to keep the frames.",
+                    tooltip="Has no effect: connect a Save Image node to keep the frames.",
                 ),
                 choices.interp_model(),
             ],

@@ -16,7 +16,7 @@ class LoadModel(io.ComfyNode):
             node_id="TLBVFI_LoadModel",
             display_name="Load TLBVFI Model",
             category=choices.CATEGORY,
-            description="Loads a TLB-VFI checkpoint of models/interpolation for the interpolating "
+            description="Loads a TLB-VFI checkpoint from models/interpolation for the interpolating "
             "nodes. One loaded model can serve several of them.",
             search_aliases=["vfi", "frame interpolation", "tlb-vfi"],
             inputs=[choices.checkpoint_name(), choices.precision()],

@@ -18,7 +18,7 @@ class Vfi(io.ComfyNode):
             node_id="TLBVFI_VFI",
             display_name="TLBVFI Frame Interpolation [Legacy]",
             category=choices.LEGACY_CATEGORY,
-            description="Kept for saved graphs: use TLBVFI Batch Interpolator V2.",
+            description="Kept for saved graphs: use TLBVFI Batch Interpolator V2 instead.",
             is_deprecated=True,
             inputs=[
                 io.Image.Input("images", tooltip="The clip, at least 2 frames."),
@@ -37,7 +37,8 @@ class Vfi(io.ComfyNode):
                     default=2,
                     min=1,
                     max=64,
-                    tooltip="Without effect: pairs go through one at a time, each frame encoded once.",
+                    tooltip="Has no effect: pairs are processed one at a time, and each frame is "
+                    "encoded once.",
                 ),
                 choices.flow_scale(minimum=0.1, optional=False),
             ],

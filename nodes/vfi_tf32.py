@@ -18,7 +18,7 @@ class VfiTf32(io.ComfyNode):
             node_id="TLBVFI_VFI_TF32",
             display_name="TLBVFI Frame Interpolation (TF32) [Legacy]",
             category=choices.LEGACY_CATEGORY,
-            description="Kept for saved graphs: use TLBVFI Batch Interpolator V2.",
+            description="Kept for saved graphs: use TLBVFI Batch Interpolator V2 instead.",
             is_deprecated=True,
             inputs=[
                 io.Image.Input("images", tooltip="The clip, at least 2 frames."),

@@ -30,20 +30,20 @@ class VideoConcatenator(io.ComfyNode):
             node_id="TLBVFI_VideoConcatenator",
             display_name="TLBVFI Video Concatenator",
             category=f"{choices.CATEGORY}/chunk",
-            description="Joins the chunks of a session without encoding again, adds the source's "
+            description="Joins the chunks of a session without re-encoding, adds the source's "
             "sound, verifies the result, and only then removes the chunks.",
             is_output_node=True,
             inputs=[
                 io.String.Input(
                     "session_id",
                     default="",
-                    tooltip="The session; link it, so that saving comes first.",
+                    tooltip="The session; link it, so that the chunks are saved first.",
                 ),
                 io.String.Input(
                     "output_dir",
                     default="",
                     optional=True,
-                    tooltip="Folder below ComfyUI's output folder: holds tlbvfi_chunks, gets the video.",
+                    tooltip="Folder below ComfyUI's output folder for tlbvfi_chunks and the video.",
                 ),
                 io.String.Input(
                     "output_filename",
@@ -62,7 +62,7 @@ class VideoConcatenator(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Without effect: use the video output with Get Video Components.",
+                    tooltip="Has no effect: use the video output with Get Video Components.",
                 ),
                 choices.final_codec(),
                 choices.crf(),
