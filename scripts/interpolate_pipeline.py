@@ -37,11 +37,11 @@ def load_package() -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The flags of this script."""
     parser = argparse.ArgumentParser(
-        description="Make a video smoother, or frames into a smooth video, compressed once.",
+        description="Make a smooth video from a video or from frames, compressed once.",
         epilog="tlbvfi interpolate --help lists what else the engine can do.",
     )
     parser.add_argument("video", nargs="?", type=Path, help="video file")
-    parser.add_argument("--frames", type=Path, metavar="DIR", help="folder of images instead")
+    parser.add_argument("--frames", type=Path, metavar="DIR", help="folder of images as the input")
     parser.add_argument("--fps", metavar="RATE", help="rate of --frames, such as 16 or 24000/1001")
     parser.add_argument("--method", choices=METHODS, help="default: tlbvfi")
     parser.add_argument("--model", metavar="FILE", help="weights of tlbvfi or film")
@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", help="speed of the encoder")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: NAME_smooth.mp4")
     parser.add_argument(
-        "--keep-frames", action="store_true", help="and PNG frames beside it, in OUTPUT_frames/"
+        "--keep-frames", action="store_true", help="also write PNG frames into OUTPUT_frames/"
     )
     parser.add_argument("--overwrite", action="store_true", help="start anew, replace the output")
     return parser

@@ -15,20 +15,20 @@ ENCODER_OPTIONS = ("codec", "crf", "bitrate", "preset", "pix_fmt")
 
 def add_encoder(parser: argparse.ArgumentParser, *, codec: str | None) -> None:
     """`--codec` and what goes with it; `codec` is the default."""
-    group = parser.add_argument_group("encoder (ffmpeg's words)")
+    group = parser.add_argument_group("encoder (as in ffmpeg)")
     group.add_argument(
         "--codec",
         default=codec,
         help="auto, h264, hevc, av1, vp9, their _nvenc twins, prores, prores_4444, dnxhr, ffv1, "
         "h264-lossless, utvideo, or an ffmpeg encoder name; for images png, png8, png16, exr, "
-        f"exr-half, exr-float, tiff, jpeg, webp (default {codec or 'the chunks as they are'})",
+        f"exr-half, exr-float, tiff, jpeg, webp (default: {codec or 'the chunks as they are'})",
     )
     group.add_argument("--crf", type=int, help="constant quality, lower is better")
     group.add_argument("--bitrate", help="average bits per second, such as 20M")
     group.add_argument("--preset", help="speed of the encoder, such as fast, slow, p5")
     group.add_argument(
         "--pix-fmt",
-        help="default: the source's where the codec takes it, for RGB what every player knows",
+        help="default: the source's where the codec takes it; for RGB what every player supports",
     )
 
 
@@ -43,7 +43,7 @@ def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
         "--padding",
         choices=("reference", "tight"),
         default="reference",
-        help="tlbvfi: to multiples of 512 (reference, the default) or of 256 (tight: faster, the "
+        help="tlbvfi: pad to multiples of 512 (reference, the default) or of 256 (tight: faster, "
         "frames differ slightly)",
     )
     group.add_argument(
@@ -58,7 +58,7 @@ def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
         "--memory",
         dest="memory",
         metavar="SIZE",
-        help="tlbvfi: keep to this much memory, such as 4G: of the GPU, or of RAM for the whole "
+        help="tlbvfi: use at most this much memory, such as 4G, of the GPU, or of RAM for the whole "
         "process; the frames are the same (default: what is free)",
     )
     group.add_argument(
@@ -66,7 +66,7 @@ def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
         choices=("auto", "on", "off"),
         default="auto",
         help="tlbvfi: fuse the network's blocks with torch.compile, which takes minutes the first "
-        "time (default auto: on a GPU, for 5000 frames and more; bench: off)",
+        "time (default auto: on a GPU for 5000 frames or more, off in bench)",
     )
 
 
@@ -114,13 +114,13 @@ class PathsAnywhere(argparse.ArgumentParser):
         return known, rest
 
 
-def add_root(parser: Any, *, default: str = "output/ in this folder") -> None:  # noqa: ANN401 - a parser or a group of one
+def add_root(parser: Any, *, default: str = "output/ in the current folder") -> None:  # noqa: ANN401 - a parser or a group of one
     """`--root`, the folder sessions live in; `default` says where they do without it."""
     parser.add_argument(
         "--root",
         type=Path,
         metavar="DIR",
-        help=f"where sessions live, in tlbvfi_chunks/ (default: {default})",
+        help=f"folder whose tlbvfi_chunks/ holds the sessions (default: {default})",
     )
 
 

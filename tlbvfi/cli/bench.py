@@ -24,20 +24,20 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
         parents=[shared],
         help="measure speed and memory of tlbvfi on this machine",
         description="Measure TLB-VFI: time and memory of a mid frame, its stages, and a job from "
-        "file to file. Without weights installed, stand-ins of the same shapes are used.",
+        "file to file. If no weights are installed, stand-ins of the same shapes are used.",
     )
     parser.add_argument(
         "--sizes", default=SIZES, help=f"heights (16:9) or WIDTHxHEIGHT (default {SIZES})"
     )
     add_network(parser)
     parser.add_argument(
-        "--pairs", type=int, help="mid frames the median is taken of (default 3, on a GPU 20)"
+        "--pairs", type=int, help="number of mid frames to measure (default 3, on a GPU 20)"
     )
-    parser.add_argument("--threads", type=int, help="of torch on the CPU (default: its own choice)")
+    parser.add_argument("--threads", type=int, help="torch's CPU threads (default: torch's choice)")
     parser.add_argument(
         "--baseline",
         action="store_true",
-        help="measure a plain float32 implementation as well (from a checkout)",
+        help="also measure a plain float32 implementation (needs a checkout)",
     )
     parser.add_argument(
         "--clip", type=Path, metavar="FILE", help="frames to measure on (default: generated)"
@@ -45,8 +45,8 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
     parser.add_argument(
         "--aims",
         action="store_true",
-        help="measure all the project aims at on such a device, with the options that takes; exit "
-        "code 1 if anything falls short (from a checkout)",
+        help="measure all of the project's aims for this kind of device, with the options they "
+        "need; exit code 1 if anything falls short (needs a checkout)",
     )
     parser.set_defaults(run=run_bench, method="tlbvfi")
 

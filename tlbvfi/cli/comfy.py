@@ -36,8 +36,8 @@ def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: A
         "run",
         parents=[shared],
         help="generate frames on a server, interpolate them and encode once",
-        description="Queue PROMPT on a running ComfyUI, fetch its frames, interpolate them into "
-        "OUTPUT. The same command again goes on where it stopped, there and here.",
+        description="Queue PROMPT on a running ComfyUI, fetch its frames and interpolate them into "
+        "OUTPUT. The same command again resumes, both on the server and here.",
     )
     parser.add_argument(
         "prompt",
@@ -59,14 +59,14 @@ def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: A
     )
     group.add_argument("--node", metavar="ID", help="node whose images are the frames")
     group.add_argument(
-        "--timeout", type=float, metavar="S", help="longest generation (default: no limit)"
+        "--timeout", type=float, metavar="S", help="limit for the generation (default: no limit)"
     )
     group.add_argument(
         "--patience",
         type=float,
         default=120.0,
         metavar="S",
-        help="how long a lost server is tried again (default 120)",
+        help="how long to retry if the server is lost (default 120)",
     )
     group.add_argument(
         "--comfy-output",
@@ -74,7 +74,7 @@ def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: A
         metavar="DIR",
         help="ComfyUI's output folder on this machine: frames are linked, not downloaded",
     )
-    group.add_argument("--again", action="store_true", help="generate anew, whatever is there")
+    group.add_argument("--again", action="store_true", help="generate again, even if frames exist")
     group.add_argument(
         "--discard-frames", action="store_true", help="remove the fetched frames once encoded"
     )
@@ -84,7 +84,7 @@ def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: A
         dest="method",
         choices=METHODS,
         default=argparse.SUPPRESS,
-        help="another word for --method",
+        help="same as --method",
     )
     parser.set_defaults(run=run_comfy)
 
@@ -94,7 +94,7 @@ def _add_rewrite(commands: Any, shared: argparse.ArgumentParser) -> None:  # noq
         "rewrite",
         parents=[shared],
         help="make a workflow keep its frames, or end in our nodes",
-        description="Replace the nodes of WORKFLOW that save a video, and tell what was changed.",
+        description="Replace the nodes of WORKFLOW that save a video, and list what was changed.",
     )
     parser.add_argument("workflow", metavar="WORKFLOW.json", type=Path, help="UI or API format")
     parser.add_argument(
@@ -104,7 +104,7 @@ def _add_rewrite(commands: Any, shared: argparse.ArgumentParser) -> None:  # noq
         help="saveimage keeps the frames, tlbvfi interpolates in ComfyUI (default saveimage)",
     )
     parser.add_argument(
-        "--model-name", default="flow", help="model_name of our node (default flow, needs no model)"
+        "--model-name", default="flow", help="model_name of our node (default flow: needs no model)"
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT.json", help="default: standard output"

@@ -18,7 +18,7 @@ PACKAGES = ("torch", "av", "numpy", "opencv-python", "safetensors", "filelock", 
 
 
 def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
-    probe = subparsers.add_parser("probe", parents=[shared], help="tell what a video is")
+    probe = subparsers.add_parser("probe", parents=[shared], help="describe a video")
     probe.add_argument("input", metavar="INPUT", help="video file, or folder of images")
     probe.add_argument("--input-fps", metavar="RATE", help="rate of a folder of images")
     probe.add_argument("--count", action="store_true", help="count frames exactly (reads the file)")

@@ -37,7 +37,7 @@ STDOUT = Path("-")
 def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
     _add_interpolate(subparsers, shared)
     resume = subparsers.add_parser(
-        "resume", parents=[shared], help="go on with a session, with the settings it was begun with"
+        "resume", parents=[shared], help="resume a session with the settings it was started with"
     )
     resume.add_argument("session", metavar="SESSION", help="session id, or its folder")
     add_root(resume)
@@ -48,18 +48,18 @@ def _add_interpolate(subparsers: Any, shared: argparse.ArgumentParser) -> None: 
     parser = subparsers.add_parser(
         "interpolate",
         parents=[shared],
-        help="make a video smoother, or many",
+        help="make one or more videos smoother",
         usage="%(prog)s INPUT OUTPUT [options]\n"
         "       %(prog)s --frames FOLDER OUTPUT [options]\n"
         "       %(prog)s INPUT [INPUT ...] --out-dir DIR [options]",
-        description="Interpolate INPUT into OUTPUT, or several videos, or those of a folder, into "
-        "DIR. The same command again resumes by itself.",
+        description="Interpolate INPUT into OUTPUT, or several videos, or all videos in a folder, "
+        "into DIR. The same command again resumes by itself.",
     )
     parser.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
-        help="video file or folder of images, and what to write: a video file, a folder of images "
+        help="video file or folder of images, then what to write: a video file, a folder of images "
         "(frames/) or numbered images (frames/f_%%06d.png); with --out-dir all are inputs, and a "
         "folder stands for the videos in it",
     )
@@ -71,7 +71,7 @@ def _add_interpolate(subparsers: Any, shared: argparse.ArgumentParser) -> None: 
         help="folder of images, in place of INPUT",
     )
     parser.add_argument(
-        "--out-dir", type=Path, metavar="DIR", help="write one file for each input, named like it"
+        "--out-dir", type=Path, metavar="DIR", help="write one file for each input, with its name"
     )
     add_job_options(parser)
     parser.set_defaults(run=run_paths)
@@ -93,7 +93,7 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
         "--fps", metavar="RATE", help="any output rate instead: 60, 60000/1001, 59.94"
     )
     group.add_argument(
-        "--slowmo", default="1", metavar="X", help="output lasts X times longer, at the same rate"
+        "--slowmo", default="1", metavar="X", help="output lasts X times as long, at the same rate"
     )
     group.add_argument(
         "--slowmo-sound",
@@ -106,7 +106,7 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=3,
         metavar="K",
-        help="tlbvfi at --fps or --slowmo: picks from 2^K - 1 mid frames of a pair (default 3)",
+        help="tlbvfi with --fps or --slowmo: choose from 2^K - 1 mid frames per pair (default 3)",
     )
     group.add_argument(
         "--input-fps", metavar="RATE", help="rate of a source that has none: a folder of images"
@@ -115,7 +115,7 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
         "--hwaccel",
         default="auto",
         metavar="DEVICE",
-        help="decode the video on a GPU: auto (default: cuda where it gives the frames of software), "
+        help="decode the video on a GPU: auto (default: cuda where its frames equal software's), "
         "none, cuda, or another device of this FFmpeg",
     )
     group.add_argument("--start", metavar="TIME", help="seconds or hh:mm:ss.mmm, included")
@@ -124,7 +124,8 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
         "--cuts",
         choices=("hold", "nearest", "ignore"),
         default="hold",
-        help="shown between two scenes: the last frame, the nearer one, or a mid frame all the same",
+        help="what to show between two scenes: the last frame (default), the nearer one, or a mid "
+        "frame as elsewhere",
     )
     group.add_argument(
         "--retime", action="store_true", help="turn repeated frames (animation on twos) into motion"
@@ -144,24 +145,24 @@ def _add_mezzanine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mezzanine",
         metavar="CODEC",
-        help="make chunks with this codec (ffv1, h264-lossless, utvideo, prores, dnxhr, exr), and "
-        "encode them once with --codec at the end; with --keep-chunks, tlbvfi concat encodes them "
-        "anew without interpolating",
+        help="make chunks with this codec (ffv1, h264-lossless, utvideo, prores, dnxhr, exr) and "
+        "encode them once with --codec at the end; with --keep-chunks, tlbvfi concat can encode "
+        "them again without interpolating",
     )
     group.add_argument(
-        "--mezzanine-crf", type=int, metavar="CRF", help="0 to 10, for a mezzanine of h264 or hevc"
+        "--mezzanine-crf", type=int, metavar="CRF", help="0 to 10, for an h264 or hevc mezzanine"
     )
 
 
 def _add_session(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("session")
-    group.add_argument("--session", metavar="ID", help="default: from source and settings")
+    group.add_argument("--session", metavar="ID", help="default: derived from source and settings")
     add_root(group, default="output/ beside the output file")
     length = group.add_mutually_exclusive_group()
     length.add_argument("--chunk-seconds", metavar="S", help="length of a chunk (default 2)")
-    length.add_argument("--chunk-frames", type=int, metavar="N", help="output frames of a chunk")
+    length.add_argument("--chunk-frames", type=int, metavar="N", help="output frames per chunk")
     length.add_argument("--chunk-size", metavar="SIZE", help="end a chunk at a size, such as 64M")
-    group.add_argument("--keep-chunks", action="store_true", help="keep them after the join")
+    group.add_argument("--keep-chunks", action="store_true", help="keep the chunks after the join")
     group.add_argument("--overwrite", action="store_true", help="start anew and replace the output")
 
 

@@ -25,7 +25,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
     download.add_argument("--mirror", metavar="URL", help="a mirror of huggingface.co")
     download.set_defaults(run=run_download)
     convert = subparsers.add_parser(
-        "convert", parents=[shared], help="keep of a TLB-VFI checkpoint what inference needs"
+        "convert", parents=[shared], help="shrink a TLB-VFI checkpoint to what inference needs"
     )
     convert.add_argument("input", metavar="IN", type=Path)
     convert.add_argument("output", metavar="OUT.safetensors", type=Path)
@@ -33,7 +33,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
         default="float32",
-        help="of the stored weights (default float32; the others are smaller and change the frames)",
+        help="type of the stored weights (default float32; others are smaller but change the frames)",
     )
     convert.set_defaults(run=run_convert)
 

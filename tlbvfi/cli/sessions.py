@@ -22,7 +22,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
         parents=[shared],
         help="join a session's chunks",
         description="Join the chunks of a session as they are; with --codec, encode them once more "
-        "(meant for a mezzanine that was kept), into a video or into images.",
+        "(meant for mezzanine chunks that were kept), into a video or into images.",
     )
     concat.add_argument("session", metavar="SESSION", help="session id, or its folder")
     concat.add_argument(
@@ -31,9 +31,11 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
         help="video file, folder of images (frames/) or numbered images (frames/f_%%06d.png)",
     )
     add_encoder(concat, codec=None)
-    concat.add_argument("--audio", metavar="FILE", help="sound from here, not from the source")
+    concat.add_argument("--audio", metavar="FILE", help="take the sound from FILE, not the source")
     concat.add_argument("--no-audio", action="store_true", help="leave the sound out")
-    concat.add_argument("--remove-chunks", action="store_true", help="once OUTPUT is verified")
+    concat.add_argument(
+        "--remove-chunks", action="store_true", help="remove the chunks once OUTPUT is verified"
+    )
     concat.add_argument("--overwrite", action="store_true", help="replace OUTPUT")
     add_root(concat)
     concat.set_defaults(run=run_concat)
@@ -48,7 +50,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
     add_root(verify)
     verify.set_defaults(run=run_verify)
 
-    sessions = subparsers.add_parser("sessions", parents=[shared], help="list sessions, or remove")
+    sessions = subparsers.add_parser("sessions", parents=[shared], help="list or remove sessions")
     sessions.add_argument("--remove", metavar="ID", nargs="+", help="remove these sessions")
     add_root(sessions)
     sessions.set_defaults(run=run_sessions)
