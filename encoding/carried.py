@@ -1,4 +1,4 @@
-"""What an output takes over from its source beside the picture: tracks, chapters, metadata.
+"""What an output takes from its source besides the video: tracks, chapters, metadata.
 
 with open_carried(Path("clip.mp4")) as carried, av.open("out.mp4", "w") as out:
     ...  # add the video stream
@@ -31,9 +31,9 @@ EXACT = (".mp4", ".mov")
 TIMECODE = (*EXACT, ".mkv")
 """Containers whose muxer keeps the timecode of a stream; in .mp4 and .mov it becomes a track."""
 FINEST_TIMESCALE = 10_000
-# Written by muxers about the file they make: untrue of another file.
+# Written by muxers about the file they make: wrong for another file.
 MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
-# What mp4 and mov have an atom for; other keys need the free form of QuickTime.
+# Keys that mp4 and mov have an atom for; other keys need the free form of QuickTime.
 MP4_METADATA = {
     *("title", "artist", "album_artist", "composer", "album", "date", "comment", "genre"),
     *("copyright", "lyrics", "description", "synopsis", "show", "creation_time", "location"),
@@ -55,11 +55,11 @@ class Carried:
     ) -> tuple[list[Track], list[str]]:
         """Add streams, chapters, timecode and metadata to `out`, whose header is not yet written.
 
-        `rate`: frames per second of its picture, None where they vary. The tracks, for `packets`,
-        and a note on each thing that could not be carried as it is.
+        `rate`: frames per second of its video, None if variable. Returns the tracks, for `packets`,
+        and a note on each thing that could not be carried over as it is.
 
         Raises:
-            OutputError: the container holds the sound neither copied nor converted.
+            OutputError: the container can hold the sound neither copied nor converted.
         """
         tracks: list[Track] = []
         notes: list[str] = []
@@ -71,7 +71,7 @@ class Carried:
         return tracks, notes
 
     def _add_timecode(self, out: OutputContainer, suffix: str, rate: Fraction | None) -> list[str]:
-        """Name the first frame as the source does, where there is a name; a note where none fits."""
+        """Label the first frame by the source's timecode, if any; a note if no label fits."""
         assert self.source is not None
         picture = pictures(self.source)
         label, own = _timecode(self.source), exact(picture.average_rate) if picture else None
@@ -84,7 +84,7 @@ class Carried:
             is_slow = self.window is not None and self.window.stretch != 1
             moved = None if is_slow else moved_timecode(label, own, rate, cut)
         if moved is None:
-            return [f"The timecode {label} fits no frame of this output: it is left out."]
+            return [f"The timecode {label} matches no frame of this output: it is left out."]
         out.streams.video[0].metadata["timecode"] = moved
         return []
 
@@ -93,7 +93,7 @@ class Carried:
     ) -> Iterator[tuple[float, Packet]]:
         """(decode time in seconds, packet) of the tracks, on the clock of the output.
 
-        At the end `notes` get a sentence for each track of which packets had to be left out.
+        At the end, `notes` get a sentence for each track some packets of which were left out.
         """
         if self.source is None:
             return iter(())
@@ -101,7 +101,7 @@ class Carried:
 
 
 def _timecode(source: InputContainer) -> str | None:
-    """The label of the first frame, which is told by the file, its picture or a track of its own."""
+    """The label of the first frame, stored in the file, its video stream or a track of its own."""
     tags = (tag for each in (*source.streams, source) for tag in each.metadata.items())
     return next((label for key, label in tags if key.lower() == "timecode"), None)
 
@@ -113,11 +113,10 @@ def open_carried(
     window: Window | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Iterator[Carried]:
-    """What `origin`, if any, hands on, and `metadata` beside its own; open for the block.
+    """What `origin`, if any, contributes, with `metadata` added to its own; open for the block.
 
-    `window`: the stretch of the source that is used; the output's clock begins with it. An entry of
-    `metadata` stands in the place of the source's own, however that is capitalized; an empty one
-    leaves it out.
+    `window`: the part of the source that is used; the output's clock begins with it. An entry of
+    `metadata` replaces the source's own, however that is capitalized; an empty one removes it.
 
     Raises:
         SourceError: `origin` cannot be read.
@@ -141,7 +140,7 @@ def open_carried(
 def container_options(
     suffix: str, time_base: Fraction, metadata: Mapping[str, str], *, has_name: bool = True
 ) -> dict[str, str]:
-    """The muxer's options for a file that keeps times and metadata and can be played while it loads.
+    """The muxer's options for a file that keeps times and metadata and can play while it loads.
 
     `has_name` False: a file object, which FFmpeg cannot open a second time to move the index from
     the end to the front.
@@ -154,19 +153,19 @@ def container_options(
     flags = "+faststart" if has_name else ""
     if metadata.keys() - MP4_METADATA:
         flags += "+use_metadata_tags"
-    # A file that starts late says so in units of the movie, by default milliseconds.
+    # A late start is stored in units of the movie's time scale, by default milliseconds.
     return {"movie_timescale": str(timescale), **({"movflags": flags} if flags else {})}
 
 
 def kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The entries that hold for a file made from another; empty ones say nothing."""
+    """The non-empty entries that still hold for a file made from another."""
     return {
         key: text for key, text in metadata.items() if text and key.lower() not in MUXER_METADATA
     }
 
 
 def _chapters(source: InputContainer, window: Window | None) -> list[Chapter]:
-    """The source's chapters, those of a window cut to it and moved to the output's clock."""
+    """The source's chapters, cut to the window if there is one, on the output's clock."""
     chapters = source.chapters()
     if window is None:
         return chapters

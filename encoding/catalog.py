@@ -27,12 +27,12 @@ class Quality:
     highest: int
     default: int
     with_it: Options = field(default_factory=dict)
-    """Options without which the encoder would not obey the scale."""
+    """Options without which the encoder would ignore the scale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presets:
-    """Speed words of an encoder: word of the user -> value of `option`."""
+    """Speed presets of an encoder: the user's word -> value of `option`."""
 
     option: str
     words: Options
@@ -45,34 +45,34 @@ class Profile:
 
     name: str
     encoder: str
-    """FFmpeg's name; accepted as an alias where one profile alone uses it."""
+    """FFmpeg's name; accepted as an alias if only one profile uses it."""
     chunk_suffix: str
-    """Container of chunks: exact time where packets are reordered, else what the codec fits."""
+    """Container of chunks: with exact times if packets are reordered, else any the codec fits."""
     containers: tuple[str, ...]
-    """Suffixes of final files the codec fits."""
+    """Suffixes of final files that can hold the codec."""
     pix_fmts: Mapping[str, Options]
     """Accepted formats, preferred first, with the options each needs."""
     from_rgb: tuple[str, ...] = ()
-    """Formats chosen for RGB pictures, 8 bit first, where not any will do: see `profiles`."""
+    """Formats chosen for RGB pictures, 8 bit first, if not any will do: see `profiles`."""
     options: Options = field(default_factory=dict)
     plainer: tuple[Options, ...] = ()
-    """What to put in place of some `options` where older hardware refuses them, best first."""
+    """Replacements for some `options` that older hardware refuses, best first."""
     quality: Quality | None = None
     presets: Presets | None = None
     aliases: tuple[str, ...] = ()
     tag: str = ""
     """Codec tag in mp4 and mov."""
     reorder: int = 0
-    """Upper bound of frames by which packets precede their place in presentation order."""
+    """Upper bound on how many frames packets precede their place in presentation order."""
     threads: int = 8
     needs_even: bool = False
     """Sizes must be multiples of the chroma subsampling."""
     is_intra: bool = False
     is_lossless: bool = False
     is_limited: bool = False
-    """YUV is read as limited range, whatever a file says."""
+    """YUV is read as limited range, whatever the file says."""
     twin: str = ""
-    """Profile in software that makes the same kind of stream."""
+    """Software profile that makes the same kind of stream."""
 
 
 def _same(words: Iterable[str]) -> dict[str, str]:
@@ -111,7 +111,7 @@ _X265 = Profile(
         " yuv420p12le yuv422p12le yuv444p12le gray gray10le gray12le"
     ),
     from_rgb=("yuv420p", "yuv420p10le"),
-    # open-gop: leading frames of a GOP could not be sought; info: its SEI names the thread pools.
+    # open-gop: leading frames of a GOP are not seekable; info: its SEI names the thread pools.
     options={"x265-params": "open-gop=0:info=0:log-level=error"},
     quality=Quality(option="crf", lowest=0, highest=51, default=20),
     presets=Presets(option="preset", words=_same(X26X_PRESETS), default="medium"),
@@ -146,7 +146,7 @@ _VP9 = Profile(
 )
 
 
-# GOPs of NVENC are closed: FFmpeg makes its IDR period the length of the GOP, which is stated here
+# NVENC's GOPs are closed: FFmpeg sets its IDR period to the GOP length, which is given here
 # because presets have lengths of their own. `strict_gop` is about bit rates, not about this.
 # Three B-frames with the middle one as reference need two frames of reordering, as x264's do.
 _NVENC_OPTIONS = {
@@ -155,11 +155,11 @@ _NVENC_OPTIONS = {
 }
 _NO_REFERENCES = {"b_ref_mode": "disabled"}  # before Turing
 _NO_B_FRAMES = {**_NO_REFERENCES, "bf": "0"}  # HEVC before Turing, and on the GTX 1650 of 2019
-_NO_LOOKAHEAD = {**_NO_B_FRAMES, "rc-lookahead": "0", "temporal-aq": "0"}  # and what is older still
+_NO_LOOKAHEAD = {**_NO_B_FRAMES, "rc-lookahead": "0", "temporal-aq": "0"}  # and even older
 
 
 def _nvenc(twin: Profile, default: int, pix_fmts: str) -> Profile:
-    """The hardware row beside a software one. x264's preset words are understood, too."""
+    """The hardware row beside a software one. It also accepts x264's preset names."""
     near = dict(
         zip(X26X_PRESETS, ["p1", "p1", "p2", "p3", "p3", "p4", "p5", "p6", "p7", "p7"], strict=True)
     )

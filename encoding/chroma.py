@@ -1,4 +1,4 @@
-"""Chroma planes between their own resolution and that of luma.
+"""Converts chroma planes between their own resolution and that of luma.
 
 The two directions are biorthogonal wavelet pairs, so that `halve` undoes `double` exactly: chroma
 that came from a 4:2:0 source and passed through RGB goes back as it was. Chroma is sited as

@@ -1,8 +1,8 @@
-"""One clock for a file that has several: recordings put end to end (`cat a.ts b.ts`), clocks set anew.
+"""One clock for a file with several: concatenated recordings (`cat a.ts b.ts`) or reset clocks.
 
-Where the clock jumps back, what follows is a piece of its own, carried on right after the piece
-before. Which piece a packet belongs to is told by its number in its stream, which is the same for
-everyone who reads the file from its beginning.
+Where the clock jumps back, a new piece begins, placed right after the piece before. A packet's
+number in its stream tells which piece it belongs to; that number is the same for everyone who
+reads the file from its beginning.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from av.stream import Stream
 
 BACK = 0.1
-"""Seconds that a packet must come too early to be taken for a jump, as in ffmpeg."""
+"""Seconds by which a packet must come too early to count as a jump, as in ffmpeg."""
 FORWARD = 3600.0
-"""Seconds that nobody pauses. Demuxers take a clock that was set far back for one that ran over
+"""Seconds longer than any pause. Demuxers take a clock that was set far back for one that wrapped
 (after 2**33 ticks of 1/90000 s), and give times hours ahead."""
 
 
@@ -31,26 +31,26 @@ class Piece:
     first: int
     """Number of the first one in the stream."""
     shift: int
-    """Ticks from their own clock to the file's one clock."""
+    """Ticks to add to get from their own clock to the file's one clock."""
     start: int | None = None
-    """Own pts before which pictures lack what they are made from, and are left out."""
+    """Own pts before which pictures lack their references, and are left out."""
 
     def leaves_out(self, pts: int) -> bool:
-        """Whether a picture with these own pts is not used."""
+        """Whether a picture with this pts on its own clock is left out."""
         return self.start is not None and pts < self.start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """How the times of packets become those of one clock."""
+    """Maps the times of packets to one clock."""
 
     pieces: dict[int, tuple[Piece, ...]] = field(default_factory=dict)
-    """Those of each stream, by its index; empty where the clock never jumps."""
+    """Pieces of each stream, by its index; empty if the clock never jumps."""
     jumps: tuple[tuple[float, float], ...] = ()
-    """Each jump, as (seconds when a packet was due, its own time)."""
+    """Each jump, as (seconds at which a packet was due, its own time)."""
 
     def piece(self, stream: Stream, number: int) -> Piece | None:
-        """What packet `number` of a stream belongs to; None where the clock never jumps."""
+        """The piece that packet `number` of a stream belongs to; None if the clock never jumps."""
         pieces = self.pieces.get(stream.index, ())
         place = bisect_right(pieces, number, key=_first)
         return pieces[max(0, place - 1)] if pieces else None
@@ -102,21 +102,21 @@ class _Span:
 
 @dataclass(slots=True)
 class _Follower:
-    """Where one stream stands while the file is read."""
+    """State of one stream while the file is read."""
 
     is_leader: bool
     """Whether a jump of this stream alone begins a new piece."""
     count: int = 0
     due: float | None = None
-    """Seconds at which its next packet is decoded, if the clock goes on."""
+    """Seconds at which its next packet is due, if the clock does not jump."""
     firsts: list[tuple[int, int]] = field(default_factory=list)
     """(piece, number of its first packet there), ascending."""
     spans: dict[int, _Span] = field(default_factory=dict)
-    """By piece."""
+    """Keyed by piece."""
 
 
 class ClockReader:
-    """Finds the jumps in the packets of a file, shown to it in the file's order from its beginning.
+    """Finds the jumps in the packets of a file, fed to it in file order from the beginning.
 
     clock = ClockReader(main)
     for packet in packets(container, ...): clock.see(packet)
@@ -126,15 +126,15 @@ class ClockReader:
     """
 
     def __init__(self, main: Stream) -> None:
-        """`main`: the stream that pieces follow each other by, without a gap."""
+        """`main`: the stream in which pieces follow each other without a gap."""
         self._main = main
         self._followers: dict[int, _Follower] = {}
         self._now: list[float] = [0.0]
-        """Seconds that the newest packet of each piece has, on its own clock."""
+        """Seconds of the newest packet of each piece, on its own clock."""
         self._jumps: list[tuple[float, float]] = []
 
     def see(self, packet: Packet) -> None:
-        """Take note of the next packet; empty ones do not count."""
+        """Record the next packet; empty ones do not count."""
         if not packet.size:
             return
         stream = packet.stream
@@ -151,7 +151,7 @@ class ClockReader:
         follower.count += 1
 
     def clock(self) -> Clock:
-        """The one clock, by what was seen."""
+        """The one clock for the packets seen."""
         if not self._jumps:
             return STEADY
         shifts = self._shifts()
@@ -162,7 +162,7 @@ class ClockReader:
         return Clock(pieces=pieces, jumps=tuple(self._jumps))
 
     def _place(self, follower: _Follower, seconds: float) -> None:
-        """Find the piece of a packet, which may begin with it."""
+        """Find the piece of a packet, which may start a new one."""
         newest, due = len(self._now) - 1, follower.due
         piece = follower.firsts[-1][0] if follower.firsts else None
         if piece is None or due is None:
@@ -180,7 +180,7 @@ class ClockReader:
 
     def _measure(self, follower: _Follower, packet: Packet) -> None:
         time = packet.pts if packet.pts is not None else packet.dts
-        assert time is not None  # `see` looked
+        assert time is not None  # `see` checked
         end, piece = time + (packet.duration or 0), follower.firsts[-1][0]
         span = follower.spans.get(piece)
         is_keyframe = packet.is_keyframe and packet.stream.type == "video"
@@ -192,7 +192,7 @@ class ClockReader:
             span.end = max(span.end, end)
 
     def _shifts(self) -> list[Fraction]:
-        """Seconds from the clock of each piece to the one clock, which is that of the first."""
+        """Seconds from the clock of each piece to the one clock, which is the first piece's."""
         shifts, end = [], None
         for piece in range(len(self._now)):
             start, stop = self._extent(piece)
@@ -201,7 +201,7 @@ class ClockReader:
         return shifts
 
     def _extent(self, piece: int) -> tuple[Fraction, Fraction]:
-        """Seconds in which a piece has its main stream, or else any."""
+        """Seconds at which a piece begins and ends, by its main stream, or else by any."""
         main = self._followers.get(self._main.index)
         if main is not None and piece in main.spans:
             spans = [main.spans[piece]]

@@ -2,7 +2,7 @@
 
 Computed from the closed form of ITU-T H.273 (8.2, 8.3) in float32, because swscale's planar float
 output is up to one 8-bit code off (measured, libswscale 9.5: mean 0.5, a shift of the whole
-picture). Sums are per sample, so that a result depends on nothing but its own neighborhood.
+picture). Sums are per sample, so that a result depends only on its own neighborhood.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ BAND_SAMPLES = 128 * 1024
 
 
 def resolve(info: VideoInfo) -> ColorTags:
-    """What the colors of a source mean: its tags, with the unspecified ones decided.
+    """What the colors of a source mean: its tags, with the unspecified ones filled in.
 
-    - Matrix: as tagged. Unspecified: BT.2020 where the primaries say so, else BT.709 from 720 lines
+    - Matrix: as tagged. Unspecified: BT.2020 if the primaries say so, else BT.709 from 720 lines
       up and BT.601 (smpte170m) below.
     - Range: as tagged. Unspecified: full for gray and `yuvj` formats, limited for other YUV.
-    - Primaries and transfer: as tagged, and they stay unspecified where they are.
-    - RGB sources: what YUV made from them uses, BT.709 limited (BT.2020 where the primaries say
-      so), with BT.709 primaries and transfer where the source has none. RGB samples themselves are
+    - Primaries and transfer: as tagged; unspecified ones stay unspecified.
+    - RGB sources: the tags of YUV made from them, BT.709 limited (BT.2020 if the primaries say
+      so), with BT.709 primaries and transfer if the source has none. RGB samples themselves are
       always full range.
     """
     tags = info.color
@@ -72,7 +72,7 @@ def stream_tags(tags: ColorTags, pix_fmt: str) -> ColorTags:
 
 
 def yuv_of_rgb(tags: ColorTags) -> ColorTags:
-    """The tags of YUV made from RGB: limited range, BT.2020 where the primaries say so, else BT.709."""
+    """Tags of YUV made from RGB: limited range, BT.2020 if the primaries say so, else BT.709."""
     matrix = BT2020 if tags.primaries == BT2020 else BT709
     return replace(tags, matrix=matrix, range=LIMITED)
 
@@ -97,7 +97,7 @@ def to_rgb(picture: av.VideoFrame, tags: ColorTags) -> FloatPlane:
     """[3, H, W] float32 RGB, or [4, H, W] with straight alpha, C-contiguous, nominally in [0, 1].
 
     Nothing is clipped: YUV outside the RGB cube and float samples keep their values, so that
-    `from_rgb` finds the way back. Integer RGB becomes value / (2**bits - 1), float RGB is copied.
+    `from_rgb` can restore them. Integer RGB becomes value / (2**bits - 1), float RGB is copied.
 
     Raises:
         SourceError: the pixel format or the matrix is one that cannot be converted.
@@ -110,7 +110,7 @@ def to_rgb(picture: av.VideoFrame, tags: ColorTags) -> FloatPlane:
 def skim(picture: av.VideoFrame, tags: ColorTags, step: int) -> FloatPlane:
     """Every `step`-th pixel of every `step`-th row as `to_rgb` gives it, [3 or 4, h, w].
 
-    To look at, not to write: chroma is that of the nearest sample. Costs a fraction of `to_rgb`.
+    For viewing, not for output: chroma is the nearest sample's. Costs a fraction of `to_rgb`.
     """
     picture = unpacked(picture)
     layout = pixel_layout(picture.format.name)
@@ -146,7 +146,7 @@ def from_rgb(rgb: FloatPlane, pix_fmt: str, tags: ColorTags) -> av.VideoFrame:
     """Picture of `pix_fmt` from [3, H, W] RGB or [4, H, W] RGBA float32, tagged.
 
     Integer samples are rounded to the nearest and clipped to what the format holds; float samples
-    are written as they are. Alpha the format cannot hold is dropped; alpha it wants is opaque.
+    are written as they are. Alpha that the format cannot hold is dropped; missing alpha is opaque.
 
     Raises:
         SourceError: the pixel format or the matrix is one that cannot be converted.
@@ -168,9 +168,9 @@ def from_rgb(rgb: FloatPlane, pix_fmt: str, tags: ColorTags) -> av.VideoFrame:
 def convert(
     picture: av.VideoFrame, pix_fmt: str, tags: ColorTags, written: ColorTags | None = None
 ) -> av.VideoFrame:
-    """The picture in another pixel format; the same object where it has that format already.
+    """The picture in another pixel format; the same object if it already has that format.
 
-    `tags` are those of the picture; `written` those of the result, where they differ in range.
+    `tags` are those of the picture; `written` those of the result, if they differ in range.
     YUV stays YUV, with its matrix, and is rounded once; other depths of the same
     subsampling keep each value exactly where the new depth can hold it. RGB layouts of equal
     depth are repacked exactly. Integer samples of a lower depth are rounded, never truncated.
@@ -192,9 +192,9 @@ def convert(
 
 
 def rounded_to_half(picture: av.VideoFrame) -> av.VideoFrame:
-    """A copy of a float picture with samples that a half can hold; beyond 65504 lies infinity.
+    """A copy of a float picture, rounded to values a half can hold; beyond 65504 to infinity.
 
-    FFmpeg's EXR encoder cuts off what a half cannot hold, which darkens.
+    FFmpeg's EXR encoder truncates what a half cannot hold, which darkens.
     """
     rounded = copied(picture)
     with np.errstate(over="ignore"):
@@ -343,7 +343,7 @@ def _rgb_to_yuv(
         end = -(-bottom >> layout.log2_y) << layout.log2_y
         rows = _window(height, top, end, halo << layout.log2_y)
         red, green, blue = rgb[:3, rows]
-        # Kr R + Kg G + Kb B in the form that leaves gray as it is to the last bit.
+        # Kr R + Kg G + Kb B in the form that keeps gray exact to the last bit.
         luma = cv2.scaleAdd(red - green, kr, green)
         luma = cv2.scaleAdd(blue - green, kb, luma)
         skip = halo << layout.log2_y

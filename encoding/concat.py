@@ -2,8 +2,8 @@
 
     result = join(session, Path("smooth.mp4"), source=Path("clip.mp4"))
 
-No picture is compressed again. Every packet gets new times from the timetable; those of the chunks
-serve only to tell which frame a packet is. Sound, subtitles, chapters and metadata come from the
+No picture is compressed again. Every packet gets new times from the timetable; the chunks' own
+times only tell which frame a packet holds. Sound, subtitles, chapters and metadata come from the
 source, whose clock the output keeps.
 """
 
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 
 PRORES_TAGS = ("apch", "ap4h")
 REDIVIDED = ("pcm", "ac3", "eac3")
-"""Sound whose packets muxers divide otherwise; the one of mp4 drops an (E-)AC-3 frame that is cut off
-at the beginning, and puts short ones together."""
+"""Audio codecs whose packets muxers split differently; the mp4 muxer drops an (E-)AC-3 frame that
+is cut off at the beginning, and merges short ones."""
 OnProgress = Callable[[int, int], None]
-"""Called with frames done and frames in all; may raise to cancel."""
+"""Called with frames done and total frames; may raise to cancel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,9 @@ class JoinResult:
     """Seconds from the first frame's beginning to the last one's end."""
     bytes: int
     shift: Fraction = Fraction(0)
-    """Seconds on the source's clock at which the output's begins: see `expected_output`."""
+    """Seconds on the source's clock at which the output's clock begins: see `expected_output`."""
     notes: tuple[str, ...]
-    """What of the source could not be carried over unchanged, in sentences."""
+    """One sentence for each part of the source that could not be carried over unchanged."""
 
 
 def join(
@@ -77,12 +77,12 @@ def join(
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
 ) -> JoinResult:
-    """Join all chunks into `output`, which appears only when it is whole and verified.
+    """Join all chunks into `output`, which appears only once it is complete and verified.
 
     `source`: file whose sound, subtitles, chapters and metadata are carried over.
-    `window`: the stretch of the source that was used; the output's clock begins with it. Where that
-    is stretched, sound is slowed at its own pitch, and encoded.
-    `metadata`: more entries, such as ComfyUI's `workflow` and `prompt`.
+    `window`: the part of the source that was used; the output's clock begins with it. If it is
+    stretched, sound is slowed at its original pitch, and encoded.
+    `metadata`: additional entries, such as ComfyUI's `workflow` and `prompt`.
     The session's chunks are left as they are: see `Session.drop_chunks`.
 
     Raises:
@@ -144,7 +144,7 @@ def _write_or_refuse(
     try:
         return _write(plan, path, metadata, on_progress)
     except FFmpegError as error:
-        if isinstance(error, OSError):  # a matter of the disk
+        if isinstance(error, OSError):  # a problem with the disk
             raise
         raise OutputError(
             f"The chunks cannot be joined into a {path.suffix} file ({error}): "
@@ -155,7 +155,7 @@ def _write_or_refuse(
 def _write(
     plan: _Plan, path: Path, metadata: dict[str, str], on_progress: OnProgress | None
 ) -> tuple[tuple[int | None, ...], list[str]]:
-    """Write the joined file; packet counts of the streams beside video, and notes."""
+    """Write the joined file; packet counts of the streams other than video, and notes."""
     suffix = path.suffix.lower()
     with ExitStack() as stack:
         carried = stack.enter_context(
@@ -172,13 +172,13 @@ def _write(
         streams = [_video_packets(plan, video, on_progress), carried.packets(tracks, notes)]
         counts = Counter[int]()
         for _, packet in heapq.merge(*streams, key=itemgetter(0)):
-            counts[packet.stream_index] += packet.size > 0  # FLAC ends with a header alone
+            counts[packet.stream_index] += packet.size > 0  # FLAC ends with a header-only packet
             out.mux_one(packet)
         return tuple(_countable(track, counts) for track in tracks), notes
 
 
 def _countable(track: Track, counts: Counter[int]) -> int | None:
-    """Packets to find in the finished file; None where that is for the muxer to say."""
+    """Packets expected in the finished file; None if the muxer decides."""
     codec = track.target.codec_context.name if track.target.type == "audio" else "pcm"
     return None if codec.startswith(REDIVIDED) else counts[track.target.index]
 
@@ -201,7 +201,7 @@ def _add_video(out: OutputContainer, plan: _Plan, suffix: str) -> VideoStream:
 def _keeps_tag(tag: str, one: str, other: str) -> bool:
     """Whether a codec tag means the same in both containers.
 
-    Without its own, ProRes 4444 is labeled as 422 HQ and decodes to other pixels.
+    Without its own tag, ProRes 4444 is labeled as 422 HQ and decodes to other pixels.
     """
     if not tag.strip("\0 "):
         return False
@@ -236,8 +236,8 @@ def _video_packets(
                 is_last = done + position == len(times.pts) - 1
                 packet.duration = left[position] if is_last else min(lasting[place], left[position])
                 if done + position > 0 and gaps[position] >= times.end - shown[place]:
-                    # FFmpeg's mp4 reader ends at the second keyframe after which there is less
-                    # time than until the next packet; a point to seek to matters less.
+                    # FFmpeg's mp4 reader stops at the second keyframe that has less time left
+                    # than there is until the next packet; a seek point matters less.
                     packet.is_keyframe = False
                 yield decoded[position] * unit, packet
         done += record.frames
@@ -248,7 +248,7 @@ def _video_packets(
 def _require_same_head(
     chunk: InputContainer, first: tuple[object, ...] | None, record: ChunkRecord
 ) -> tuple[object, ...]:
-    """What a decoder is told once must hold for every chunk; muxers do not look."""
+    """Decoders read the header once, so it must hold for every chunk; muxers do not check."""
     context = chunk.streams.video[0].codec_context
     head = (context.name, context.width, context.height, context.extradata)
     if first is not None and head != first:
@@ -273,7 +273,7 @@ def _placed(
     for packet in chunk.demux(video=0):
         if not packet.size:
             continue
-        if is_intra:  # in order, and Matroska's milliseconds could not tell
+        if is_intra:  # in order; Matroska's milliseconds are too coarse
             place = found if found < record.frames else None
         else:
             first = packet.pts or 0 if first is None else first
@@ -301,7 +301,7 @@ def _places(session: Session, record: ChunkRecord) -> dict[int, int]:
 
 
 def _tick(packet: Packet, first: int, session: Session) -> int:
-    """Ticks of the session from the first packet to this; -1, where no frame is, if in between."""
+    """Session ticks from the first packet to this one; -1, where no frame is, if between ticks."""
     base, own = session.manifest.stream.time_base, packet.time_base
     if packet.pts is None:
         return -1
@@ -312,7 +312,7 @@ def _tick(packet: Packet, first: int, session: Session) -> int:
 
 
 def _undescribed(path: Path, manifest: Manifest) -> list[str]:
-    """Notes on what the container did not keep of the description of the picture."""
+    """Notes on which parts of the video's description the container did not keep."""
     planned = manifest.stream
     with open_video(path) as container:
         stream = container.streams.video[0]

@@ -34,17 +34,17 @@ VideoInput = str | Path | BinaryIO
 Threads = Literal["AUTO", "NONE"]
 
 Way = Threads | Hardware
-"""How to decode: in software with these threads, or on a GPU."""
+"""How to decode: in software with this threading, or on a GPU."""
 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
-"""Files that name others, which nobody has looked at, and which may change or lie elsewhere."""
+"""Formats that refer to other files, which are unchecked and may change or lie elsewhere."""
 TAG_ERRORS = "replace"
-"""Old files have tags in the code page of the machine that made them."""
+"""Some old files have tags in the code page of the machine that made them."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 def exact(rational: Fraction | AVRational | None) -> Fraction | None:
-    """PyAV's rates and time bases as fractions: from version 19 on they are of a type of its own."""
+    """PyAV's rates and time bases as fractions: from version 19 on they have their own type."""
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
@@ -57,15 +57,15 @@ def source_name(source: VideoInput) -> str:
 def open_video(
     source: VideoInput, way: Way = "AUTO"
 ) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and the first video stream in it (cover art is none), open for the block.
+    """The container and its first video stream (cover art does not count), open for the block.
 
-    `way`: AUTO decodes several frames at once, about twice as fast; but what comes of damage then
-    depends on chance, so that its decoder stops at damage where NONE patches it over. A GPU stops
-    as well, and keeps its own time: threads would only hold more of its memory.
+    `way`: AUTO decodes several frames at once, about twice as fast; but how it handles damage
+    depends on chance, so its decoder stops at damage, where NONE conceals it. A GPU stops as
+    well, and has its own parallelism: threads would only take more of its memory.
 
     Raises:
         SourceError: missing, a folder, not readable, not a video, or without a video stream.
-        DecoderError: the GPU does not open.
+        DecoderError: the GPU cannot be opened.
     """
     with _opened(source, way) as container:
         stream = pictures(container)
@@ -83,10 +83,10 @@ def open_video(
 
 
 def _require_decoder(source: VideoInput, stream: VideoStream) -> None:
-    if not stream.codec_context:  # which PyAV's types do not tell
+    if not stream.codec_context:  # PyAV's types do not show it
         raise SourceError(
-            f"{source_name(source)} holds pictures of a codec that no decoder here knows; convert it "
-            "to another one first."
+            f"{source_name(source)} uses a video codec that no decoder here supports; convert it "
+            "to another codec first."
         )
 
 
@@ -97,7 +97,7 @@ def pictures(container: InputContainer) -> VideoStream | None:
 
 
 def is_cover_art(stream: Stream) -> bool:
-    """Whether a video stream is one picture beside what is shown."""
+    """Whether a video stream is only a cover picture."""
     return Disposition.attached_pic in stream.disposition
 
 
@@ -106,12 +106,12 @@ def _opened(source: VideoInput, way: Way) -> InputContainer:
         return open_container(source)
     try:
         return open_container(source, way.accelerator)
-    except SourceError as error:  # software is asked next, and knows better if the file is at fault
+    except SourceError as error:  # software is tried next, and can tell if the file is at fault
         raise DecoderError("the device does not open with the file") from error
 
 
 def file_url(path: str | Path) -> str:
-    """A path as FFmpeg takes it: colons and percent signs mean no protocol and no pattern."""
+    """A path for FFmpeg in which colons and percent signs are not taken as protocol or pattern."""
     return f"file:{path}"
 
 
@@ -121,7 +121,7 @@ def open_file(
     options: dict[str, str] | None = None,
     accelerator: HWAccel | None = None,
 ) -> InputContainer:
-    """A file's container; `options` are the demuxer's. Tags that are no UTF-8 are patched over.
+    """A file's container; `options` are the demuxer's. Undecodable characters in tags are replaced.
 
     Playlists are refused: nothing is read but the file itself.
 
@@ -156,12 +156,12 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
     except FileNotFoundError as error:
         raise SourceError(f"{source} does not exist; check the path.") from error
     except IsADirectoryError as error:
-        raise SourceError(f"{source} is a folder; a video file is wanted here.") from error
+        raise SourceError(f"{source} is a folder; name a video file.") from error
     except PermissionError as error:
-        raise SourceError(f"{source} must not be read; check its permissions.") from error
+        raise SourceError(f"{source} is not readable; check its permissions.") from error
     except FFmpegError as error:
         raise SourceError(
-            f"{source_name(source)} is not a video, or too damaged to be opened "
+            f"{source_name(source)} is not a video, or is too damaged to be opened "
             f"({error.strerror}); play it elsewhere to make sure."
         ) from error
 
@@ -169,7 +169,7 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
 def packets(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
     """Packets of the streams, and at the end the empty ones that flush their decoders.
 
-    A demuxer raises at damage it cannot pass; what it gave before is good, so that is the end.
+    A demuxer raises at damage it cannot pass; the packets before it are good, so they end there.
     """
     demuxed = container.demux(*streams)
     while True:
@@ -185,11 +185,11 @@ def packets(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
 def decode(
     container: InputContainer, stream: VideoStream, way: Way = "AUTO", clock: Clock = STEADY
 ) -> Iterator[av.VideoFrame | None]:
-    """Frames from where the container stands to its end; None where a packet was damaged.
+    """Frames from the container's position to its end; None where a packet was damaged.
 
     `way` as given to `open_video`; with a `clock` that jumps the container must stand at its
-    beginning. `container.decode` ends for good at the first damaged packet, with the frames behind
-    it.
+    beginning. `container.decode` ends for good at the first damaged packet and loses the frames
+    after it.
 
     Raises:
         DecoderError: the GPU fails.
@@ -203,7 +203,7 @@ def _decode(
     container: InputContainer, stream: VideoStream, decoder: VideoCodecContext, clock: Clock
 ) -> Iterator[av.VideoFrame | None]:
     for packet in clock.on_it(packets(container, stream), stream):
-        if packet is None:  # what follows knows nothing of what was before
+        if packet is None:  # the next piece does not refer to this one
             yield from _drained(decoder)
             decoder.flush_buffers()
             continue
@@ -215,15 +215,15 @@ def _decode(
 
 
 def _without_deflated(packet: Packet, decoder: VideoCodecContext) -> Packet:
-    """The packet, or, of PNG, one without what its decoder would inflate beside the pixels.
+    """The packet; for PNG, without what its decoder would inflate besides the pixels.
 
-    The profile must go for another reason too: PyAV 18 crashes where a frame has its name.
+    The color profile must go for another reason too: PyAV 18 crashes on frames that carry its name.
     """
     if decoder.name != "png" or not packet.size:
         return packet
     cleaned = av.Packet(without_deflated(bytes(packet)))
     cleaned.pts, cleaned.dts, cleaned.time_base = packet.pts, packet.dts, packet.time_base
-    cleaned.is_keyframe = packet.is_keyframe  # other pictures are differences to the one before
+    cleaned.is_keyframe = packet.is_keyframe  # other pictures depend on the one before
     return cleaned
 
 
@@ -231,13 +231,13 @@ def _drained(decoder: VideoCodecContext) -> Iterator[av.VideoFrame | None]:
     try:
         yield from decoder.decode(None)
     except EndOfFileError:
-        return  # it was drained before
+        return  # it was already drained
     except FFmpegError:
         yield None
 
 
 def _decoder(stream: VideoStream) -> VideoCodecContext:
-    """The stream's own decoder, or the one that knows alpha."""
+    """The stream's own decoder, or the one that supports alpha."""
     name = alpha_decoder(stream)
     return (
         cast("VideoCodecContext", av.CodecContext.create(name, "r"))
@@ -247,7 +247,7 @@ def _decoder(stream: VideoStream) -> VideoCodecContext:
 
 
 def alpha_decoder(stream: VideoStream) -> str | None:
-    """The decoder a stream with alpha needs where FFmpeg's own drops it silently."""
+    """The decoder that a stream with alpha needs because FFmpeg's default silently drops alpha."""
     if stream.metadata.get("alpha_mode") != "1":
         return None
     return ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)

@@ -1,11 +1,11 @@
-"""From the chunks of a session to what was asked for: joined as they are, encoded once, or images.
+"""Turns the chunks of a session into an output: joined as they are, encoded once, or as images.
 
     route = plan_route(".mp4", EncoderSettings(crf=18), info, mezzanine=FFV1)
     ...                                     # chunks are made with route.chunks
     deliver(session, Path("smooth.mp4"), route.final)
 
 Chunks in the final codec are joined by packet copy. Lossless chunks (a mezzanine) are encoded once
-at the end, into a video or into images, so that they can be so again without being made anew.
+at the end, into a video or into images; this can be repeated without making the chunks again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .window import Window
 log = logging.getLogger("tlbvfi.delivery")
 
 Final = Encoder | ImageFormat | None
-"""What chunks become: a video of this encoder, images, or, None, a video by packet copy."""
+"""What chunks become: a video of this encoder, images, or (None) a video by packet copy."""
 
 IMAGE_CODECS: dict[str, tuple[str, Depth | None]] = {
     "png": (".png", None),
@@ -44,11 +44,11 @@ IMAGE_CODECS: dict[str, tuple[str, Depth | None]] = {
     "jpeg": (".jpg", None),
     "webp": (".webp", None),
 }
-"""Suffix and depth of each word for images; None: the source's as far as the format has it."""
+"""Suffix and depth of each image codec; None: the source's depth, as far as the format has it."""
 SUFFIXES = {".jpeg": ".jpg", ".tiff": ".tif"}
-"""Another spelling of a suffix."""
+"""Alternative spellings of suffixes."""
 MEZZANINE_CRF = 10
-"""The worst quality that can be encoded once more without showing."""
+"""The lowest quality that can be encoded once more without visible loss."""
 RGB_CHUNKS = {
     (8, False): "bgr0",
     (8, True): "bgra",
@@ -60,7 +60,7 @@ RGB_CHUNKS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """How frames get to the output: the encoder of the chunks, and what these become."""
+    """How frames get to the output: the encoder of the chunks, and what they become."""
 
     chunks: Encoder
     final: Final
@@ -74,10 +74,10 @@ def plan_route(
     mezzanine: EncoderSettings | None = None,
     software_twin: bool = False,
 ) -> Route:
-    """The route of pictures like `picture` to an output with this suffix, each encoder proven here.
+    """The route of pictures like `picture` to an output with this suffix, each encoder tested here.
 
     Images come from lossless chunks, because a folder of images cannot be committed at once; so
-    do videos with a `mezzanine`.
+    do videos if a `mezzanine` is given.
 
     Raises:
         EncoderError: a setting is unknown or does not fit, or an encoder cannot be opened.
@@ -119,7 +119,7 @@ def final_of(session: Session, output: Path, wanted: EncoderSettings | None = No
 
 
 def final_to_json(final: Final) -> Json | None:
-    """What tells one form of a final file from another, to be kept and compared."""
+    """What identifies the form of a final file, for storing and comparing."""
     return None if final is None else asdict(final)
 
 
@@ -135,10 +135,10 @@ def deliver(
     on_encode: OnProgress | None = None,
     on_join: OnProgress | None = None,
 ) -> JoinResult:
-    """Make `output` of the chunks, whole and verified; they are left as they are.
+    """Make `output` from the chunks, complete and verified; the chunks are left as they are.
 
     `source`, `window`, `metadata`, `overwrite`: as in `concat.join`. `on_encode` and `on_join` are
-    called with frames done and frames in all, and may raise to stop.
+    called with frames done and total frames, and may raise to stop.
 
     Raises:
         SessionError: chunks are missing.
@@ -171,16 +171,16 @@ def deliver(
 
 
 def output_path(text: str, codec: str) -> Path:
-    """The output that a user's words mean: a folder stands for numbered images in it.
+    """The output path that a user's text means: a folder stands for numbered images in it.
 
-    A folder is what ends in a slash, what is one already, and any name without a suffix where the
-    codec is one of images; `codec` auto makes PNG images.
+    A folder is a name that ends in a slash, an existing folder, or a name without a suffix if the
+    codec makes images; `codec` auto makes PNG images.
 
     Raises:
-        OutputError: a video codec, or none, with a name that could be both; or no name.
+        OutputError: the name is empty, lacks a suffix, or is a folder and the codec makes videos.
     """
     if not text:
-        raise OutputError("The output has an empty name: write one, such as smooth.mp4.")
+        raise OutputError("The output name is empty: write one, such as smooth.mp4.")
     path, word = Path(text), codec.lower()
     is_folder = text.endswith(("/", "\\")) or path.is_dir()
     if not is_folder and (path.suffix or word not in IMAGE_CODECS):
@@ -224,7 +224,7 @@ def _image_format(suffix: str, wanted: EncoderSettings, picture: Picture) -> Ima
 
 
 def _lossless(form: ImageFormat, *, has_alpha: bool) -> EncoderSettings:
-    """Chunks that hold everything images of this format can."""
+    """Settings for chunks that hold everything images of this format can hold."""
     layout = pixel_layout(form.pix_fmt)
     if layout.is_float:
         is_half = form.options.get("format") == "half"
@@ -237,7 +237,7 @@ def _mezzanine(settings: EncoderSettings, picture: Picture, software_twin: bool)
     is_fine = settings.crf is not None and settings.crf <= MEZZANINE_CRF
     if not (profile.is_intra or profile.is_lossless or is_fine):
         raise EncoderError(
-            f"{settings.codec} at its usual quality is no mezzanine, because it would be compressed "
+            f"{settings.codec} at its usual quality is not a mezzanine, because quality would drop "
             f"twice: choose ffv1, h264-lossless, prores or dnxhr, or a crf of 0 to {MEZZANINE_CRF}."
         )
     return resolve_encoder(settings, picture, software_twin=software_twin)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: temporary name, fsync, rename, fsync of the folder.
+"""Files that are either complete or absent: temporary name, fsync, rename, fsync of the folder.
 
 A rename may reach the disk before the data it names; only this order of steps survives a power cut.
 """
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from .errors import OutputError
 
 StepHook = Callable[[str], None]
-"""Told the name of each step of a commit as it is reached, so that a test can stop there."""
+"""Called with the name of each step of a commit as it is reached, so that a test can stop there."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (
@@ -29,7 +29,7 @@ REFUSED = (
 
 
 def no_step(step: str) -> None:
-    """Pay no attention to the steps of a commit."""
+    """Ignore the steps of a commit."""
 
 
 def temporary_path(path: Path) -> Path:
@@ -55,7 +55,7 @@ def fsync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, and wait until their names are on the disk."""
+    """Make a folder and its missing parents, and wait until their names are on the disk."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
@@ -99,7 +99,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def disk_errors(path: Path, *, if_full: str = "free some space") -> Iterator[None]:
-    """Turn a full or forbidden disk into an OutputError; `if_full` says what to do.
+    """Turn a full or unwritable disk into an OutputError; `if_full` says what to do.
 
     Raises:
         OutputError: the disk of `path` is full, or `path` cannot be written there.
@@ -118,7 +118,7 @@ def disk_errors(path: Path, *, if_full: str = "free some space") -> Iterator[Non
 
 
 def require_writable(folder: Path) -> None:
-    """Make the folder, if it is not there, and try whether files can be made in it.
+    """Make the folder if needed, and test whether files can be created in it.
 
     Raises:
         OutputError: they cannot.
@@ -130,12 +130,12 @@ def require_writable(folder: Path) -> None:
 
 @contextmanager
 def sole_writer(output: Path) -> Iterator[None]:
-    """Be the only one who makes `output`, in this process and any other; makes its folder.
+    """Be the only writer of `output`, within this process and across processes; makes its folder.
 
     Raises:
-        OutputError: somebody else makes it, or files cannot be made there.
+        OutputError: another job makes it, or files cannot be created there.
     """
-    require_writable(output.parent)  # which a lock would take for somebody else's
+    require_writable(output.parent)  # else the lock could seem to be another job's
     lock = FileLock(output.with_name(f".{output.name}.lock"))
     try:
         with disk_errors(output):
@@ -147,7 +147,7 @@ def sole_writer(output: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if os.name != "nt":  # where releasing removes it
+        if os.name != "nt":  # Windows removes it on release
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
@@ -159,7 +159,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Refuse what cannot be whole before its first byte is written.
+    """Refuse an output that cannot fit, before its first byte is written.
 
     Raises:
         OutputError: fewer than `size` bytes are free.
@@ -167,7 +167,7 @@ def require_space(folder: Path, size: int) -> None:
     free = free_bytes(folder)
     if size > free:
         raise OutputError(
-            f"{folder} has {size_in_words(free)} free and {size_in_words(size)} are to come: free "
+            f"{folder} has {size_in_words(free)} free and {size_in_words(size)} are needed: free "
             "some space or choose another folder."
         )
 

@@ -1,13 +1,13 @@
-"""What can go wrong with video files, in words for the person who has them.
+"""What can go wrong with video files, worded for the user.
 
 VideoError
 ├── SourceError          the input is missing, not a video, empty, damaged, or changes midway
-├── DecoderError         a hardware decoder was asked for that cannot be used here
+├── DecoderError         the requested hardware decoder cannot be used here
 ├── EncoderError         an encoder, option, pixel format or size that cannot be used here
 ├── OutputError          the destination exists, is not writable, or its disk is full
 ├── SessionError         a session id, lock, manifest or chunk is not what it should be
 │   └── SessionMismatch  the session belongs to another source or other settings
-└── VerificationError    a file is not what the plan says; the text lists where it differs
+└── VerificationError    a file differs from the plan; the text lists where
 """
 
 
@@ -20,7 +20,7 @@ class SourceError(VideoError):
 
 
 class DecoderError(VideoError):
-    """A hardware decoder was asked for that does not exist here or cannot decode the video."""
+    """The requested hardware decoder does not exist here or cannot decode the video."""
 
 
 class EncoderError(VideoError):
@@ -40,4 +40,4 @@ class SessionMismatch(SessionError):  # noqa: N818 - the tree above reads better
 
 
 class VerificationError(VideoError):
-    """A file differs from what was planned; the text says in what."""
+    """A file differs from what was planned; the text says how."""

@@ -1,4 +1,4 @@
-"""The two small values everything in this layer passes on: a frame with its time, and color tags."""
+"""The two small values passed around in this layer: a frame with its time, and color tags."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ColorTags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """A source frame: the decoded picture, untouched, and when it is shown."""
+    """A source frame: the decoded picture, unmodified, and the time at which it is shown."""
 
     picture: VideoFrame
     index: int

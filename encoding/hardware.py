@@ -1,9 +1,9 @@
-"""Frames decoded on a GPU, in the samples and the pixel format of the software decoder.
+"""Frames decoded on a GPU, with the samples and the pixel format of the software decoder.
 
 A conforming decoder of H.264 or H.265 gives samples "exactly equal to" those the standard specifies
 (ITU-T H.265.1, 6.5.3; H.264.1 alike), and those of VP8, VP9 and AV1 are specified in integers, with
 checksums of every frame of their test vectors. So a GPU decodes the same samples; it only arranges
-them in another way: chroma interleaved, and more than 8 bits moved to the top of 16.
+them differently: chroma interleaved, and depths over 8 bits in the upper bits of 16.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ class Hardware:
     decoder: str
     """FFmpeg's name of the decoder that can use it."""
     pix_fmt: str
-    """Format of the frames in software, into which they are brought."""
+    """Pixel format that the software decoder gives, to which frames are converted."""
 
     is_default: bool
-    """Whether that is the decoder which FFmpeg takes for the codec; for AV1 it takes libdav1d."""
+    """Whether that decoder is FFmpeg's default for the codec; for AV1 the default is libdav1d."""
 
     @property
     def accelerator(self) -> HWAccel:
-        """The device, not yet opened; it never decodes in software without saying so."""
+        """The device, not yet opened; it never falls back to software silently."""
         return HWAccel(self.device, allow_software_fallback=False)
 
     def context(self, stream: VideoStream) -> VideoCodecContext:
-        """The decoder of an open stream; where `is_default`, the file was opened with the device.
+        """The decoder of an open stream; if `is_default`, the file was opened with the device.
 
         Raises:
-            DecoderError: the device does not open.
+            DecoderError: the device cannot be opened.
         """
         if self.is_default:
             return stream.codec_context
@@ -58,25 +58,25 @@ class Hardware:
         return created
 
     def create(self) -> VideoCodecContext:
-        """A decoder of its own, on the device.
+        """A separate decoder on the device.
 
         Raises:
-            DecoderError: the device does not open.
+            DecoderError: the device cannot be opened.
         """
         try:
             created = av.CodecContext.create(self.decoder, "r", self.accelerator)
         except FFmpegError as error:
-            raise DecoderError(f"no such device opens ({error.strerror})") from error
+            raise DecoderError(f"no such device can be opened ({error.strerror})") from error
         return cast("VideoCodecContext", created)
 
 
 def in_software_format(
     pictures: Iterable[av.VideoFrame | None], hardware: Hardware
 ) -> Iterator[av.VideoFrame]:
-    """The frames a GPU decoded, as the software decoder gives them, with their time and tags.
+    """Frames decoded on a GPU, as the software decoder would give them, with their time and tags.
 
     Raises:
-        DecoderError: one is None (it failed), or comes in a format that does not hold the same.
+        DecoderError: a frame is None (it failed), or its format does not hold the same samples.
     """
     reformatter = VideoReformatter()
     for picture in pictures:
@@ -109,12 +109,12 @@ def regrouped(picture: av.VideoFrame, pix_fmt: str, reformatter: VideoReformatte
 
 
 def _shift(have: str, want: str) -> int | None:
-    """Unused bits below each sample; None where the formats differ in more than arrangement."""
+    """Unused bits below each sample; None if the formats differ in more than arrangement."""
     try:
         ours, theirs = pixel_layout(have), pixel_layout(want)
     except SourceError:
         return None
-    # 10 and 12 bits come as p010 and p012, or in the upper bits of formats that could hold 16.
+    # 10 and 12 bits come as p010 and p012, or in the upper bits of 16-bit formats.
     holds_same = ours.bits == theirs.bits or ours.bits == 16 > theirs.bits > 8
     if _kind(ours) != _kind(theirs) or ours.is_float or not holds_same:
         return None
@@ -126,9 +126,9 @@ def _kind(layout: PixelLayout) -> tuple[object, ...]:
 
 
 def _blank(picture: av.VideoFrame, pix_fmt: str, reformatter: VideoReformatter) -> av.VideoFrame:
-    """A picture to be filled. Side data cannot be set, only taken along by a conversion.
+    """A picture to fill. Side data cannot be set, only carried along by a conversion.
 
-    The samples of that conversion are not used: swscale rounds what a shift gives exactly.
+    The samples of that conversion are not used: swscale rounds where a shift is exact.
     """
     if len(picture.side_data):
         return reformatter.reformat(picture, format=pix_fmt)

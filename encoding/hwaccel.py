@@ -1,4 +1,4 @@
-"""Which decoder reads a video: a GPU where it is proven to give the same frames, else software."""
+"""Chooses the decoder of a video: a GPU if it is proven to give the same frames, else software."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("tlbvfi.hwaccel")
 
 AUTOMATIC = "cuda"
-"""The device tried by `auto`: NVIDIA's is the one that ComfyUI's users have."""
+"""The device tried by `auto`: ComfyUI users mostly have NVIDIA GPUs."""
 
 EXACT = ("h264", "hevc", "vp8", "vp9", "av1")
-"""Codecs that all decoders decode to the same samples; MPEG-2, MPEG-4 and JPEG let them round the
-inverse cosine transform each in its own way."""
+"""Codecs that all decoders decode to the same samples; MPEG-2, MPEG-4 and JPEG leave the rounding
+of the inverse cosine transform to the decoder."""
 
 KEEPS_TAGS = 18
-"""PyAV's first version that copies more than the pts of a frame when it downloads it."""
+"""The first PyAV version that copies more than a frame's pts when it downloads the frame."""
 
 LEADING = 32
-"""Frames in which the first that software decodes must come."""
+"""Frames within which the first frame that software decodes must appear."""
 
 
 def hwaccel_names() -> tuple[str, ...]:
-    """Accepted values of `hwaccel`: auto, none, and the devices this build of FFmpeg knows."""
+    """Accepted values of `hwaccel`: auto, none, and the devices this build of FFmpeg supports."""
     return ("auto", "none", *hwdevices_available())
 
 
@@ -48,12 +48,11 @@ def find_hardware(
     *,
     has_times: bool,
 ) -> Hardware | None:
-    """The decoder on a GPU for this video, proven by its first frame; None for software.
+    """The GPU decoder for this video, verified on its first frame; None for software.
 
-    `stream` is its stream, open, and `first` its first frame as decoded in software. `has_times`:
-    whether frames are told by their pts; otherwise a single thread of software counts them. `auto`
-    tries cuda and tells only of a GPU that is there and does not decode the video; `none` tries
-    nothing.
+    `stream` is its open stream, and `first` its first frame as decoded in software. `has_times`:
+    whether pts identify the frames; otherwise a single software thread counts them. `auto` tries
+    cuda and logs a failure only if there is a GPU; `none` tries nothing.
 
     Raises:
         DecoderError: the device that `hwaccel` names does not exist here or cannot decode the video.
@@ -70,7 +69,7 @@ def find_hardware(
         if not has_times:
             raise DecoderError("the file has no usable timestamps")
         hardware = _opening(stream, device, first)
-        level = logging.INFO  # there is a GPU: that it does not help is worth a word
+        level = logging.INFO  # there is a GPU: worth saying that it does not help
         _prove(source, hardware, first)
     except DecoderError as error:
         problem = f"{name} cannot be decoded by {device} here: {error}"
@@ -83,13 +82,13 @@ def find_hardware(
 
 
 def _opening(stream: VideoStream, device: str, first: av.VideoFrame) -> Hardware:
-    """The decoder for the device, which opens.
+    """The decoder for the device, after opening it once.
 
     Raises:
-        DecoderError: there is none for this codec, no such device, or PyAV is too old.
+        DecoderError: there is no decoder for this codec or no such device, or PyAV is too old.
     """
     if int(av.__version__.split(".")[0]) < KEEPS_TAGS:
-        raise DecoderError("PyAV before 18 loses color tags and side data on the way from a GPU")
+        raise DecoderError("PyAV before 18 loses color tags and side data of GPU frames")
     decoder, usual = _decoder_name(stream, device), stream.codec_context.codec.name
     hardware = Hardware(
         device=device, decoder=decoder, pix_fmt=first.format.name, is_default=decoder == usual
@@ -105,7 +104,7 @@ def _decoder_name(stream: VideoStream, device: str) -> str:
     for name in (codec.name, known, f"{known}_{device}"):
         if device in _devices(name) and alpha_decoder(stream) is None:
             if known not in EXACT:
-                raise DecoderError(f"decoders of {known} need not give the same samples")
+                raise DecoderError(f"decoders of {known} may give different samples")
             return name
     raise DecoderError(f"it has no decoder for {known}")
 
@@ -114,17 +113,17 @@ def _devices(decoder: str) -> set[str]:
     try:
         configs = Codec(decoder, "r").hardware_configs
         return {config.device_type.name for config in configs if config.is_supported}
-    except ValueError:  # no such decoder, or a device that PyAV has no name for
+    except ValueError:  # no such decoder, or a device unknown to PyAV
         return set()
 
 
 def _prove(source: VideoInput, hardware: Hardware, first: av.VideoFrame) -> None:
     """Decode the first frame and compare it, sample by sample.
 
-    That also finds what libavcodec does not do for GPUs, such as cutting off rows at the top.
+    That also finds what libavcodec does not do on GPUs, such as cropping rows at the top.
 
     Raises:
-        DecoderError: it is another one, or none at all.
+        DecoderError: it is a different frame, or there is none.
     """
     with open_video(source, hardware) as (container, stream):
         for picture in islice(decode(container, stream, hardware), LEADING):

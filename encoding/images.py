@@ -1,4 +1,4 @@
-"""Images: folders of them as a source of frames, and writing single ones."""
+"""Image folders as a source of frames, and writing single images."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ DECODERS = {
     ".exr": "exr",
     ".webp": "webp",
 }
-"""Decoder of each suffix; other files in a folder of images are passed over."""
+"""Decoder of each suffix; other files in a folder of images are skipped."""
 
 NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)(?P<tail>_?)")
-"""File stem with a number at its end, or before the underscore that ComfyUI's SaveImage puts."""
+"""File stem with a number at its end, or before the underscore that ComfyUI's SaveImage adds."""
 
 JFIF = ColorTags(matrix=BT601, range=FULL)
 
@@ -59,7 +59,7 @@ Depth = Literal["8", "16", "half", "float"]
 
 
 class ImageSource(Closable):
-    """The images of a folder in the order of their numbers, or of their names if they have none.
+    """The images of a folder, ordered by number, or by name if they have no numbers.
 
     Files are opened one by one, a few ahead and in parallel, so that memory does not grow with
     their number. A ComfyUI workflow and prompt in the first PNG become `info.metadata`.
@@ -103,7 +103,7 @@ class ImageSource(Closable):
 
         Raises:
             SourceError: an image cannot be read, has another size or pixel format than the first,
-                or NaN or infinite pixels; all frames before it were delivered.
+                or has NaN or infinite pixels; all frames before it were delivered.
         """
         paths = self._paths[start:stop]
         with closing(_read_ahead(paths)) as pictures:
@@ -141,8 +141,8 @@ def list_images(folder: Path) -> list[Path]:
     """The images of a folder in order.
 
     Raises:
-        SourceError: there is none, or they do not make one sequence; the text names the first file
-            that does not fit.
+        SourceError: there are none, or they do not form one sequence; the text names the first
+            file that does not fit.
     """
     paths = sorted(
         path
@@ -155,7 +155,7 @@ def list_images(folder: Path) -> list[Path]:
     for path in paths:
         if DECODERS[path.suffix.lower()] != first:
             raise SourceError(
-                f"{path} is of another format than {paths[0].name}; keep one format per folder."
+                f"{path} has another format than {paths[0].name}; keep one format per folder."
             )
     return _in_order(folder, paths)
 
@@ -185,7 +185,7 @@ def _in_order(folder: Path, paths: list[Path]) -> list[Path]:
 
 
 def _require_equal_headers(paths: list[Path]) -> None:
-    """Refuse unequal PNG files before work begins; other formats show when they are decoded."""
+    """Refuse unequal PNG files before work begins; other formats are checked when decoded."""
     first = png_header(paths[0])
     for path in paths if first else ():
         if (header := png_header(path)) != first:
@@ -199,14 +199,14 @@ def read_image(path: Path) -> av.VideoFrame:
     """The picture in an image file.
 
     Raises:
-        SourceError: the file cannot be read or is not of the format its suffix says.
+        SourceError: the file cannot be read or does not have the format of its suffix.
     """
     return _decoded(path)[0]
 
 
 def _decoded(path: Path) -> tuple[av.VideoFrame, VideoCodecContext]:
     decoder = cast("VideoCodecContext", av.CodecContext.create(DECODERS[path.suffix.lower()], "r"))
-    decoder.thread_type = "NONE"  # type: ignore[assignment] - frame threads would hold it back
+    decoder.thread_type = "NONE"  # type: ignore[assignment] - frame threads would delay it
     try:
         data = without_deflated(path.read_bytes())
         pictures = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
@@ -222,7 +222,7 @@ def _decoded(path: Path) -> tuple[av.VideoFrame, VideoCodecContext]:
 
 
 def _read_ahead(paths: Iterable[Path]) -> Generator[av.VideoFrame, None, None]:
-    """Pictures in order, decoded by a few threads that stay a few images ahead."""
+    """Pictures in order, decoded by a few threads that read a few images ahead."""
     workers = min(4, os.cpu_count() or 1)
     pending: deque[Future[av.VideoFrame]] = deque()
     with ThreadPoolExecutor(workers, "tlbvfi-images") as pool:
@@ -279,7 +279,7 @@ class ImageFormat:
 
 
 class PixelFacts(Protocol):
-    """What must be known of pictures to choose how images hold them; a VideoInfo is one."""
+    """What must be known about pictures to choose an image format; a VideoInfo is one."""
 
     @property
     def pix_fmt(self) -> str: ...
@@ -288,12 +288,12 @@ class PixelFacts(Protocol):
 
 
 def image_format(suffix: str, info: PixelFacts, *, depth: Depth | None = None) -> ImageFormat:
-    """How to write pictures like `info` as images with `suffix`, losing as little as it can.
+    """How to write pictures like `info` as images with `suffix`, losing as little as possible.
 
     `depth` None: the source's, as far as the format has it. PNG: 8 or 16. TIFF: 8, 16 or float.
-    EXR: half where it holds every value (8 to 10 bits and half-float sources), else float. JPEG
+    EXR: half if it holds every value (8 to 10 bits and half-float sources), else float. JPEG
     (quality 2 of FFmpeg's scale, 4:4:4) and WebP (lossless): 8. JPEG loses alpha, WebP the color
-    of pixels that are wholly transparent.
+    of fully transparent pixels.
 
     Raises:
         OutputError: not an image format, or one without that depth.
@@ -308,7 +308,7 @@ def image_format(suffix: str, info: PixelFacts, *, depth: Depth | None = None) -
         depths = ", ".join(held for name, held in table if name == kind)
         raise OutputError(f"{suffix} images cannot have depth {wanted}; choose {depths}.")
     if kind == "mjpeg" and info.has_alpha:
-        log.warning("JPEG images have no alpha: it is dropped. Choose .png to keep it.")
+        log.warning("JPEG images cannot store alpha: it is dropped. Choose .png to keep it.")
     encoder, pix_fmt, options = table[kind, wanted]
     return ImageFormat(suffix=suffix, encoder=encoder, pix_fmt=pix_fmt, options=options)
 
@@ -324,7 +324,7 @@ def _default_depth(suffix: str, info: PixelFacts) -> Depth:
 
 
 def _formats(*, alpha: bool) -> dict[tuple[str, Depth], tuple[str, str, dict[str, str]]]:
-    """(encoder, pix_fmt, options) by format and depth; options chosen by time and size at 1080p."""
+    """(encoder, pix_fmt, options) by format and depth; options balance time and size at 1080p."""
     png = {"pred": "up", "compression_level": "1"}
     tiff = {"compression_algo": "deflate"}
     floats = "gbrapf32le" if alpha else "gbrpf32le"
@@ -345,12 +345,12 @@ def _formats(*, alpha: bool) -> dict[tuple[str, Depth], tuple[str, str, dict[str
 def write_image(
     path: Path, picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags
 ) -> None:
-    """Write one picture whole or not at all; `tags` are those of the picture (`color.resolve`).
+    """Write one picture, whole or not at all; `tags` are those of the picture (`color.resolve`).
 
-    Samples that the format can hold arrive exactly; others are rounded to its depth.
+    Samples that the format can hold are stored exactly; others are rounded to its depth.
 
     Raises:
-        OutputError: the disk is full or the folder must not be written to.
+        OutputError: the disk is full or the folder is not writable.
     """
     data = encoded_image(picture, image_format, tags)
     with disk_errors(path), atomic_file(path) as temporary:

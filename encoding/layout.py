@@ -1,4 +1,4 @@
-"""Where the samples of a pixel format lie: every supported format as numpy views on the picture."""
+"""Where the samples of a pixel format are stored: every supported format as numpy views."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .errors import SourceError
 
 Samples = NDArray[Any]  # integers of 8 or 16 bits or floats, as the pixel format says
 
-# Formats without a sample per byte or word: swscale unpacks them without loss into these.
+# Formats without one sample per byte or word: swscale unpacks them losslessly into these.
 UNPACKED = {
     "pal8": "rgba",
     "monob": "gray",
@@ -32,7 +32,7 @@ PACKED = re.compile(r"(ya|[rgbax0]{3,4})(?:8|16|24|32|48|64)?(?:f16|f32)?")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
-    """Samples of one channel: `plane` of the picture, beginning at `first`, every `step`-th."""
+    """Samples of one channel: every `step`-th sample of `plane`, beginning at `first`."""
 
     plane: int
     first: int = 0
@@ -60,7 +60,7 @@ class PixelLayout:
         return self.dtype.kind == "f"
 
     def is_chroma(self, channel: int) -> bool:
-        """Whether the channel of that number may be stored at a lower resolution."""
+        """Whether the channel with this number may be stored at a lower resolution."""
         return self.family == "yuv" and channel in (1, 2)
 
 
@@ -69,7 +69,7 @@ def pixel_layout(pix_fmt: str) -> PixelLayout:
     """Layout of the samples of `pix_fmt`.
 
     Raises:
-        SourceError: the format is unknown or is not one that can be read sample by sample.
+        SourceError: the format is unknown or cannot be read sample by sample.
     """
     try:
         fmt = av.VideoFormat(UNPACKED.get(pix_fmt, pix_fmt))
@@ -116,7 +116,7 @@ def _dtype(base: str, bits: int, *, big_endian: bool) -> np.dtype:
 
 
 def _channels(base: str, fmt: av.VideoFormat) -> tuple[Channel, ...]:
-    """Channels in the order of `PixelLayout`; empty where the format is not understood."""
+    """Channels in the order of `PixelLayout`; empty if the format is not supported."""
     planes = [component.plane for component in fmt.components]
     if base in PACKED_422:
         order = PACKED_422[base]
@@ -159,7 +159,7 @@ def unpacked(picture: av.VideoFrame) -> av.VideoFrame:
 
 
 def copied(picture: av.VideoFrame) -> av.VideoFrame:
-    """A picture of its own with the same samples and tags."""
+    """An independent picture with the same samples and tags."""
     copy = av.VideoFrame(picture.width, picture.height, picture.format.name)
     for given, kept in zip(channel_views(picture), channel_views(copy), strict=True):
         kept[...] = given

@@ -27,18 +27,18 @@ class Manifest:
     """A job: its source, its settings, and what its output is."""
 
     source: Json
-    """Identity of the source, as its reader gives it."""
+    """Identity of the source, as reported by its reader."""
     settings: Json
-    """All that decides the frames: method, weights hash, seed, times, window, and the like."""
+    """All that determines the frames: method, weights hash, seed, times, window, and the like."""
     encoder: Encoder
     stream: StreamSpec
     """Size, color and clock of the output. Chunk pts are ticks after the first output frame."""
     is_vfr: bool = False
-    """Whether the pts follow no constant rate; else frame n is at n * `stream.step` ticks."""
+    """Whether the rate is variable; if not, frame n is at n * `stream.step` ticks."""
     start: Fraction = Fraction(0)
     """Seconds of the first output frame on the source file's own clock."""
     plan: Json = field(default_factory=dict)
-    """Rule by which output frames are cut into chunks."""
+    """Rule by which output frames are divided into chunks."""
 
     def __post_init__(self) -> None:
         if not self.is_vfr and self.stream.step * self.stream.rate * self.stream.time_base != 1:
@@ -49,7 +49,7 @@ class Manifest:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of what decides a bitstream beside the settings."""
+    """Versions of the libraries that, besides the settings, determine a bitstream."""
     numbers = {name: ".".join(map(str, parts)) for name, parts in av.library_versions.items()}
     return {"av": av.__version__, **numbers}
 
@@ -68,7 +68,7 @@ def manifest_from_json(document: Json) -> Manifest:
     """The manifest that `manifest_to_json` made.
 
     Raises:
-        KeyError, TypeError, ValueError, ZeroDivisionError: the document is something else.
+        KeyError, TypeError, ValueError, ZeroDivisionError: the document is not a manifest.
     """
     stream = dict(document["stream"])
     aspect = stream.pop("sample_aspect_ratio")
@@ -94,7 +94,7 @@ def manifest_from_json(document: Json) -> Manifest:
 
 
 def _require_plausible(manifest: Manifest) -> None:
-    """Raises: ValueError: a number that FFmpeg does not take, or a suffix that leads elsewhere."""
+    """Raises: ValueError: a number that FFmpeg rejects, or a suffix that leads elsewhere."""
     encoder, stream = manifest.encoder, manifest.stream
     ratios = (stream.time_base, stream.sample_aspect_ratio or Fraction(1))
     terms = [term for ratio in ratios for term in ratio.as_integer_ratio()]
@@ -109,10 +109,10 @@ def _require_plausible(manifest: Manifest) -> None:
 
 
 def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
-    """The manifest in a file, and the library versions beside it.
+    """The manifest in a file, and the library versions stored with it.
 
     Raises:
-        SessionError: the file cannot be read, or is of another schema.
+        SessionError: the file cannot be read, or has another schema.
     """
     try:
         document = read_json(path)

@@ -1,4 +1,4 @@
-"""Frames handed in from memory as a source: arrays or tensors, a sequence or a stream of them."""
+"""Frames in memory as a source: a sequence or an iterator of arrays or tensors."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ PIXEL_FORMATS = {
     ("u2", 1): "gray16le", ("u2", 3): "rgb48le", ("u2", 4): "rgba64le",
     ("f4", 1): "grayf32le", ("f4", 3): "gbrpf32le", ("f4", 4): "gbrapf32le",
 }  # fmt: skip
-"""By dtype and number of channels."""
+"""Keyed by dtype and number of channels."""
 
 
 class MemorySource(Closable):
-    """Frames from memory, each copied into a picture of its own when its turn comes.
+    """Frames from memory, each copied into its own picture when it is its turn.
 
     `frames`: arrays or CPU tensors [H, W, C] with C = 1, 3 or 4 (gray, RGB, RGBA) of uint8, uint16
-    or float (nominally in [0, 1]; kept as float32 with whatever lies beyond). A sequence, such as
+    or float (nominally in [0, 1]; kept as float32, values outside included). A sequence, such as
     an array [N, H, W, C], can be read from any index and repeatedly; an iterator only once.
 
     Raises:
-        SourceError: no frame, or one of another shape or dtype, or with NaN or infinite pixels.
+        SourceError: no frame, or one with another shape or dtype, or with NaN or infinite pixels.
     """
 
     def __init__(self, frames: Iterable[Any], *, rate: Fraction) -> None:
@@ -45,7 +45,7 @@ class MemorySource(Closable):
         self._sequence: Sequence[Any] | None = None
         self._rest: Iterator[Any] = iter(())
         if hasattr(frames, "__len__") and hasattr(frames, "__getitem__"):
-            self._sequence = cast("Sequence[Any]", frames)  # arrays and tensors are no Sequence
+            self._sequence = cast("Sequence[Any]", frames)  # arrays and tensors are not Sequences
         else:
             self._rest = iter(frames)
         first = self._first()
@@ -63,7 +63,7 @@ class MemorySource(Closable):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Shape and a hash of every frame; of an iterator the hash is None until it has ended."""
+        """Shape and a hash of all frames; for an iterator the hash is None until it has ended."""
         if self._sequence is not None and not self._is_hashed:
             for index, frame in enumerate(self._sequence):
                 self._hash.update(self._checked(frame, index).tobytes())
@@ -82,7 +82,7 @@ class MemorySource(Closable):
 
         Raises:
             SourceError: a frame has another shape or dtype than the first, or NaN or infinite
-                pixels, or the iterator behind this source is already past `start`.
+                pixels, or the iterator is already past `start`.
         """
         with closing(self._arrays(start, stop)) as arrays:
             for index, array in arrays:
@@ -92,7 +92,7 @@ class MemorySource(Closable):
                 yield Frame(picture=_picture(array, self.info.pix_fmt), index=index, time=time)
 
     def shortfall(self) -> str | None:
-        """None: frames in memory are all there."""
+        """None: frames in memory are always complete."""
         return None
 
     def _first(self) -> NDArray[Any]:
@@ -116,8 +116,8 @@ class MemorySource(Closable):
             return
         if start < self._position:
             raise SourceError(
-                f"Frame {start} was asked for, but the iterator has given {self._position} frames "
-                f"already; hand in a sequence to read it twice."
+                f"Frame {start} was requested, but the iterator has already given {self._position} "
+                f"frames; pass a sequence to read it twice."
             )
         while stop is None or self._position < stop:
             frame = next(self._rest, None)
@@ -146,7 +146,7 @@ def _array(frame: Any, index: int) -> NDArray[Any]:  # noqa: ANN401 - arrays and
         array = np.asarray(frame)
     except (TypeError, RuntimeError) as error:  # what torch raises for bfloat16, CUDA, gradients
         raise SourceError(
-            f"Frame {index} cannot be read as an array ({error}); hand in CPU tensors or arrays."
+            f"Frame {index} cannot be read as an array ({error}); pass CPU tensors or arrays."
         ) from error
     if array.dtype.kind == "f":
         array = array.astype(np.float32, copy=False)

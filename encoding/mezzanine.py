@@ -3,8 +3,8 @@
     final = encode_session(session, resolve_encoder(EncoderSettings(crf=18), decoded_picture(session)))
     join(final, Path("smooth.mp4"))
 
-The encode is a session of its own beside the first, so it is as durable and resumable, and its
-chunks need not be those of the mezzanine: hundreds of chunks of a few frames become few.
+The encode is a separate session next to the first, so it is just as durable and resumable, and its
+chunks need not match those of the mezzanine: hundreds of short chunks become a few long ones.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tlbvfi.mezzanine")
 
 FRAMES_PER_CHUNK = 240
-"""Ten seconds of film: what is encoded anew after a crash, at 0.3 % more bytes than one piece."""
+"""Ten seconds of film: what a crash costs at most, for 0.3 % more bytes than one piece."""
 SUFFIX = ".final"
 
 
@@ -56,7 +56,7 @@ def decoded_picture(session: Session) -> DecodedPicture:
 
 
 def picture_after(encoder: Encoder, width: int, height: int) -> DecodedPicture:
-    """What frames of that size are once they have been encoded and decoded."""
+    """What frames of that size become when encoded and decoded."""
     pix_fmt = encoder.pix_fmt
     return DecodedPicture(
         width=width,
@@ -72,7 +72,7 @@ def decoded_frames(session: Session, start: int = 0) -> Generator[VideoFrame, No
     """The frames of a session's chunks from number `start` on, one chunk open at a time.
 
     Raises:
-        VerificationError: a chunk is missing, damaged or of another length.
+        VerificationError: a chunk is missing, damaged or has another length.
     """
     first = 0
     for _, record in sorted(session.records().items()):
@@ -91,11 +91,11 @@ def encode_session(
 ) -> Session:
     """The session `<id>.final`: the same frames and times, encoded with `encoder`; resumable.
 
-    What an earlier run left there of another encoder is removed. `on_progress` is called with frames
-    done and frames in all, and may raise to stop.
+    What an earlier run left there with another encoder is removed. `on_progress` is called with
+    frames done and total frames, and may raise to stop.
 
     Raises:
-        SessionError: chunks are missing, or somebody works on the final session.
+        SessionError: chunks are missing, or the final session is in use.
         VerificationError: a chunk is damaged.
         EncoderError: the encoder fails.
         OutputError: the disk is full.
@@ -168,7 +168,7 @@ def _final_manifest(session: Session, encoder: Encoder, records: list[ChunkRecor
 
 
 def _final_color(color: ColorTags, source: str, encoder: Encoder) -> ColorTags:
-    """RGB becomes what it becomes everywhere; YUV keeps its tags, as far as the file can say them."""
+    """RGB gets the tags of `yuv_of_rgb`; YUV keeps its own, as far as the file can store them."""
     was_rgb = pixel_layout(source).family == "rgb"
     return written_tags(yuv_of_rgb(color) if was_rgb else color, encoder)
 

@@ -1,4 +1,4 @@
-"""What a video file holds, as far as its packets tell without decoding."""
+"""What a video file holds, as far as its packets show it without decoding."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ MISSING = -(1 << 63)
 
 
 CHUNK = {"ignore_editlist": "1"}
-"""How to open a chunk of ours: FFmpeg's reader of edit lists drops frames at the end of some files
-whose rate varies (`mov_fix_index` takes distances in decode time for durations)."""
+"""How to open our chunks: FFmpeg's edit list handling drops frames at the end of some files with a
+variable rate (`mov_fix_index` takes distances in decode time for durations)."""
 CHUNK_PACKETS = {**CHUNK, "probesize": "32"}
-"""The same without decoding the first frames to learn more, half of the 2.7 ms that opening takes."""
+"""The same without decoding the first frames for details, half of the 2.7 ms that opening takes."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which pixel format an encoder is given, and what of the picture that loses."""
+"""Which pixel format an encoder gets, and what the picture loses by it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def choose_pix_fmt(source: str, accepted: Iterable[str], *, has_alpha: bool) -> 
 
     What can be lost counts in this order: color, depth, chroma, alpha, staying RGB or YUV; then
     the least waste. That is ffmpeg's rule (`avcodec_find_best_pix_fmt_of_list`) with its losses
-    put in order instead of added up, so that depth is never traded for something else.
+    ranked instead of summed, so that depth is never traded for something else.
     """
     candidates = list(accepted)
     if source in candidates:
@@ -23,7 +23,7 @@ def choose_pix_fmt(source: str, accepted: Iterable[str], *, has_alpha: bool) -> 
 
 
 def loss(source: str, target: str, *, has_alpha: bool) -> tuple[int, ...]:
-    """What of `source` is lost in `target`, to be compared: color, depth, chroma, alpha, family.
+    """What `target` loses of `source`, for comparison: color, depth, chroma, alpha, family.
 
     `has_alpha` False means that the alpha of `source` is not used. All zeros: nothing is lost.
     """
@@ -38,7 +38,7 @@ def loss(source: str, target: str, *, has_alpha: bool) -> tuple[int, ...]:
 
 
 def loss_words(source: str, target: str, *, has_alpha: bool) -> list[str]:
-    """What of `source` is lost in `target`, in words; rounding between RGB and YUV is not named."""
+    """What `target` loses of `source`, in words; rounding between RGB and YUV does not count."""
     words = ("color", "bit depth", "chroma resolution", "alpha")
     lost = loss(source, target, has_alpha=has_alpha)
     return [word for word, amount in zip(words, lost, strict=False) if amount]

@@ -1,4 +1,4 @@
-"""What a PNG file says before its pixels: size, depth and texts (PNG specification, 2nd edition)."""
+"""What a PNG file has before its pixels: size, depth and texts (PNG specification, 2nd edition)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import BinaryIO
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 OVERRULED = (b"sRGB", b"gAMA", b"cHRM")
-"""What is said of the colors where there is no profile."""
-MOST_TEXT = 64 << 20  # bytes in all; no workflow is that long, but small chunks inflate to anything
+"""Chunks that describe the colors if there is no profile."""
+MOST_TEXT = 64 << 20  # total bytes; no workflow is that long, but small chunks inflate to any size
 
 
 def png_header(path: Path) -> tuple[int, int, int, int] | None:
-    """Width, height, bits per sample and color type; None if it is no PNG file."""
+    """Width, height, bits per sample and color type; None if it is not a PNG file."""
     with path.open("rb") as file:
         start = file.read(26)
     if not start.startswith(SIGNATURE) or len(start) < 26:
@@ -47,10 +47,10 @@ def png_texts(path: Path) -> dict[str, str]:
 
 
 def without_deflated(data: bytes) -> bytes:
-    """PNG data without what a decoder would inflate beside the pixels, to whatever size.
+    """PNG data without what a decoder would inflate besides the pixels, to any size.
 
-    That is compressed texts, and a color profile, which nothing here reads. What a profile overrules
-    goes with it, so that the colors of the file stay those of no known kind. Other data stays as it is.
+    That is compressed texts, and a color profile, which nothing here reads. Chunks that a profile
+    overrides go with it, so that the file's colors stay unspecified. Other data stays as it is.
     """
     if not data.startswith(SIGNATURE):
         return data
@@ -62,7 +62,7 @@ def without_deflated(data: bytes) -> bytes:
 
 
 def _chunks_of(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Type and whole of each chunk; what is cut off at the end is of no type."""
+    """Type and bytes of each chunk; a truncated chunk at the end has no type."""
     begin = len(SIGNATURE)
     while begin + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, begin)
@@ -73,7 +73,7 @@ def _chunks_of(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def with_texts(data: bytes, texts: Mapping[str, str]) -> bytes:
-    """PNG data with texts behind its header, where ComfyUI looks for them; other data as it is.
+    """PNG data with texts after its header, where ComfyUI looks for them; other data as it is.
 
     Latin-1 goes into tEXt, the rest into iTXt, as Pillow writes them.
     """
@@ -97,7 +97,7 @@ def _text_chunk(keyword: str, text: str) -> bytes:
 def _inflated(data: bytes, most: int) -> bytes:
     try:
         return zlib.decompressobj().decompress(data, most)
-    except zlib.error:  # a damaged text harms no picture
+    except zlib.error:  # a damaged text does not harm the picture
         return b""
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 QUICK_SCAN = 1000
-"""Packets that tell `probe` a constant rate from a variable one, unless it is asked to count."""
+"""Packets by which `probe` tells a constant rate from a variable one, unless it counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class StreamInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoInfo:
-    """Facts of a video stream and the file around it."""
+    """Facts about a video stream and its file."""
 
     name: str
     """File or folder name, for messages."""
@@ -52,7 +52,7 @@ class VideoInfo:
     """As tagged; `color.resolve` decides what unspecified tags mean."""
     sample_aspect_ratio: Fraction | None
     rotation: int
-    """Degrees, as the display matrix says; decoded frames are not rotated."""
+    """Degrees, from the display matrix; decoded frames are not rotated."""
     time_base: Fraction
     rate: Fraction
     """Exact frames per second: the constant rate, or the average where `is_vfr`."""
@@ -67,15 +67,15 @@ class VideoInfo:
     subtitles: tuple[StreamInfo, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     mastering: dict[str, str] = field(default_factory=dict)
-    """HDR10 static metadata in the words of x265 (`master-display`, `max-cll`), if any."""
+    """HDR10 static metadata in x265's notation (`master-display`, `max-cll`), if any."""
 
 
 def probe(source: VideoInput, *, count: bool = False) -> VideoInfo:
-    """Facts of a video file, from its headers, its first frame and its packets' timestamps.
+    """Facts about a video file, from its headers, its first frame and its packets' timestamps.
 
-    `count`: look at the packets of the whole file (all of it is read, one frame is decoded), so
+    `count`: scan the packets of the whole file (all of it is read, one frame is decoded), so
     that `frame_count`, `duration`, `rate` and `is_vfr` are exact; otherwise the first 1000 stand
-    for the rest and the count and duration are those declared. A folder of images is probed by
+    for the rest and the count and duration are as declared. A folder of images is probed by
     opening it: `open_source(folder, input_rate=...).info`.
 
     Raises:
@@ -110,7 +110,7 @@ def describe(
     first: av.VideoFrame,
     times: Timestamps,
 ) -> VideoInfo:
-    """Facts of an open video whose first frame was decoded and whose packets were scanned."""
+    """Facts about an open video whose first frame was decoded and whose packets were scanned."""
     codec = stream.codec_context
     components = first.format.components
     return VideoInfo(
@@ -163,7 +163,7 @@ def _streams(streams: Iterable[Stream]) -> tuple[StreamInfo, ...]:
 
 
 def _mastering(picture: av.VideoFrame) -> dict[str, str]:
-    """HDR10 metadata of a decoded frame (SMPTE ST 2086, CTA-861.3) as x265 wants to be told it."""
+    """HDR10 metadata of a decoded frame (SMPTE ST 2086, CTA-861.3) in x265's notation."""
     found = {}
     display = picture.side_data.get("MASTERING_DISPLAY_METADATA")
     if display is not None and _is_whole(bytes(display)):
@@ -175,7 +175,7 @@ def _mastering(picture: av.VideoFrame) -> dict[str, str]:
 
 
 def _is_whole(display: bytes) -> bool:
-    """Whether all numbers are stated; floats of Matroska may be infinite or none at all."""
+    """Whether all numbers are there and finite; Matroska's floats may be infinite or NaN."""
     denominators = struct.unpack_from("=20i", display)[1::2]
     return display[80:] == struct.pack("=2i", 1, 1) and all(denominators)
 

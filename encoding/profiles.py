@@ -1,4 +1,4 @@
-"""From the user's words to an encoder that is known to work here.
+"""Turns the user's settings into an encoder that is known to work on this machine.
 
 encoder = resolve_encoder(EncoderSettings(codec="h264", crf=18), info, container=".mp4")
 """
@@ -30,13 +30,13 @@ from .pix_fmt import choose_pix_fmt, loss, loss_words
 log = logging.getLogger("tlbvfi.profiles")
 
 WITHOUT_RANGE = (".nut", ".avi")
-"""Containers that say nothing of the range; neither do the codecs that we put into them."""
+"""Containers that do not store the color range; nor do the codecs that we put into them."""
 LOWEST_BITRATE, HIGHEST_BITRATE = 10**4, 10**9
-"""Bits per second; beyond, encoders fail without saying why, or pay no attention."""
+"""Bits per second; outside this range, encoders fail without a reason or ignore the value."""
 
 
 class Picture(Protocol):
-    """What an encoder must know of the frames it will get; a VideoInfo is one."""
+    """What an encoder must know about the frames it will get; a VideoInfo is one."""
 
     @property
     def width(self) -> int: ...
@@ -50,7 +50,7 @@ class Picture(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSettings:
-    """What a user asks for, in ffmpeg's words; None leaves the choice to the profile."""
+    """What a user asks for, in ffmpeg's terms; None leaves the choice to the profile."""
 
     codec: str = "auto"
     crf: int | None = None
@@ -62,7 +62,7 @@ class EncoderSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoder:
-    """All that decides the bitstream, resolved once and recorded in the manifest."""
+    """Everything that determines the bitstream, resolved once and recorded in the manifest."""
 
     profile: str
     name: str
@@ -96,16 +96,16 @@ class EncoderStatus:
 
 
 def find_profile(codec: str) -> Profile:
-    """The row of a profile name, an alias, or an FFmpeg encoder name.
+    """The profile with this name or alias, or for this FFmpeg encoder name.
 
     Raises:
-        EncoderError: nothing is called so.
+        EncoderError: there is none.
     """
     word = codec.lower()
     for profile in PROFILES:
         if word in (profile.name, *profile.aliases):
             return profile
-    for profile in PROFILES:  # shared encoders (libx264, prores_ks) mean their first row
+    for profile in PROFILES:  # a shared encoder (libx264, prores_ks) means its first row
         if word == profile.encoder:
             return profile
     names = ", ".join(profile.name for profile in PROFILES)
@@ -121,16 +121,16 @@ def resolve_encoder(
 ) -> Encoder:
     """The encoder for these frames, proven by opening it at their size.
 
-    Where `settings` names no pix_fmt, YUV keeps its own or the nearest the codec takes (ffmpeg's
+    If `settings` names no pix_fmt, YUV keeps its own or the nearest that the codec takes (ffmpeg's
     rule). RGB (images, frames from memory) becomes 4:2:0 with the delivery codecs h264, hevc, av1
-    and vp9, because browsers play nothing else: 8 bit, or 10 bit in hevc and av1 where the
-    pictures have more than 8 bits of integers. All other codecs keep what they can of RGB.
+    and vp9, because browsers play nothing else: 8 bit, or 10 bit in hevc and av1 if the
+    pictures are integers of more than 8 bits. All other codecs keep what they can of RGB.
 
     `container`: suffix of the final file (`.mp4`), or None for the profile's first.
-    `software_twin`: run a hardware profile that cannot be opened as its twin, with a warning.
+    `software_twin`: replace a hardware profile that cannot be opened by its twin, with a warning.
 
     Raises:
-        EncoderError: a setting is unknown, out of range or does not fit, or nothing opens.
+        EncoderError: a setting is unknown, out of range or does not fit, or no encoder opens.
     """
     suffix = _suffix(container)
     if settings.codec.lower() == "auto":
@@ -143,16 +143,16 @@ def resolve_encoder(
 
 
 def written_tags(tags: ColorTags, encoder: Encoder) -> ColorTags:
-    """The tags to write for frames of such colors: limited range where a file cannot say full.
+    """The tags to write for frames with `tags`: limited range if the file cannot signal full.
 
-    Readers take what is not said for limited, and would clip blacks and whites.
+    Readers take a missing range as limited, and would clip blacks and whites.
     """
     is_told = not find_profile(encoder.profile).is_limited and encoder.suffix not in WITHOUT_RANGE
     if not is_told and tags.range == FULL and pixel_layout(encoder.pix_fmt).family == "yuv":
         tags = replace(tags, range=LIMITED)
         if encoder.is_lossless:
             log.warning(
-                "%s in %s cannot say that its range is full: it becomes limited, which rounds. "
+                "%s in %s cannot signal full range: it becomes limited, which rounds values. "
                 "Choose ffv1 in .mkv to keep every value.",
                 encoder.profile,
                 encoder.suffix,
@@ -161,7 +161,7 @@ def written_tags(tags: ColorTags, encoder: Encoder) -> ColorTags:
 
 
 def available_encoders() -> list[EncoderStatus]:
-    """Every profile with what hinders it here, found by opening it at 640x360."""
+    """Every profile and whether it works here, tested by opening it at 640x360."""
     return [
         EncoderStatus(profile=profile.name, encoder=profile.encoder, problem=_trial(profile))
         for profile in PROFILES
@@ -169,9 +169,9 @@ def available_encoders() -> list[EncoderStatus]:
 
 
 def expected_bits(encoder: Encoder, pixels: int, rate: Fraction) -> Fraction:
-    """Bits a frame of so many pixels takes with usual pictures, for a first guess at disk space.
+    """Typical bits of a frame with this many pixels, for a first guess at disk space.
 
-    A stated bitrate is taken at its word. Else: lossless half of the raw samples, intra codecs 3.5
+    A given bitrate is used as it is. Else: lossless half of the raw samples, intra codecs 3.5
     bits per pixel (ProRes HQ and DNxHR HQ at 1080p), others 0.2 (x264 at crf 18 on film).
     """
     if encoder.bit_rate is not None:
@@ -185,7 +185,7 @@ def parse_bitrate(text: str) -> int:
     """Bits per second of `8M`, `800k` or `1500000` (ffmpeg's suffixes, powers of ten).
 
     Raises:
-        EncoderError: not a positive number with an optional k, M or G, or none that fits a video.
+        EncoderError: not a positive number with an optional k, M or G, or too low or high.
     """
     value = parse_amount(text)
     if value is None:
@@ -201,7 +201,7 @@ def parse_bitrate(text: str) -> int:
 
 
 def parse_amount(text: str) -> int | None:
-    """A whole number above 0 of `4G`, `1.5M`, `800k` or `42`, powers of ten; None if it is none."""
+    """The whole number above 0 in `4G`, `1.5M`, `800k` or `42` (powers of ten); else None."""
     match = re.fullmatch(r"(\d{1,30}(?:\.\d{1,30})?)([kKmMgG]?)", text.strip())
     scale = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
     return int(Fraction(match[1]) * scale[match[2].lower()]) or None if match else None
@@ -209,7 +209,7 @@ def parse_amount(text: str) -> int | None:
 
 @contextmanager
 def quiet_encoders() -> Iterator[None]:
-    """Keep SVT-AV1, which knows no other switch than its environment, from writing to stderr."""
+    """Keep SVT-AV1 from writing to stderr; its only switch is an environment variable."""
     if "SVT_LOG" in os.environ:
         yield
         return
@@ -241,19 +241,19 @@ def _resolve_named(
 
 
 def _resolve_auto(settings: EncoderSettings, picture: Picture, suffix: str | None) -> Encoder:
-    """NVENC where it opens and keeps as much of the picture, else software."""
+    """NVENC if it opens and keeps as much of the picture, else software."""
     software = {".webm": "vp9", ".nut": "ffv1", ".avi": "utvideo"}.get(suffix or "", "h264")
     fallback = _configure(find_profile(software), settings, picture, suffix)
     if software == "h264":
         try:
             hardware, problem = _best_opening(find_profile("h264_nvenc"), settings, picture, suffix)
         except EncoderError as error:
-            log.debug("codec auto passes over h264_nvenc: %s", error)
+            log.debug("codec auto skips h264_nvenc: %s", error)
         else:
             if not problem and _loses_no_more(hardware, fallback, picture):
                 log.info("codec auto: %s", hardware.name)
                 return hardware
-            log.debug("codec auto passes over h264_nvenc: %s", problem or "it would lose detail")
+            log.debug("codec auto skips h264_nvenc: %s", problem or "it would lose detail")
     problem = _opening_problem(fallback, picture)
     if problem:
         raise EncoderError(f"{problem}: name another codec.")
@@ -264,7 +264,7 @@ def _resolve_auto(settings: EncoderSettings, picture: Picture, suffix: str | Non
 def _best_opening(
     profile: Profile, settings: EncoderSettings, picture: Picture, suffix: str | None
 ) -> tuple[Encoder, str]:
-    """The encoder with the best options that open here, and an empty word; else what hinders it."""
+    """The encoder with the best options that open here, and an empty string; else the problem."""
     best = _configure(profile, settings, picture, suffix)
     problem = _opening_problem(best, picture)
     for options in profile.plainer if problem else ():
@@ -272,7 +272,7 @@ def _best_opening(
         encoder = _configure(lesser, settings, picture, suffix)
         if not _opening_problem(encoder, picture):
             words = ", ".join(f"{name}={value}" for name, value in options.items())
-            log.info("%s opens here with %s only.", encoder.name, words)
+            log.info("%s opens here only with %s.", encoder.name, words)
             return encoder, ""
     return best, problem
 
@@ -329,7 +329,7 @@ def _pix_fmt(profile: Profile, wanted: str | None, picture: Picture) -> str:
 
 
 def _from_rgb(profile: Profile, picture: Picture) -> tuple[str, ...]:
-    """Formats to choose from for an RGB picture; empty where all that the profile takes will do."""
+    """Formats to choose from for an RGB picture; empty if any format of the profile will do."""
     layout = pixel_layout(picture.pix_fmt)
     if layout.family != "rgb":
         return ()
@@ -339,7 +339,7 @@ def _from_rgb(profile: Profile, picture: Picture) -> tuple[str, ...]:
 def _tell_losses(encoder: Encoder, picture: Picture) -> None:
     lost = loss_words(picture.pix_fmt, encoder.pix_fmt, has_alpha=picture.has_alpha)
     if _from_rgb(find_profile(encoder.profile), picture):
-        lost = [word for word in lost if word != "chroma resolution"]  # meant to be
+        lost = [word for word in lost if word != "chroma resolution"]  # intended
     if lost:
         log.warning(
             "%s stores %s as %s and drops %s.",
@@ -409,7 +409,7 @@ def _preset_options(profile: Profile, preset: str | None) -> Options:
 
 
 def _for_twin(profile: Profile, settings: EncoderSettings) -> EncoderSettings:
-    """The same wish in the twin's words: presets that only NVENC knows are left to the default."""
+    """The same settings for the twin: presets that only NVENC knows become the default."""
     twin = find_profile(profile.twin)
     known = twin.presets is not None and settings.preset in twin.presets.words
     fits = settings.pix_fmt in twin.pix_fmts
@@ -459,7 +459,7 @@ def _opening_problem(encoder: Encoder, picture: Picture) -> str:
 
 
 def configure_context(context: VideoCodecContext, encoder: Encoder) -> None:
-    """Hand an encoder's settings to a codec context that is not yet open."""
+    """Apply an encoder's settings to a codec context that is not yet open."""
     context.options = dict(encoder.options)
     context.thread_count = encoder.thread_count
     if encoder.bit_rate is not None:

@@ -1,6 +1,6 @@
 """The list of committed chunks: one line each, appended and made durable, never rewritten.
 
-The newline is what commits. Rewriting one JSON file per chunk costs 1,728 s for 36,000 chunks,
+The newline commits. Rewriting one JSON file per chunk costs 1,728 s for 36,000 chunks,
 appending with fsync about 120 s.
 """
 
@@ -26,7 +26,7 @@ class ChunkRecord:
     pairs: tuple[int, int]
     """Half-open range of source pairs its frames belong to."""
     first_frame: int | None
-    """Number of its first output frame; None where chunks are saved one by one, in any order."""
+    """Number of its first output frame; None if chunks are saved one by one, in any order."""
     frames: int
     first_pts: int
     last_pts: int
@@ -37,14 +37,14 @@ class ChunkRecord:
     is_last: bool
     """Whether the output ends with this chunk."""
     notes: dict[str, list[int]] = field(default_factory=dict)
-    """Source pairs in which something was decided: `cuts`, `retimed`."""
+    """Source pairs by what was decided for them: `cuts`, `retimed`."""
 
 
 class ProgressLog:
     """The file, open for appending. Whoever opens it holds the session's lock."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create; a torn last line is cut off, so that it cannot spoil the next."""
+        """Open or create the file; a torn last line is cut off so that it cannot spoil the next."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)  # Unix, Windows
         self._file = os.open(path, flags, 0o666)
@@ -74,7 +74,7 @@ class ProgressLog:
         on_step("after line")
 
     def close(self) -> None:
-        """Close the file; lines are durable without."""
+        """Close the file; its lines are durable without this."""
         os.close(self._file)
 
     def _cut(self) -> None:
@@ -83,7 +83,7 @@ class ProgressLog:
 
 
 def read_progress(path: Path) -> dict[int, ChunkRecord]:
-    """Committed chunks by index; of a chunk made twice, the later line wins."""
+    """Committed chunks by index; if a chunk was made twice, the later line wins."""
     records = {}
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     for number, line in enumerate(lines, 1):
@@ -110,6 +110,6 @@ def _parse(line: bytes) -> ChunkRecord:
 
 
 def _write_all(file: int, data: bytes) -> None:
-    # A disk that is nearly full takes a part and says so only at the next write.
+    # A nearly full disk accepts part of the data and fails only at the next write.
     while data:
         data = data[os.write(file, data) :]

@@ -1,4 +1,4 @@
-"""Video files as a source of frames: streamed, decoded with all cores, exact from any index."""
+"""Video files as a source of frames: streamed, decoded on all cores, frame-exact from any index."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ PicturesOrDamage = Generator[tuple[int, av.VideoFrame | None], None, None]
 
 MEGABYTE = 1 << 20
 SEEKS = 8
-"""Keyframes to try, each before the last, until decoding from the beginning is no slower."""
+"""Keyframes to try, each before the last; after that, decoding from the beginning is no slower."""
 
 
 class VideoSource(Closable):
     """Frames of a video file, or of its bytes in memory.
 
-    Opening it decodes one frame and reads through the packets once, for the exact times; iterating
-    needs memory for a handful of frames, whatever the length. A frame in the middle that cannot be
-    decoded is replaced by the one before it, so that count, order and sound stay right; the loss
-    is told by `shortfall`.
+    Opening it decodes one frame and reads all packets once, for the exact times; iterating needs
+    memory for a handful of frames, whatever the length. A frame in the middle that cannot be
+    decoded is replaced by the one before it, so that count, order and sound stay right;
+    `shortfall` reports the loss.
 
-    `hwaccel`: what decodes, see `hwaccel.find_hardware`. The frames are the same, so it is no part
-    of `identity`; but software alone notices damage inside a picture.
+    `hwaccel`: the decoder, see `hwaccel.find_hardware`. The frames are the same, so it is not part
+    of `identity`; but only software notices damage inside a picture.
 
     Raises:
         SourceError: missing, not a video, nothing in it can be decoded, or `input_rate` given for a
@@ -83,7 +83,7 @@ class VideoSource(Closable):
         self._end: int | None = None
         for due, found in self._scan.clock.jumps:
             log.warning(
-                "The clock of %s jumps from %.2f s to %.2f s; what follows is carried on right after.",
+                "The clock of %s jumps from %.2f s to %.2f s; the rest follows without a gap.",
                 self.info.name,
                 due,
                 found,
@@ -96,7 +96,7 @@ class VideoSource(Closable):
 
     @property
     def decoder(self) -> str:
-        """What decodes: the type of GPU (`cuda`), or `software`."""
+        """The decoder in use: the type of GPU device (`cuda`), or `software`."""
         return self._hardware.device if self._hardware else "software"
 
     @property
@@ -130,7 +130,7 @@ class VideoSource(Closable):
                     return
 
     def shortfall(self) -> str | None:
-        """What was lost, once `frames` has come to the end of the file; None if nothing."""
+        """What was lost, once `frames` has reached the end of the file; None if nothing."""
         count = self._count
         kept = count if self._end is None else self._end
         losses = []
@@ -144,15 +144,15 @@ class VideoSource(Closable):
             losses.append(f"damaged at its end ({kept} of {count} frames left)")
         if self._repeated:
             losses.append(
-                f"damaged within (frames shown as the one before them: {len(self._repeated)})"
+                f"damaged inside (frames replaced by the one before: {len(self._repeated)})"
             )
         return f"{self.info.name} is {' and '.join(losses)}." if losses else None
 
     def _without_gaps(self, start: int) -> Pictures:
-        """(index, picture) from `start` on; what cannot be decoded repeats the picture before it.
+        """(index, picture) from `start` on; an undecodable frame repeats the picture before it.
 
-        From the first sign of damage on a single thread goes on: what frame threads make of damage
-        differs from run to run, and they lose good frames beside bad ones.
+        From the first sign of damage on, a single thread decodes: frame threads handle damage
+        differently from run to run, and lose good frames next to bad ones.
         """
         following, last = start, None
         for read in (self._by_hardware, self._undamaged) if self._scan.is_ordered else ():
@@ -169,7 +169,7 @@ class VideoSource(Closable):
             self._end = following
 
     def _by_hardware(self, start: int) -> Pictures:
-        """Frames from `start` on as long as a GPU gives them; once it fails it is not asked again."""
+        """Frames from `start` on while the GPU gives them; after a failure it is not used again."""
         hardware = self._hardware
         if hardware is None:
             return
@@ -183,7 +183,7 @@ class VideoSource(Closable):
             problem = str(error)
         if following < self._count and not self.is_closed:
             log.warning(
-                "%s: %s stops at frame %d (%s); software goes on from there.",
+                "%s: %s stops at frame %d (%s); software continues from there.",
                 self.info.name,
                 hardware.device,
                 following,
@@ -201,7 +201,7 @@ class VideoSource(Closable):
                 if self.is_closed:
                     return
                 if picture is None or index > following:
-                    log.debug("Damage near frame %d: going on with one thread.", following)
+                    log.debug("Damage near frame %d: continuing with one thread.", following)
                     return
                 if index == following:
                     self._require_same(picture, index)
@@ -241,12 +241,12 @@ class VideoSource(Closable):
             )
 
     def _decoded(self, start: int, way: Way) -> PicturesOrDamage:
-        """(index, picture) from `start` or the one before it; picture None where one was damaged.
+        """(index, picture) from `start` or the frame before it; picture None where one was damaged.
 
-        Seeking lands on a keyframe. What is shown before that keyframe may lack its references
-        (open GOP), and an intra refresh shows nothing for a while; so where nothing comes out up
-        to `start`, the keyframe before is tried. Where the clock jumps, seeking would be by times
-        that occur twice: all is decoded from the beginning.
+        Seeking lands on a keyframe. Frames shown before that keyframe may lack their references
+        (open GOP), and an intra refresh outputs nothing for a while; so if nothing comes out up
+        to `start`, the previous keyframe is tried. If the clock jumps, the times to seek by may
+        occur twice: everything is decoded from the beginning.
         """
         ticks = self._scan.ticks
         if self._scan.is_ordered and start > 0 and not self._scan.clock.jumps:
@@ -268,7 +268,7 @@ class VideoSource(Closable):
             )
 
     def _by_pts(self, decoded: Decoded, keyframe: int) -> PicturesOrDamage:
-        """What is shown from the keyframe's pts on; damage before it does not matter."""
+        """Pictures shown from the keyframe's pts on; damage before it does not matter."""
         ticks = self._scan.ticks
         index = -1
         for picture in decoded:
@@ -285,7 +285,7 @@ class VideoSource(Closable):
 def _skipped(
     found: PicturesOrDamage, start: int, way: Way
 ) -> list[tuple[int, av.VideoFrame | None]]:
-    """Read up to `start`; what was read last and must not be lost, nothing if it began too late."""
+    """Read up to `start`; the last items read, or none if `found` began too late."""
     last: list[tuple[int, av.VideoFrame | None]] = []
     for index, picture in found:
         if picture is None and way == "NONE":
@@ -306,7 +306,7 @@ def _by_turn(decoded: Decoded) -> PicturesOrDamage:
 
 
 def _seek(container: InputContainer, stream: VideoStream, target: int) -> int | None:
-    """Go to the keyframe before `target` (ticks); its pts, or None where the file cannot seek."""
+    """Seek to the keyframe before `target` (ticks); its pts, or None if the file cannot seek."""
     try:
         container.seek(target, stream=stream)
         for packet in packets(container, stream):
@@ -319,7 +319,7 @@ def _seek(container: InputContainer, stream: VideoStream, target: int) -> int | 
 
 
 def file_identity(source: VideoInput) -> dict[str, Any]:
-    """Size, modification time where it has one, and a hash of the first and the last megabyte."""
+    """Size, modification time if it has one, and a hash of the first and the last megabyte."""
     if isinstance(source, str | Path):
         path = Path(source)
         facts = path.stat()

@@ -1,4 +1,4 @@
-"""What the packets of a file say about its frames, without decoding them."""
+"""What the packets of a file tell about its frames, without decoding them."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("tlbvfi.scan")
 
 REORDER = 32
-"""Frames that may be missing before the last packets of a scan that was stopped."""
+"""Frames that may be missing before the last packets of a scan that stopped early."""
 
 NOTICEABLE = Fraction(1, 2)
-"""Seconds by which a declared duration may be longer than what is there: rounding, not damage."""
+"""Seconds by which a declared duration may exceed the actual one: rounding, not damage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """Shown frames of a video stream, from the first that can be decoded."""
+    """The frames of a video stream that are shown, from the first that can be decoded."""
 
     timestamps: Timestamps
     ticks: Sequence[int]
     """Presentation times, ascending, in units of the stream's time base."""
     is_ordered: bool
-    """Whether pts tell which frame a decoded one is; otherwise only its turn does."""
+    """Whether a decoded frame is identified by its pts; otherwise only by its position."""
     missing_seconds: Fraction
-    """How much shorter than declared the file is."""
+    """How much shorter the file is than declared."""
     clock: Clock = STEADY
-    """The clock of the times, where the file's own jumps."""
+    """The clock that the times are on, which differs from the file's own if that jumps."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class _Packets:
     pts: array[int]
     """In decoding order; MISSING where a packet has none."""
     end: int = MISSING
-    """Where the last picture stops being shown, in units of the stream's time base."""
+    """When the last picture ends, in units of the stream's time base."""
     is_reordered: bool = False
     end_of_audio: Fraction = Fraction(0)
     clock: Clock = STEADY
@@ -70,11 +70,11 @@ def scan(
 ) -> Scan:
     """Times of all frames, or of those in the first `limit` packets (the count is then unknown).
 
-    `first` is the first frame that can be decoded. Left out are packets that an edit list hides
-    (flag discard) and what comes before `first`. Frames without pts follow each other at
-    `input_rate` or else the declared rate. Where pts are invented by the demuxer (AVI has none: it
-    numbers packets in decoding order) or not all different, frames take the times in ascending
-    order, equal ones moved on by a tick.
+    `first` is the first frame that can be decoded. Packets that an edit list hides (flag discard)
+    and frames before `first` are left out. Frames without pts follow each other at `input_rate`
+    or else the declared rate. If the demuxer makes up the pts (AVI has none: it numbers packets
+    in decoding order) or some are equal, frames take the times in ascending order, equal ones
+    moved later by a tick.
 
     Raises:
         SourceError: `input_rate` is given although the file has timestamps of its own.
@@ -93,7 +93,7 @@ def scan(
         return _numbered(found, base, rates)
     if input_rate is not None:
         raise SourceError(
-            "An input rate was given for a file that has timestamps of its own; leave it away."
+            "An input rate was given for a file that has timestamps of its own; leave it out."
         )
     shown = _on_one_clock(found, stream)
     ticks = _with_missing(shown, base, rates) if without else sorted(shown)
@@ -110,7 +110,7 @@ def scan(
         ticks=ticks,
         is_ordered=is_ordered,
         missing_seconds=(
-            Fraction(0)  # what is declared does not know of jumps
+            Fraction(0)  # the declared duration ignores jumps
             if found.clock.jumps
             else _missing(
                 container, stream, base, max(ticks[-1], found.end) * base, found.end_of_audio
@@ -121,7 +121,7 @@ def scan(
 
 
 def read_clock(source: VideoInput) -> Clock:
-    """The one clock of a file of a kind that `may_jump`; the file is read through for it.
+    """The one clock of a file of a kind that `may_jump`; this reads the whole file.
 
     Raises:
         SourceError: the file cannot be opened.
@@ -137,12 +137,12 @@ def read_clock(source: VideoInput) -> Clock:
 
 
 def may_jump(container: InputContainer) -> bool:
-    """Whether clocks that jump are usual in files of this kind (MPEG-TS, MPEG-PS), by FFmpeg's word."""
+    """Whether FFmpeg expects clocks to jump in files of this kind (MPEG-TS, MPEG-PS)."""
     return bool(container.format.flags & Flags.ts_discont.value)
 
 
 def _timed_streams(container: InputContainer, main: Stream) -> list[Stream]:
-    """The streams that tell when the clock jumps; the same for all who ask."""
+    """The streams that tell when the clock jumps; the same for every caller."""
     beside = (*container.streams.audio, *container.streams.subtitles)
     return [main, *(stream for stream in beside if stream.index != main.index)]
 
@@ -171,7 +171,7 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
 
 
 def _on_one_clock(found: _Packets, stream: VideoStream) -> array[int]:
-    """The pts of the pictures that are used."""
+    """The pts of the pictures that are used, on the one clock."""
     if not found.clock.jumps:
         return found.pts
     used = array("q")
@@ -188,7 +188,7 @@ def _numbered(found: _Packets, base: Fraction, rates: Iterable[Fraction | None])
     """Frames at a rate from 0 on, for streams without timestamps."""
     rate, count = _first_of(rates), len(found.pts)
     log.warning(
-        "The file has no timestamps; its %d packets are taken as frames at %s per second.",
+        "The file has no timestamps; its %d packets are treated as frames at %s per second.",
         count,
         rate,
     )
@@ -203,7 +203,7 @@ def _numbered(found: _Packets, base: Fraction, rates: Iterable[Fraction | None])
 def _with_missing(
     pts: Sequence[int], base: Fraction, rates: Iterable[Fraction | None]
 ) -> list[int]:
-    """All times, ascending, where only some packets have one."""
+    """All times, ascending, if only some packets have one."""
     log.warning(
         "%d of the %d packets have no timestamps; their frames are shown evenly between the others.",
         sum(tick == MISSING for tick in pts),
@@ -224,7 +224,7 @@ def _missing(
     end: Fraction,
     end_of_audio: Fraction,
 ) -> Fraction:
-    """Seconds between the end that is declared and the end that is there."""
+    """Seconds between the declared end and the actual end."""
     if stream.duration:
         declared = ((stream.start_time or 0) + stream.duration) * base
         return _noticeable(declared - end)

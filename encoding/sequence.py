@@ -1,10 +1,10 @@
-"""Numbered images as the form a session ends in: `frames/f_%06d.png`, from number 1 on.
+"""Writes a session's output as numbered images: `frames/f_%06d.png`, from number 1 on.
 
     write_images(session, Path("frames/f_%06d.png"), image_format(".png", decoded_picture(session)))
 
-Each image is whole or not there. A note in the session claims the pattern before the first image is
-written, so that whoever finds images of that pattern later knows whether they are ours: an
-interrupted run goes on with the missing ones, and images of anybody else are never touched.
+Each image is either complete or absent. A note in the session claims the pattern before the first
+image is written, so that a later run can tell whether images of that pattern are ours: it continues
+an interrupted run with the missing ones, and never touches images made by anything else.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class ImagePattern:
     folder: Path
     before: str
     digits: int
-    """Numbers are filled up with zeros to so many digits."""
+    """Numbers are zero-padded to this many digits."""
     after: str
     """The rest of the name, suffix included."""
 
     def path(self, number: int) -> Path:
-        """File of the image of that number."""
+        """File of the image with this number."""
         return self.folder / f"{self.before}{number:0{self.digits}d}{self.after}"
 
     def found(self) -> dict[int, Path]:
-        """Images there are by number, however many zeros are in front of it."""
+        """Existing images by number, with any number of leading zeros."""
         name = re.compile(re.escape(self.before) + r"(\d+)" + re.escape(self.after))
         there = self.folder.iterdir() if self.folder.is_dir() else ()
         matches = [(name.fullmatch(path.name), path) for path in there]
@@ -75,7 +75,7 @@ def image_pattern(output: Path) -> ImagePattern:
     """The pattern in a name such as `frames/f_%06d.png` (ffmpeg's notation).
 
     Raises:
-        OutputError: there is no number in it, or more than one.
+        OutputError: it contains no number field, or more than one.
     """
     match = re.fullmatch(r"([^%]*)%(?:0(\d{1,2}))?d([^%]*)", output.name)
     if not match or not is_image(output.suffix):
@@ -100,14 +100,14 @@ def write_images(
 ) -> JoinResult:
     """Write all frames of a session as images named by the pattern `output`, and check them.
 
-    Where the chunks hold images of this very format they are copied, otherwise encoded. `metadata`
+    If the chunks hold images of exactly this format they are copied, otherwise encoded. `metadata`
     goes into PNG images as texts, as ComfyUI writes its `workflow` and `prompt`. `overwrite`
-    removes images of the pattern first, unless an earlier run has begun to write just these.
+    removes images of the pattern first, unless an earlier run has begun to write the same ones.
 
     Raises:
         SessionError: chunks are missing.
         VerificationError: a chunk is damaged, or images are missing at the end.
-        OutputError: other images of that pattern are there, the disk is full or not writable.
+        OutputError: other images of that pattern exist, or the disk is full or not writable.
     """
     pattern = image_pattern(output)
     require_whole(session)
@@ -130,10 +130,10 @@ def write_images(
 
 
 def refuse_other_images(session: Session | None, pattern: ImagePattern, form: ImageFormat) -> None:
-    """Refuse to write among images of the pattern that this session has not begun to write.
+    """Refuse to write among images of the pattern that are not this session's own.
 
     Raises:
-        OutputError: there are some.
+        OutputError: there are such images.
     """
     found = pattern.found()
     if found and (session is None or session.images() != _claim_of(pattern, form)):
@@ -144,7 +144,7 @@ def refuse_other_images(session: Session | None, pattern: ImagePattern, form: Im
 
 
 def verify_images(folder: Path, *, deep: bool = False) -> VerifyReport:
-    """Check that a folder holds one sequence of images without a gap; `deep` decodes them all."""
+    """Check that a folder holds one sequence of images without gaps; `deep` decodes them all."""
     checks = []
     try:
         with ImageSource(folder, rate=Fraction(1)) as source:
@@ -159,13 +159,13 @@ def verify_images(folder: Path, *, deep: bool = False) -> VerifyReport:
 
 
 def problem_with_images(pattern: ImagePattern, frames: int) -> str:
-    """Why the images are not those of an output of so many frames; empty if they are, by name."""
+    """Why the images are not an output of this many frames, judged by name; empty if they are."""
     found = pattern.found()
     missing = next((n for n in range(1, frames + 1) if found.get(n) != pattern.path(n)), None)
     if missing is not None:
         return f"{pattern.path(missing).name} is missing"
     other = next((path.name for number, path in found.items() if not 0 < number <= frames), None)
-    return f"{other} is no frame of it" if other else ""
+    return f"{other} is not one of its frames" if other else ""
 
 
 def total_bytes(pattern: ImagePattern) -> int:
@@ -176,7 +176,7 @@ def total_bytes(pattern: ImagePattern) -> int:
 def _claim(
     session: Session, pattern: ImagePattern, form: ImageFormat, total: int, *, overwrite: bool
 ) -> set[int]:
-    """Make the pattern ours; the numbers of images that an interrupted run of ours has written."""
+    """Claim the pattern; the numbers of images that our interrupted run has already written."""
     claim, found = _claim_of(pattern, form), pattern.found()
     if session.images() == claim and not (overwrite and len(found) >= total):
         return {number for number, path in found.items() if path == pattern.path(number)}
@@ -225,7 +225,7 @@ def _write(path: Path, encode: Encode, texts: Mapping[str, str]) -> None:
 
 
 def _images(session: Session, form: ImageFormat, start: int) -> Generator[Encode, None, None]:
-    """Makers of the images from frame `start` on, to be called in any thread."""
+    """Functions that encode the images from frame `start` on; each may run in any thread."""
     encoder, tags = session.manifest.encoder, session.manifest.stream.color
     kind = form.options.get("format")
     if form.encoder == encoder.name == "exr" and kind == encoder.options.get("format"):
@@ -247,7 +247,7 @@ def _packets(session: Session) -> Generator[bytes, None, None]:
 
 
 def _require_readable(pattern: ImagePattern, frames: int, size: tuple[int, int]) -> None:
-    """The names are complete, and the first and the last image can be decoded."""
+    """Require that all names exist and that the first and the last image can be decoded."""
     problem = problem_with_images(pattern, frames)
     for number in (1, frames):
         picture = None if problem else read_image(pattern.path(number))

@@ -1,4 +1,4 @@
-"""One job on the disk: a manifest written once, chunks, and progress that is only ever appended.
+"""One job on disk: a manifest written once, chunks, and an append-only progress log.
 
     session = Session.start(root, "holiday-1a2b", manifest)
     with session.locked():
@@ -7,8 +7,8 @@
             chunk.write(picture, pts)
             chunk.commit(pairs=(0, 24), first_frame=0)
 
-A chunk is done when its line is in `progress.jsonl` and its file is what the line says. The newline
-is what commits: a torn last line is a chunk that was not made. Everything lives in
+A chunk is done when its line is in `progress.jsonl` and its file matches that line. The newline
+commits the chunk: a torn last line means that the chunk was not made. Everything lives in
 `<root>/tlbvfi_chunks/<id>/`, and nothing outside that folder is ever written or removed.
 """
 
@@ -67,12 +67,12 @@ OUR_FILES = (
 )
 MANIFEST, PROGRESS, ORIGIN, IMAGES, RESULT, OWNER, LOCK = OUR_FILES
 SHOWN = 5
-"""Sessions named in an error."""
+"""Sessions listed in an error message."""
 ORIGIN_FIELDS = {
     **{"command": list[str], "folder": str, "paths": list[str]},
     **{"metadata": dict[str, str], "sound": str | None},
 }
-"""What the origin of a job may say."""
+"""Fields that the origin of a job may have, with their types."""
 WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
     f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)
 }
@@ -88,10 +88,10 @@ IF_OUTPUT_FULL = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Disk space a session still needs, from what its chunks took so far."""
+    """Disk space a session still needs, estimated from its chunks so far."""
 
     needed_bytes: int
-    """For the chunks not yet made and the final file."""
+    """For the remaining chunks and the final file."""
     free_bytes: int
 
     @property
@@ -120,7 +120,7 @@ class Session:
 
     @classmethod
     def start(cls, root: Path, id: str, manifest: Manifest, *, overwrite: bool = False) -> Session:
-        """The session of this job: the one that is there, if it is the same job, or a new one.
+        """The existing session of this job, or a new one.
 
         Raises:
             SessionMismatch: a session with this id belongs to another job; `overwrite` removes it.
@@ -139,18 +139,18 @@ class Session:
         """A new session.
 
         Raises:
-            SessionError: the id is not valid, or there is such a session, or a part of one.
+            SessionError: the id is not valid, or the session exists already, whole or in part.
             OutputError: the folder cannot be written.
         """
         folder = _session_folder(root, id)
         if (folder / MANIFEST).exists():
             raise SessionError(
-                f"There is a session {id} in {folder.parent}: resume it or choose another session id."
+                f"Session {id} exists in {folder.parent}: resume it or choose another session id."
             )
         if (folder / PROGRESS).exists():
             raise SessionError(
-                f"{folder} has lost its {MANIFEST}, and what else is in it is of no use: delete the "
-                "folder, or choose another name for the session."
+                f"{folder} has lost its {MANIFEST} and cannot be used without it: delete the "
+                "folder or choose another session id."
             )
         if manifest.stream.mastering and not stores_mastering(manifest.encoder):
             log.warning("%s drops the HDR10 mastering metadata.", manifest.encoder.profile)
@@ -196,12 +196,12 @@ class Session:
         if differing:
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise SessionMismatch(
-                f"Session {self.id} is of another job ({'; '.join(differing[:3])}{more}): "
-                "choose another session id or, on the command line, start it anew with --overwrite."
+                f"Session {self.id} belongs to another job ({'; '.join(differing[:3])}{more}): "
+                "choose another session id or, on the command line, start over with --overwrite."
             )
         if self.versions != library_versions():
             log.warning(
-                "Session %s was begun with PyAV %s, this is %s: if joining fails, start it anew.",
+                "Session %s was started with PyAV %s, this is %s: if joining fails, start it over.",
                 self.id,
                 self.versions.get("av"),
                 av.__version__,
@@ -209,10 +209,10 @@ class Session:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one to work on this session, in this process and any other; may be nested.
+        """Hold the session exclusively, within this process and across processes; may be nested.
 
         Raises:
-            SessionError: somebody else does.
+            SessionError: the session is in use.
         """
         if self._progress is not None:
             yield
@@ -230,13 +230,13 @@ class Session:
                 self._progress = None
 
     def records(self) -> dict[int, ChunkRecord]:
-        """Every committed chunk by its index; of a chunk made twice, the later one."""
+        """Every committed chunk by its index; if a chunk was made twice, the later one."""
         if self._records is None:
             self._records = read_progress(self.folder / PROGRESS)
         return self._records
 
     def done(self, *, thorough: bool = False) -> list[ChunkRecord]:
-        """Committed chunks whose files are as recorded, by index; others are told and left out.
+        """Committed chunks whose files match their record, by index; others are logged and skipped.
 
         `thorough` compares checksums (about 1.7 s per GB), otherwise sizes.
         """
@@ -249,10 +249,10 @@ class Session:
             elif was_joined and not self.chunk_path(record.index).exists():
                 dropped += 1
             else:
-                log.warning("Session %s: %s: it is made anew.", self.id, problem)
+                log.warning("Session %s: %s: it is made again.", self.id, problem)
         if dropped:
             log.info(
-                "session %s was joined and its chunks removed: %d are made anew.", self.id, dropped
+                "session %s was joined and its chunks removed: %d are made again.", self.id, dropped
             )
         return intact
 
@@ -266,11 +266,11 @@ class Session:
         if size != record.bytes:
             return f"{path.name} has {size} bytes instead of {record.bytes}"
         if thorough and file_sha256(path) != record.sha256:
-            return f"{path.name} has another checksum than recorded"
+            return f"{path.name} does not have the recorded checksum"
         return ""
 
     def missing(self) -> str:
-        """What stands between these chunks and a whole output; empty if nothing does.
+        """Why these chunks do not make a whole output; empty if they do.
 
         Chunks that were saved one by one, without frame numbers, may end anywhere.
         """
@@ -295,7 +295,7 @@ class Session:
         return self.folder / f"chunk_{index:06d}{self.manifest.encoder.chunk_suffix}"
 
     def new_chunk(self, index: int, *, on_step: StepHook = no_step) -> ChunkWriter:
-        """A chunk to be filled and committed; one that was made before is replaced.
+        """A chunk to fill and commit; it replaces one made before.
 
         Raises:
             SessionError: the session is not locked by this object.
@@ -308,7 +308,7 @@ class Session:
     def forecast(self, frames: int) -> Forecast:
         """Disk space for the rest of an output of `frames` frames: all chunks and the final file.
 
-        Before the first chunk it rests on what the encoder takes for usual pictures.
+        Before the first chunk it is based on what the encoder typically needs.
         """
         records = self.records().values()
         made = sum(record.frames for record in records)
@@ -324,15 +324,15 @@ class Session:
         return Forecast(needed_bytes=2 * whole - written, free_bytes=free_bytes(self.folder))
 
     def note_result(self, result: Json) -> None:
-        """Remember a final file made from these chunks, in place of what was at its `output`."""
+        """Remember a final file made from these chunks; it replaces one at the same `output`."""
         others = [each for each in self.results() if each["output"] != result["output"]]
         self._note(RESULT, [*others, result])
 
     def results(self) -> list[Json]:
-        """Every final file that `note_result` remembered, the latest last.
+        """Every final file that `note_result` remembered, latest last.
 
         Raises:
-            SessionError: what was remembered is damaged.
+            SessionError: the stored results are damaged.
         """
         found = self._noted(RESULT) or []
         if not is_of_type(found, list[Json]) or not all(map(_is_result, found)):
@@ -346,7 +346,7 @@ class Session:
         return found[-1] if found else None
 
     def note_images(self, claim: Json) -> None:
-        """Remember which images are being written from these chunks, before the first is."""
+        """Remember which images are written from these chunks; call it before writing the first."""
         self._note(IMAGES, claim)
 
     def images(self) -> Json | None:
@@ -354,14 +354,14 @@ class Session:
         return self._noted(IMAGES)
 
     def note_origin(self, origin: Json) -> None:
-        """Remember where the job came from: facts that decide no frame, such as its command."""
+        """Remember where the job came from: facts that affect no frame, such as its command."""
         self._note(ORIGIN, origin)
 
     def origin(self) -> Json | None:
         """What `note_origin` remembered last, or None.
 
         Raises:
-            SessionError: what was remembered is damaged.
+            SessionError: the stored origin is damaged.
         """
         found = self._noted(ORIGIN)
         if found is None:
@@ -373,11 +373,11 @@ class Session:
         return found
 
     def has_chunks(self) -> bool:
-        """Whether any chunk file is there, whole or not."""
+        """Whether any chunk file exists, complete or not."""
         return any(True for _ in self._chunk_files())
 
     def drop_chunks(self) -> None:
-        """Remove the chunk files and keep the books, by which a final file can be verified."""
+        """Remove the chunk files; keep the records, against which a final file can be verified."""
         with self._exclusive():
             for path in self._chunk_files():
                 path.unlink()
@@ -386,7 +386,7 @@ class Session:
         """Remove the session: its own files, and the folder if nothing else is in it.
 
         Raises:
-            SessionError: somebody works on it.
+            SessionError: the session is in use.
         """
         with self._exclusive():
             self._remove_temporaries()
@@ -397,7 +397,7 @@ class Session:
         (self.folder / LOCK).unlink(missing_ok=True)
         left = sorted(path.name for path in self.folder.iterdir())
         if left:
-            log.warning("%s stays, because it holds other files: %s.", self.folder, ", ".join(left))
+            log.warning("%s is kept: it holds other files: %s.", self.folder, ", ".join(left))
         else:
             self.folder.rmdir()
 
@@ -419,7 +419,7 @@ class Session:
             self._lock.release()
 
     def _append(self, record: ChunkRecord, on_step: StepHook) -> None:
-        assert self._progress is not None  # `new_chunk` looked
+        assert self._progress is not None  # `new_chunk` checked
         with disk_errors(self.folder / PROGRESS, if_full=IF_FULL):
             self._progress.append(record, on_step)
         self.records()[record.index] = record
@@ -505,7 +505,7 @@ class ChunkWriter:
             EncoderError: another size or pix_fmt than planned, or pts not after the last one.
         """
         first = self._pts[0] if self._pts else pts
-        self._writer.write(picture, pts - first)  # each chunk plays from 0 on its own
+        self._writer.write(picture, pts - first)  # played alone, each chunk starts at 0
         self._pts.append(pts)
 
     def commit(
@@ -516,11 +516,11 @@ class ChunkWriter:
         is_last: bool = False,
         notes: dict[str, list[int]] | None = None,
     ) -> ChunkRecord:
-        """Make the chunk durable and then have it count.
+        """Make the chunk durable, then record it as done.
 
         `pairs`: half-open range of source pairs. `first_frame`: number of its first frame in the
         output, or None if chunks come in any order and are numbered when they are joined. `notes`:
-        what was decided in which pairs.
+        as in `ChunkRecord`.
 
         Raises:
             SessionError: the pts do not follow the session's constant rate.
@@ -568,7 +568,7 @@ class ChunkWriter:
 
 
 def list_sessions(root: Path) -> list[Session]:
-    """Sessions below `root`, by id; folders without a usable manifest are passed over."""
+    """Sessions below `root`, by id; folders without a usable manifest are skipped."""
     base = root / FOLDER
     found = []
     folders = [path for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
@@ -583,13 +583,13 @@ def list_sessions(root: Path) -> list[Session]:
 
 
 def _some_of(names: list[str]) -> str:
-    """The first of many names, and how many more there are."""
+    """The first few names, and how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more or "none"
 
 
 def check_id(id: str) -> None:
-    """Refuse ids that are no safe folder name on every system.
+    """Refuse ids that are not a safe folder name on every system.
 
     Raises:
         SessionError: not 1 to 64 of A-Z a-z 0-9 . _ -, a leading or final dot, or a device name.
@@ -597,8 +597,8 @@ def check_id(id: str) -> None:
     is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", id) and not id.endswith(".")
     if not is_plain or is_device(id):
         raise SessionError(
-            f"{id!r:.80} is no session id: use 1 to 64 letters, digits, '.', '_' or '-', "
-            "not beginning or ending with a dot, and no Windows device name."
+            f"{id!r:.80} is not a session id: use 1 to 64 letters, digits, '.', '_' or '-', "
+            "not beginning or ending with a dot, and not a Windows device name."
         )
 
 
@@ -618,10 +618,10 @@ def _session_folder(root: Path, id: str) -> Path:
     for path in (folder, *(folder / name for name in OUR_FILES)):
         if path.is_symlink():
             raise SessionError(f"{path} is a link: remove it or choose another session id.")
-        if path != folder and path.exists() and not path.is_file():  # a pipe would wait for ever
+        if path != folder and path.exists() and not path.is_file():  # opening a pipe would block
             raise SessionError(f"{path} is not a file: remove it or choose another session id.")
     if folder.resolve().parent != folder.parent.resolve():
-        raise SessionError(f"{folder} leads out of {folder.parent}: choose another session id.")
+        raise SessionError(f"{folder} points outside {folder.parent}: choose another session id.")
     if folder.exists() and not folder.is_dir():
         raise SessionError(f"{folder} is not a folder: remove it or choose another session id.")
     return folder

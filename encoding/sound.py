@@ -1,14 +1,14 @@
-"""Sound decoded to be encoded anew, in flat memory: as it is, or slowed by an exact factor.
+"""Decodes sound for re-encoding, in flat memory: as it is, or slowed by an exact factor.
 
     decode = SlowSound(stream, Window(start=Fraction(0), stretch=Fraction(4)))
     for packet in container.demux(stream):
         for frame in decode(packet): ...
     for frame in decode(None): ...
 
-Either way it stays in step with the picture: where it is missing or damaged there is silence. What is
-slowed keeps its pitch, by FFmpeg's `atempo` (waveform similarity overlap-add). That does not drift, but
-it drops the first half of a window, by which all that follows comes too early, and does not finish the
-last one. So half a window more goes in before the sound and some silence after it, and as much is cut
+Either way it stays in sync with the video: missing or damaged sound becomes silence. Slowed sound
+keeps its pitch, by FFmpeg's `atempo` (waveform similarity overlap-add). That does not drift, but it
+drops the first half of a window, which makes all that follows too early, and does not finish the
+last one. So half a window is added before the sound and some silence after it, and as much is cut
 off.
 """
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("tlbvfi.sound")
 
 PREROLL = Fraction(1)
-"""Seconds decoded before a window opens, because decoders begin with noise: Opus needs 80 ms."""
+"""Seconds decoded before a window begins, because decoders start with noise: Opus needs 80 ms."""
 SMALLEST_GAP = 0.03
-"""Seconds without sound that are kept as silence; what is less is the container's coarse clock."""
+"""Shortest gap, in seconds, to fill with silence; shorter ones are the container's coarse clock."""
 WITHOUT_GAPS = f"async=1:min_comp=1e-6:min_hard_comp={SMALLEST_GAP}"
 """Options of `aresample` that fill gaps."""
 TAIL = 0.2
-"""Seconds of silence that push out the last sound: two of the longest windows of `atempo`."""
+"""Seconds of silence that flush the last sound: two of the longest windows of `atempo`."""
 SLOWEST = Fraction(1, 2)
-"""What one `atempo` can do."""
+"""The slowest tempo of one `atempo`."""
 
 
 class SlowSound:
-    """Decoder of an audio stream into a slowed window of it, on the output's clock."""
+    """Decodes a window of an audio stream, slowed, on the output's clock."""
 
     def __init__(self, stream: AudioStream, window: Window) -> None:
         self._stream, self._window = stream, window
@@ -74,15 +74,15 @@ class SlowSound:
         return seconds >= self._window.start - PREROLL and (end is None or seconds < end)
 
     def _begun(self, like: AudioFrame, begin: Fraction) -> Graph:
-        """The graph for sound whose first sample of the output is at `begin` in the source."""
+        """The graph for sound whose first output sample is at `begin` in the source."""
         self._start = round(self._window.output_time(begin) * like.sample_rate)
         return _slowing(like, round(begin * like.sample_rate), 1 / self._window.stretch)
 
     def _ready(self, graph: Graph) -> Iterator[AudioFrame]:
-        """What the graph has made, up to the end of the sound that went in."""
+        """The graph's output so far, up to the end of the sound that went in."""
         window, slowed = self._window, self._slowed
         for frame in _pulled(graph):
-            frame.pts = None  # they count unslowed time
+            frame.pts = None  # these are in unslowed time
             slowed.write(frame)
         if not slowed.samples_written:
             return
@@ -96,7 +96,7 @@ class SlowSound:
 
 
 class UnbrokenSound:
-    """Decoder of an audio stream that keeps in step: silent where sound is missing or damaged."""
+    """Decodes an audio stream in sync: silent where sound is missing or damaged."""
 
     def __init__(self, stream: AudioStream) -> None:
         self._stream = stream
@@ -114,7 +114,7 @@ class UnbrokenSound:
 
 
 def _undamaged(stream: AudioStream, packet: Packet | None) -> Iterable[AudioFrame]:
-    """What a packet decodes to; nothing where it is damaged."""
+    """The frames a packet decodes to; none if it is damaged."""
     try:
         return stream.decode(packet)
     except FFmpegError as error:
@@ -123,7 +123,7 @@ def _undamaged(stream: AudioStream, packet: Packet | None) -> Iterable[AudioFram
 
 
 def _span(frame: AudioFrame, last: Fraction) -> tuple[Fraction, Fraction]:
-    """A frame on the source's clock. The last of a file may hold more than is meant to be heard."""
+    """A frame's span on the source's clock. The last may hold more than is meant to be heard."""
     base = frame.time_base or Fraction(1, frame.sample_rate)
     begin = last if frame.pts is None else frame.pts * base
     whole, meant = Fraction(frame.samples, frame.sample_rate), frame.duration * base
@@ -131,7 +131,7 @@ def _span(frame: AudioFrame, last: Fraction) -> tuple[Fraction, Fraction]:
 
 
 def _slowing(like: AudioFrame, first: int, tempo: Fraction) -> Graph:
-    """Frames like this in, with their times; without a gap and slowed out, from sample `first` on."""
+    """Takes timed frames like this one; gives slowed ones without gaps, from sample `first` on."""
     half = _half_window(like.sample_rate)
     filters = [
         ("aresample", f"{WITHOUT_GAPS}:first_pts={first - half}:osf=flt"),
@@ -143,7 +143,7 @@ def _slowing(like: AudioFrame, first: int, tempo: Fraction) -> Graph:
 
 
 def _linked(like: AudioFrame, filters: Iterable[tuple[str, str]]) -> Graph:
-    """The graph of these filters, by name and options, for frames like this."""
+    """The chain of these filters, by name and options, for frames like this one."""
     graph = Graph()
     source = graph.add_abuffer(
         sample_rate=like.sample_rate,
@@ -157,12 +157,12 @@ def _linked(like: AudioFrame, filters: Iterable[tuple[str, str]]) -> Graph:
 
 
 def _half_window(rate: int) -> int:
-    """Half of the samples that `atempo` takes at a time: the power of 2 not below 1/24 s."""
+    """Half of `atempo`'s window, in samples; the window is the power of 2 not below 1/24 s."""
     return 1 << (rate // 24 - 1).bit_length() >> 1
 
 
 def _tempos(tempo: Fraction) -> Iterator[Fraction]:
-    """Tempos that one `atempo` each can do, and whose product is `tempo`."""
+    """Tempos within the range of one `atempo` each, whose product is `tempo`."""
     while tempo < SLOWEST:
         yield SLOWEST
         tempo /= SLOWEST

@@ -1,4 +1,4 @@
-"""Where frames come from: one protocol over video files, folders of images and memory."""
+"""Where frames come from: one protocol for video files, folders of images and memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .timestamps import Timestamps
 
 
 class Source(Protocol):
-    """Frames in order, from any index, each untouched and with its exact time.
+    """Frames in order, from any index, each unmodified and with its exact time.
 
     A context manager. Iterators are independent of each other and of the thread that closes the
     source: they end at their next frame after it is closed.
@@ -30,13 +30,13 @@ class Source(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this source from every other: plain values, to be kept and compared."""
+        """What identifies this source among others: plain values, for storing and comparing."""
         ...
 
     def frames(self, start: int = 0, stop: int | None = None) -> Generator[Frame]:
         """Frames `start` to `stop` (exclusive; None: to the end), without a gap in `index`.
 
-        Close the iterator early to give its file and threads back.
+        Close the iterator early to release its file and threads.
 
         Raises:
             SourceError: a frame has another size or pixel format than the first; all frames before
@@ -45,7 +45,7 @@ class Source(Protocol):
         ...
 
     def shortfall(self) -> str | None:
-        """One sentence on what was lost against what the source declares, after iterating."""
+        """After iterating: one sentence on what is missing of what the source declares, or None."""
         ...
 
     def close(self) -> None:
@@ -70,17 +70,17 @@ def open_source(
 ) -> Source:
     """Frames of a video file, a folder of images, a binary file object, or arrays or tensors.
 
-    `input_rate`: frames per second of what has no timestamps of its own: folders, memory and raw
-    streams; for other files it must be left away. `hwaccel`: what decodes video files, see
+    `input_rate`: frames per second of sources without timestamps of their own: folders, memory and
+    raw streams; for other files it must be left out. `hwaccel`: the decoder of video files, see
     `hwaccel.find_hardware`.
 
     Raises:
-        SourceError: nothing usable is there, or the input rate is missing or out of place.
+        SourceError: the source is not usable, or the input rate is missing or out of place.
         DecoderError: the hardware that `hwaccel` names cannot decode this here.
     """
     if isinstance(source, str | Path):
         if not str(source):
-            raise SourceError("The source has an empty name: write that of a video or a folder.")
+            raise SourceError("The source name is empty: write that of a video or a folder.")
         if not Path(source).is_dir():
             return VideoSource(source, input_rate=input_rate, hwaccel=hwaccel)
         _refuse_hardware(hwaccel, f"the images in {source}")
@@ -95,7 +95,7 @@ def open_source(
 def _required(rate: Fraction | None, what: str) -> Fraction:
     if rate is None:
         raise SourceError(
-            f"{what} has no frame rate of its own; state the input rate (input_fps, on the command "
+            f"{what} has no frame rate of its own; set the input rate (input_fps, on the command "
             "line --input-fps), such as 24."
         )
     if rate <= 0:

@@ -1,7 +1,7 @@
-"""What was written down as JSON, read back only as what was written.
+"""Reads stored JSON back, and checks that it has the types that were written.
 
-A folder may have been damaged, edited by hand, or made by a stranger: nothing in it is believed
-before its type has been looked at.
+A folder may have been damaged, edited by hand, or made by a stranger: nothing in it is trusted
+before its type has been checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it holds no JSON.
+        ValueError: it does not hold JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -32,22 +32,22 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON
 
 
 def stored_fraction(text: object) -> Fraction:
-    """The number that `str` wrote as `1001/48000`; other notations could stand for gigabytes.
+    """The number that `str` wrote as `1001/48000`; other notations could expand to gigabytes.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not such a text.
     """
     number = rf"-?\d{{1,{MOST_DIGITS}}}(/[1-9]\d{{0,{MOST_DIGITS - 1}}})?"
     if not isinstance(text, str) or not re.fullmatch(number, text, re.ASCII):
-        raise ValueError(f"{text!r:.80} is no fraction")
+        raise ValueError(f"{text!r:.80} is not a fraction")
     return Fraction(text)
 
 
 def require_types(record: Any) -> None:  # noqa: ANN401 - any dataclass
-    """Look whether the fields of a dataclass are what their annotations say.
+    """Require that the fields of a dataclass match their annotations.
 
     Raises:
-        TypeError: one is not.
+        TypeError: one does not.
     """
     hints = get_type_hints(type(record))
     for field in fields(record):
@@ -56,7 +56,7 @@ def require_types(record: Any) -> None:  # noqa: ANN401 - any dataclass
             raise TypeError(f"{field.name} is {value!r:.80}")
 
 
-def is_of_type(value: object, hint: Any) -> bool:  # noqa: ANN401 - a type or what typing makes of one
+def is_of_type(value: object, hint: Any) -> bool:  # noqa: ANN401 - a type or a typing construct
     """Whether `value` fits an annotation made of plain types, unions, tuples, lists and mappings."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if hint is Any:

@@ -9,9 +9,9 @@ LABEL = re.compile(r"(\d+):(\d\d):(\d\d)([:;.,])(\d+)")
 
 
 def moved_timecode(label: str, rate: Fraction, new_rate: Fraction, seconds: Fraction) -> str | None:
-    """The label of what is shown `seconds` after the frame called `label`, at another frame rate.
+    """The label of the frame shown `seconds` after the one labeled `label`, at another frame rate.
 
-    None where no frame is there exactly, or the label is none.
+    None if no frame is shown at exactly that time, or the label is not valid.
     """
     match, count, new_count = LABEL.fullmatch(label), round(rate), round(new_rate)
     if match is None or not count or Fraction(new_count, count) != new_rate / rate:
@@ -29,7 +29,7 @@ def moved_timecode(label: str, rate: Fraction, new_rate: Fraction, seconds: Frac
 
 
 def _dropped(count: int) -> int:
-    """Labels left out at the beginning of each minute but every tenth: 2 of 30."""
+    """Labels dropped at the start of each minute except every tenth: 2 of 30."""
     return count // 15
 
 

@@ -22,7 +22,7 @@ class Timestamps:
     rate: Fraction
     """Frames per second: the constant rate, or the average where `is_vfr`."""
     count: int | None
-    """Number of frames that are there to decode; None where only the end will tell."""
+    """Number of frames that can be decoded; None if it is known only at the end."""
     time_base: Fraction
     ticks: Sequence[int] | None = None
     """Presentation times in units of `time_base`, ascending; None at a constant rate."""
@@ -55,7 +55,7 @@ def timestamps(
 ) -> Timestamps:
     """Times of frames with these ascending `ticks` of `time_base`, at a constant rate if they fit one.
 
-    `declared`: rates the container and the stream speak of, most trusted first; they decide only
+    `declared`: rates the container and the stream declare, most trusted first; they decide only
     between rates that the ticks allow.
     """
     known = [rate for rate in declared if rate]
@@ -72,7 +72,7 @@ def timestamps(
 
 
 def ascending(ticks: Iterable[int]) -> Iterator[int]:
-    """The same ticks, each moved on to follow the one before by at least one."""
+    """The same ticks, each moved later if needed to follow the one before by at least one."""
     last = None
     for tick in ticks:
         last = tick if last is None else max(tick, last + 1)
@@ -80,10 +80,10 @@ def ascending(ticks: Iterable[int]) -> Iterator[int]:
 
 
 def filled(ticks: Sequence[int | None], step: Fraction) -> list[int]:
-    """Ascending times of pictures given in decoding order, of which some have none.
+    """Ascending times of pictures given in decoding order, some of which have none.
 
-    These are shown in their turn, evenly between the others, and `step` ticks apart at the ends. At
-    least one must have a time.
+    Pictures without a time are shown in their turn, evenly between the others, and `step` ticks
+    apart at the ends. At least one must have a time.
     """
     turns, without = {}, 0
     for number, tick in enumerate(ticks):
@@ -131,7 +131,7 @@ def _fits(ticks: Sequence[int], time_base: Fraction, rate: Fraction) -> bool:
     """Whether frame i lies within a tick, and within a quarter frame, of the i-th beat of `rate`.
 
     A tick, because first and i-th tick may both be rounded; a quarter frame, because where a tick
-    is as long as a frame no error can be rounding.
+    is as long as a frame, an error cannot be due to rounding.
     """
     beat = 1 / (rate * time_base)
     tolerance = min(4 * beat.denominator, beat.numerator)

@@ -21,7 +21,7 @@ class Timetable:
     pts: np.ndarray
     """int64 [frames], strictly increasing ticks."""
     last_duration: int
-    """Ticks for which the last frame is shown."""
+    """Number of ticks for which the last frame is shown."""
 
     @property
     def end(self) -> int:
@@ -36,16 +36,16 @@ class Timetable:
         """int64 [frames]: decode times for packets in decode order.
 
         Packet j is decoded when frame j - `reorder` is shown. The first `reorder` packets come
-        as much earlier as the last ones leave at the end, so that the track is exactly as long
-        as its frames (mp4 counts its length in decode time).
+        earlier by the time that the last ones leave at the end, so that the track is exactly as
+        long as its frames (mp4 counts its length in decode time).
         """
         count = len(self.pts)
         delay = min(reorder, count - 1)
         if delay == 0:
             return self.pts
         room = int(self.pts[-1] - self.pts[-1 - delay])
-        # The mp4 muxer takes the least pts - dts among early packets for the first frame's: none
-        # may come closer to its pts than the first, which a frame shown at pts[1] could.
+        # The mp4 muxer takes the smallest pts - dts of the early packets as the first frame's:
+        # no packet may come closer to its pts than the first, as one shown at pts[1] could.
         near = int(self.pts[1] - self.pts[0])
         offsets = [
             max(j, min(room * j // delay, near * j // max(1, delay - 1))) for j in range(delay)
@@ -57,9 +57,9 @@ class Timetable:
 def timetable(
     manifest: Manifest, records: Sequence[ChunkRecord], *, shift: Fraction = Fraction(0)
 ) -> Timetable:
-    """Times of the output that `records`, in order, make up; its clock is the source's minus `shift`.
+    """Times of the output that `records` form in order; its clock is the source's minus `shift`.
 
-    `shift`: seconds. The time base becomes finer where the start needs it.
+    `shift`: seconds. The time base becomes finer if the start needs it.
 
     Raises:
         SessionError: the chunks of a variable rate overlap in time.
@@ -69,7 +69,7 @@ def timetable(
     finer = origin.denominator
     pts = finer * _ticks(manifest, records) + origin.numerator
     if np.any(np.diff(pts) <= 0):
-        raise SessionError("The chunks overlap in time: make the session anew.")
+        raise SessionError("The chunks overlap in time: make the session again.")
     return Timetable(time_base=base / finer, pts=pts, last_duration=manifest.stream.step * finer)
 
 

@@ -1,8 +1,8 @@
-"""What a final file takes over from its source beside the picture: sound, subtitles, fonts.
+"""What a final file takes from its source besides the video: sound, subtitles, fonts.
 
-Packets are copied where the container can hold them; whether it can is tried on a throw-away file,
-because muxers say so only when a header or a packet is written. Otherwise audio and text subtitles
-are converted to what the container is known for, and anything else is left out with a note. Where
+Packets are copied if the container can hold them, which is tried on a throw-away file, because
+muxers refuse only when a header or a packet is written. Otherwise audio and text subtitles are
+converted to a codec that is usual in the container, and anything else is left out with a note. If
 the window is stretched, sound is slowed and encoded, and subtitles last longer.
 """
 
@@ -46,14 +46,14 @@ AUDIO = {
     ".avi": "pcm_s16le",
     ".nut": "pcm_s16le",
 }
-"""Audio codec of each container for sound it cannot hold as it is."""
+"""Audio codec of each container for sound that it cannot hold as it is."""
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
 AAC_BITS_PER_CHANNEL = 96_000
 LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-"""What so many channels without names are; swresample takes them for the same."""
+"""Layout assumed for this many unnamed channels; swresample assumes the same."""
 
 Convert = Callable[[Packet | None], Iterable[Packet]]
-"""Packets to write for one that was read; None means that there are no more."""
+"""Packets to write for one that was read; None means the end."""
 Decode = Callable[[Packet | None], Iterable["AudioFrame"]]
 
 
@@ -65,7 +65,7 @@ class Track:
     target: Stream
     convert: Convert
     is_slowed: bool = False
-    """Whether `convert` wants packets as they were read, and cuts and moves them by itself."""
+    """Whether `convert` takes packets as they were read, and cuts and moves them itself."""
 
 
 def add_tracks(
@@ -75,13 +75,13 @@ def add_tracks(
     suffix: str,
     window: Window | None = None,
 ) -> tuple[list[Track], list[str]]:
-    """Tracks for all that `source` holds beside video, and notes on what could not be copied.
+    """Tracks for all that `source` holds besides video, and notes on what could not be copied.
 
-    `origin`: where `source` was opened from, to be opened again for trials. `window`: as will be
-    handed to `track_packets`.
+    `origin`: where `source` was opened from, to open it again for trials. `window`: the one that
+    `track_packets` will get.
 
     Raises:
-        OutputError: the container holds the sound neither copied nor converted.
+        OutputError: the container can hold the sound neither copied nor converted.
     """
     tracks, notes = [], _notes_on_pictures(source)
     for stream in source.streams:
@@ -102,7 +102,7 @@ def add_tracks(
 
 
 def _notes_on_pictures(source: InputContainer) -> list[str]:
-    """A note on each video stream that is not the one frames are read from."""
+    """A note on each video stream other than the one that frames are read from."""
     shown = pictures(source)
     return [
         f"{'cover art' if is_cover_art(stream) else 'another video'} (stream {stream.index}, "
@@ -121,10 +121,10 @@ def track_packets(
 ) -> Iterator[tuple[float, Packet]]:
     """(decode time in seconds, packet) of all tracks, in the order of the source.
 
-    `clock`: that of the source's frames. With a window only packets that begin inside are kept, on
-    the clock that the window makes. What no muxer takes, because it has no time or comes out of
-    order, is left out; at the end `notes`, or else the log, get a sentence for each track of which
-    that is true.
+    `clock`: that of the source's frames. With a window, only packets that begin inside it are kept,
+    on the output's clock. Packets that no muxer accepts, because they have no time or come out of
+    order, are left out; at the end `notes`, or else the log, get a sentence for each track that
+    lost some.
     """
     by_index = {track.source.index: track for track in tracks if track.source.type != "attachment"}
     if not by_index:
@@ -132,7 +132,7 @@ def track_packets(
     counts = dict.fromkeys(by_index, 0)
     orders = {index: _Order() for index in by_index}
     for packet in source.demux([track.source for track in by_index.values()]):
-        if packet.size == 0:  # an end, of no stream in particular
+        if packet.size == 0:  # marks the end, of no stream in particular
             continue
         track, number = by_index[packet.stream_index], counts[packet.stream_index]
         counts[packet.stream_index] += 1
@@ -159,7 +159,7 @@ def _note_on(track: Track, left_out: int) -> str:
 
 @dataclass(slots=True)
 class _Order:
-    """What was written of a track."""
+    """What was written of a track so far."""
 
     last: Fraction | None = None
     """Decode time, in seconds."""
@@ -169,17 +169,17 @@ class _Order:
 def _timed(
     track: Track, packets: Iterable[Packet], order: _Order
 ) -> Iterator[tuple[float, Packet]]:
-    """(decode time in seconds, packet) of those that a muxer takes."""
+    """(decode time in seconds, packet) of those that a muxer accepts."""
     may_repeat = track.target.type == "subtitle"
     is_sound = track.target.type == "audio"
     for packet in packets:
         packet.stream = track.target
-        # Sound is shown when it is decoded; what demuxers guess after damage may differ.
+        # Sound is presented when decoded; demuxers may guess another dts after damage.
         if packet.dts is None or (is_sound and packet.pts is not None):
             packet.dts = packet.pts
         seconds, last = (packet.dts or 0) * packet.time_base, order.last
         is_late = last is not None and (seconds < last or (seconds == last and not may_repeat))
-        if packet.size and (packet.dts is None or is_late):  # FLAC ends with a header alone
+        if packet.size and (packet.dts is None or is_late):  # FLAC ends with a header-only packet
             order.left_out += 1
             continue
         order.last = seconds
@@ -243,9 +243,9 @@ def _is_text(stream: SubtitleStream) -> bool:
 
 
 def _holds(stream: Stream, origin: VideoInput, suffix: str) -> bool:
-    """Whether a file of this kind can be written with a copy of the stream in it."""
+    """Whether a file of this kind can hold a copy of the stream."""
     if suffix == ".mp4" and _codec_name(stream).startswith("pcm"):
-        return False  # FFmpeg writes it (ISO/IEC 23003-5), but browsers and QuickTime stay silent
+        return False  # FFmpeg writes it (ISO/IEC 23003-5), but browsers and QuickTime play no sound
     try:
         with open_container(origin) as source, av.open(io.BytesIO(), "w", MUXERS[suffix]) as trial:
             like = source.streams[stream.index]
@@ -284,7 +284,7 @@ def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode
     context.time_base = Fraction(1, rate)
     try:
         _open(context, _named_layout(stream))
-    except FFmpegError:  # it takes fewer channels than there are
+    except FFmpegError:  # the encoder takes fewer channels
         _open(context, "stereo")
     resampler = AudioResampler(
         format=context.format,
@@ -306,7 +306,7 @@ def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode
 
 
 def _taken_rate(codec: str, rate: int) -> int:
-    """The sample rate itself where the encoder takes it, else the next higher, or its highest."""
+    """The sample rate itself if the encoder takes it, else the next higher one, or its highest."""
     rates = av.Codec(codec, "w").audio_rates or [rate]
     return min((taken for taken in rates if taken >= rate), default=max(rates))
 
@@ -319,14 +319,14 @@ def _open(context: AudioCodecContext, layout: str) -> None:
 
 
 def _named_layout(stream: AudioStream) -> str:
-    """The channel layout; raw PCM may only have a number of channels, which encoders refuse."""
+    """The channel layout; raw PCM may have only a channel count, which encoders refuse."""
     layout = stream.codec_context.layout
     is_unnamed = layout.name.endswith("channels")
     return LAYOUTS.get(layout.nb_channels, layout.name) if is_unnamed else layout.name
 
 
 def _words_for(track: Track) -> str:
-    """The codec that sound became, and what it lost."""
+    """The codec that the sound was converted to, and what it lost."""
     given = cast("AudioCodecContext", track.source.codec_context)
     made = cast("AudioCodecContext", track.target.codec_context)
     fewer = "" if made.channels == given.channels else f" in {made.layout.name}"
@@ -345,7 +345,7 @@ def _encoded_text(out: OutputContainer, stream: SubtitleStream, codec: str) -> T
         for line in found or ():
             if isinstance(line, AssSubtitle) and packet is not None:
                 made = _encoded_line(target, line, packet)
-                if made.size:  # players lose the cluster after an empty block of WebVTT
+                if made.size:  # players lose the cluster after an empty WebVTT block
                     yield made
 
     return Track(source=stream, target=_labeled(target, stream), convert=convert)

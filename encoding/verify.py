@@ -1,9 +1,9 @@
-"""Whether chunks and final files are what the books say: sizes, checksums, counts, times, pictures.
+"""Checks chunks and final files against their records: sizes, checksums, counts, times, pictures.
 
     report = verify_session(session, deep=True)
     print(report.text) if not report.ok else ...
 
-A file that opens, or that decodes without an exception, is not proof of a whole one.
+A file that opens, or even decodes without an exception, may still be incomplete.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SHOWN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was looked at, and what was found, in words."""
+    """One check and its finding, in words."""
 
     name: str
     ok: bool
@@ -40,7 +40,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """All that was looked at."""
+    """All checks of one subject."""
 
     subject: str
     checks: tuple[Check, ...]
@@ -75,7 +75,7 @@ class Expected:
 
     times: Timetable
     other: tuple[int | None, ...] = ()
-    """Packets of each stream beside the video, None for those that are not counted."""
+    """Packets of each stream other than the video; None if they are not counted."""
 
 
 def verify_session(
@@ -83,7 +83,7 @@ def verify_session(
 ) -> VerifyReport:
     """Check every committed chunk of a session.
 
-    `look_inside` False trusts the checksums: they prove the bytes that were counted at the commit.
+    `look_inside` False trusts the checksums: the bytes are those whose packets the commit counted.
     `deep` also decodes every frame (44 s per GB at 480p).
     """
     records = [record for _, record in sorted(session.records().items())]
@@ -105,7 +105,7 @@ def verify_session(
 
 
 def require_whole(session: Session) -> None:
-    """Refuse a session of which something is missing or damaged.
+    """Refuse a session with missing or damaged chunks.
 
     Raises:
         SessionError: chunks are missing, or were removed once they were joined.
@@ -115,12 +115,12 @@ def require_whole(session: Session) -> None:
     if result is not None and not session.has_chunks():
         raise SessionError(
             f"Session {session.id} was joined into {result['output']} and its chunks removed: use "
-            "that file, or have its job make it under another name, which makes them anew."
+            "that file, or run its job with another output name, which makes them again."
         )
     missing = session.missing()
     if missing:
         raise SessionError(
-            f"Session {session.id} is not finished ({missing}): go on with its job first, by tlbvfi "
+            f"Session {session.id} is not finished ({missing}): finish its job first, with tlbvfi "
             "resume or its workflow."
         )
     verify_session(session, look_inside=False).require()
@@ -137,8 +137,8 @@ def verify_file(
 ) -> VerifyReport:
     """Check a video file, against a plan if there is one.
 
-    Times must be exact, in Matroska and WebM to their millisecond and apart from a shift of all
-    streams together. `deep` also decodes every frame.
+    Times must be exact; in Matroska and WebM to the millisecond, and up to a shift that all streams
+    share. `deep` also decodes every frame.
     """
     try:
         scan = scan_packets(path)
@@ -245,7 +245,7 @@ def _undecodable(path: Path, frames: int, options: dict[str, str] | None = None)
         with open_video(path, options) as container:
             container.streams.video[0].thread_type = "AUTO"
             for picture in container.decode(video=0):
-                if picture.is_corrupt:  # the decoder made up what is missing in it
+                if picture.is_corrupt:  # the decoder made up the missing part
                     return f"{path.name} is damaged in frame {count}"
                 count += 1
     except VerificationError as error:

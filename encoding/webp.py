@@ -1,4 +1,4 @@
-"""What a WebP file says before its pixels (RFC 9649)."""
+"""What a WebP file holds before its pixels (RFC 9649)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ LOSSLESS_ALPHA = 1 << 28
 
 
 def is_opaque(path: Path) -> bool:
-    """Whether the file says that it has no alpha; False for all that is no WebP.
+    """Whether the file declares that it has no alpha; False for anything that is not WebP.
 
-    Decoders give lossless images a channel of alpha whatever the file says.
+    Decoders give lossless images an alpha channel whatever the file says.
     """
     with path.open("rb") as file:
         start = file.read(25)

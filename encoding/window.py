@@ -8,7 +8,7 @@ from fractions import Fraction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """A stretch of the source, half-open, in seconds on the source file's own clock.
+    """A half-open part of the source, in seconds on the source file's own clock.
 
     The output's clock begins with it.
     """
@@ -26,8 +26,8 @@ class Window:
 def output_window(window: Window | None, start: Fraction, suffix: str) -> Window | None:
     """The window of an output whose first frame is at `start` on the source's clock.
 
-    That is `window`. Where there is none the output keeps the source's clock, unless a file of this
-    kind cannot: AVI always begins at 0, and no picture but in Matroska before it; NUT holds no
+    That is `window`. Without one the output keeps the source's clock, unless a file of this kind
+    cannot: AVI always begins at 0, and only Matroska can hold video before 0; NUT cannot hold
     sound before 0 either, where AAC in MP4 begins.
     """
     if window is not None or suffix.lower() in (".mkv", ".webm"):

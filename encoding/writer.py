@@ -1,4 +1,4 @@
-"""Encodes frames with explicit timestamps into one file that is whole or not there.
+"""Encodes frames with explicit timestamps into one file that is either complete or absent.
 
     with VideoWriter(path, encoder, stream) as writer:
         writer.write(picture, pts)
@@ -45,36 +45,36 @@ MUXERS = {
     ".nut": "nut",
     ".avi": "avi",
 }
-"""FFmpeg's muxer of each suffix we write."""
+"""FFmpeg's muxer for each suffix we write."""
 
 
 Beside = Callable[["OutputContainer"], Iterator[tuple[float, "Packet"]]]
-"""Adds streams and metadata to a container whose header is not yet written, and gives the packets
-of these streams as (decode time in seconds, packet), in that order."""
+"""Adds streams and metadata to a container whose header is not yet written, and yields the packets
+of these streams as (decode time in seconds, packet), in decode order."""
 
 
 def nothing_beside(out: OutputContainer) -> Iterator[tuple[float, Packet]]:
-    """Leave the picture the only stream."""
+    """Add nothing: the video stays the only stream."""
     return iter(())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSpec:
-    """What a stream of frames is, apart from how it is compressed."""
+    """Description of a stream of frames, apart from its compression."""
 
     width: int
     height: int
     time_base: Fraction
     """Seconds per tick of the pts handed to the writer."""
     rate: Fraction
-    """Frames per second, constant or average; encoders budget their bits by it."""
+    """Frames per second, constant or average; encoders use it for rate control."""
     color: ColorTags = field(default_factory=ColorTags)
-    """As they are to be written: see `color.stream_tags` for RGB."""
+    """The tags to write; see `color.stream_tags` for RGB."""
     sample_aspect_ratio: Fraction | None = None
     rotation: int = 0
     """Degrees for the display matrix, as `VideoInfo.rotation`."""
     mastering: dict[str, str] = field(default_factory=dict)
-    """HDR10 static metadata in x265's words (`master-display`, `max-cll`)."""
+    """HDR10 static metadata in x265's notation (`master-display`, `max-cll`)."""
 
     @property
     def step(self) -> int:
@@ -86,12 +86,12 @@ class VideoWriter:
     """A video stream being encoded into a file of its own.
 
     The file appears under its name only when the `with` block ends without an exception; `on_step`
-    is told each step (`durable`). Writing into a file object leaves its content undefined on
+    is called at each step (`durable`). Writing into a file object leaves its content undefined on
     failure.
 
     Raises:
-        EncoderError: the encoder cannot be opened, fails, or gets a frame of another kind.
-        OutputError: the disk is full or the place may not be written.
+        EncoderError: the encoder cannot be opened, fails, or gets a frame of another format.
+        OutputError: the disk is full or the target is not writable.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class VideoWriter:
     ) -> None:
         """`suffix` picks the muxer where `target` has none; `options` are the muxer's.
 
-        `beside`: streams beside the picture, written as its own packets come to their times.
+        `beside`: streams next to the video, interleaved with its packets by decode time.
         `if_full` is the advice given when the disk is full.
         """
         self.packets = 0
@@ -170,7 +170,7 @@ class VideoWriter:
     def finish(self, check: Callable[[Path], None] | None = None) -> None:
         """Flush, close and, for a path, fsync, check and rename.
 
-        `check` sees the closed temporary file and may raise. It is no attribute: a writer that
+        `check` gets the closed temporary file and may raise. It is not an attribute: a writer that
         refers to its owner would keep its encoder, 11 MB for x264, until the next full collection.
 
         Raises:
@@ -195,7 +195,7 @@ class VideoWriter:
             raise
 
     def abort(self) -> None:
-        """Give up: nothing readable stays behind."""
+        """Give up and leave nothing readable behind."""
         self._abandon()
 
     def _open_streams(
@@ -301,7 +301,7 @@ class VideoWriter:
     def _abandon(self) -> None:
         try:
             self._container.close()
-        except (OSError, FFmpegError) as error:  # closing after a full disk fails once more
+        except (OSError, FFmpegError) as error:  # after a full disk, closing fails again
             log.debug("%s: %s while giving up", self._name, error)
         if self._file is not None:
             self._file.discard()
@@ -329,7 +329,7 @@ def _pairs(values: dict[str, str]) -> list[str]:
 
 
 def _svt_words(mastering: dict[str, str]) -> dict[str, str]:
-    """x265 counts chromaticity in 1/50000 and luminance in 1/10000 cd/m2, SVT-AV1 in units."""
+    """x265 takes chromaticity in 1/50000 and luminance in 1/10000 cd/m2, SVT-AV1 plain values."""
     words = {}
     if "max-cll" in mastering:
         words["content-light"] = mastering["max-cll"]

@@ -459,7 +459,9 @@ def test_missing_or_damaged_chunks_make_no_file(tmp_path, filled):
     path = session.chunk_path(1)
     content = path.read_bytes()
     path.write_bytes(content[:-1] + b"?")
-    with pytest.raises(VerificationError, match=r"chunk_000001\.mp4 has another checksum"):
+    with pytest.raises(
+        VerificationError, match=r"chunk_000001\.mp4 does not have the recorded checksum"
+    ):
         join(session, output)
     path.unlink()
     with pytest.raises(VerificationError, match=r"chunk_000001\.mp4 is missing"):

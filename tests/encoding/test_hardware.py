@@ -239,7 +239,7 @@ def test_a_gpu_that_fails_midway_hands_over_to_software_and_loses_nothing(
         assert source.decoder == "software"
         assert everything(source, samples) == whole
         assert source.shortfall() is None
-    told = [text for text in messages() if "software goes on" in text]
+    told = [text for text in messages() if "software continues" in text]
     assert len(told) == 1
     assert told[0].startswith("a.mp4: cuda stops at frame 13 (")
 
@@ -251,7 +251,7 @@ def test_a_gpu_that_does_not_open_again_hands_over_to_software(clip, samples, gp
         assert everything(source, samples, 9) == everything(plain, samples, 9)
     assert messages()[-1] == (
         "a.mp4: cuda stops at frame 9 (the device does not open with the file); "
-        "software goes on from there."
+        "software continues from there."
     )
 
 
@@ -306,7 +306,7 @@ def test_a_named_device_that_is_not_there_is_refused_in_one_sentence(clip, gpu):
     with pytest.raises(DecoderError) as caught:
         open_source(clip("a.mp4", frames=3), hwaccel="cuda")
     assert str(caught.value) == (
-        "a.mp4 cannot be decoded by cuda here: no such device opens (Cannot allocate memory); "
+        "a.mp4 cannot be decoded by cuda here: no such device can be opened (Cannot allocate memory); "
         "choose hwaccel auto or none."
     )
 
@@ -316,7 +316,7 @@ def test_a_named_device_that_is_not_there_is_refused_in_one_sentence(clip, gpu):
     [
         ("a.mov", {"codec": "prores_ks", "pix_fmt": "yuv422p10le"}, "no decoder for prores"),
         ("a.webm", {"codec": "libvpx-vp9", "pix_fmt": "yuva420p"}, "no decoder for vp9"),
-        ("a.mp4", {"codec": "mpeg4"}, "decoders of mpeg4 need not give the same samples"),
+        ("a.mp4", {"codec": "mpeg4"}, "decoders of mpeg4 may give different samples"),
         ("a.h264", {}, "no usable timestamps"),
     ],
 )

@@ -199,7 +199,7 @@ def test_files_of_other_kinds_are_passed_over(folder):
         (["f_1.png", "f_01.png"], r"f_1\.png has the same number as f_01\.png"),
         (["a_1.png", "a_2.png", "b_1.png"], r"several sequences: a_#\.png \(2\), b_#\.png \(1\)"),
         (["a_1.png", "a_2.png", "cover.png"], r"several sequences: a_#\.png \(2\), cover\.png"),
-        (["a_1.png", "a_2.jpg"], r"a_2\.jpg is of another format than a_1\.png"),
+        (["a_1.png", "a_2.jpg"], r"a_2\.jpg has another format than a_1\.png"),
     ],
 )
 def test_what_is_no_sequence_is_refused_with_the_first_bad_file(folder, names, words):
@@ -208,7 +208,7 @@ def test_what_is_no_sequence_is_refused_with_the_first_bad_file(folder, names, w
 
 
 def test_a_folder_without_a_rate_is_refused(folder):
-    with pytest.raises(SourceError, match="state the input rate"):
+    with pytest.raises(SourceError, match="set the input rate"):
         open_source(folder(["a.png"]))
 
 

@@ -68,7 +68,7 @@ def test_an_iterator_is_read_once_and_never_ahead():
         assert next(reading).index == 0
         assert len(given) == 1
         assert [frame.index for frame in reading] == [1, 2, 3, 4]
-        with pytest.raises(SourceError, match="has given 5 frames already"):
+        with pytest.raises(SourceError, match="has already given 5 frames"):
             next(source.frames(2))
 
 
@@ -131,7 +131,7 @@ def test_a_frame_with_broken_pixels_is_named(value):
                 read()
 
 
-@pytest.mark.parametrize(("rate", "words"), [(None, "state the input rate"), (0, "above 0")])
+@pytest.mark.parametrize(("rate", "words"), [(None, "set the input rate"), (0, "above 0")])
 def test_a_rate_is_needed(rate, words):
     with pytest.raises(SourceError, match=words):
         open_source(random_frames(np.uint8), input_rate=rate)

@@ -215,7 +215,7 @@ def patched(path, tag, replacement, number=-1):
 
 def test_pictures_in_an_unknown_codec_are_told(clip):
     path = patched(clip("a.mp4", codec="libx264", pix_fmt="yuv420p"), b"avc1", b"zzzz")
-    with pytest.raises(SourceError, match="a codec that no decoder here knows"):
+    with pytest.raises(SourceError, match="a video codec that no decoder here supports"):
         probe(path)
 
 

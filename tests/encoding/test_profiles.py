@@ -320,7 +320,7 @@ def test_older_cards_get_the_best_options_they_take(monkeypatch, shape, caplog, 
     best = find_profile("hevc_nvenc").options
     assert encoder.profile == "hevc_nvenc"
     assert encoder.options.items() >= {**best, **expected, "cq": "24"}.items()
-    told = ["hevc_nvenc opens here with " + ", ".join(map("=".join, expected.items())) + " only."]
+    told = ["hevc_nvenc opens here only with " + ", ".join(map("=".join, expected.items())) + "."]
     assert caplog.messages == (told if expected else [])
 
 

@@ -256,7 +256,7 @@ def test_a_last_frame_that_is_shown_for_long_is_no_loss(clip, samples, name):
 def test_an_mp4_without_its_index_is_refused(tmp_path, clip):
     data = clip("a.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
-    with pytest.raises(SourceError, match=r"cut\.mp4 is not a video, or too damaged"):
+    with pytest.raises(SourceError, match=r"cut\.mp4 is not a video, or is too damaged"):
         VideoSource(tmp_path / "cut.mp4")
 
 
@@ -282,7 +282,7 @@ def test_damage_within_keeps_count_and_order_and_is_told(tmp_path, clip, samples
         assert found[20:] == expected[20:]
         for start in range(len(found)):
             assert everything(source, samples, start, start + 1) == [found[start]]
-        assert "damaged within" in str(source.shortfall())
+        assert "damaged inside" in str(source.shortfall())
 
 
 def test_a_file_of_nothing_but_damage_is_refused(tmp_path, clip):

@@ -130,7 +130,7 @@ def test_unknown_session_names_some_of_the_known_ones(tmp_path, filled):
     "id", ["", ".", "..", "../x", "a/b", "a\\b", ".x", "x.", "a b", "a" * 65, "CON", "nul.txt", "ä"]
 )
 def test_unsafe_ids_are_refused(tmp_path, id):
-    with pytest.raises(SessionError, match="is no session id"):
+    with pytest.raises(SessionError, match="is not a session id"):
         Session.find(tmp_path, id)
 
 
@@ -182,9 +182,11 @@ def test_a_file_in_the_place_of_a_session_is_refused(tmp_path, manifest):
 def test_a_session_is_not_created_over_another_or_what_is_left_of_one(tmp_path, filled, manifest):
     Session.create(tmp_path, "new", manifest())
     (filled().folder / "manifest.json").unlink()
-    with pytest.raises(SessionError, match="There is a session new"):
+    with pytest.raises(SessionError, match="Session new exists in"):
         Session.create(tmp_path, "new", manifest(settings={"times": 2}))
-    with pytest.raises(SessionError, match=r"has lost its manifest\.json, .*: delete the folder"):
+    with pytest.raises(
+        SessionError, match=r"has lost its manifest\.json and .*: delete the folder"
+    ):
         Session.create(tmp_path, "job", manifest(settings={"times": 2}))
     assert Session.open(tmp_path, "new").manifest == manifest()
     assert len(list((tmp_path / FOLDER / "job").glob("chunk_*"))) == 3
@@ -229,7 +231,7 @@ def test_damaged_chunks_are_found_and_only_they(filled, caplog):
     assert [record.index for record in session.done(thorough=True)] == [2]
     assert [record.index for record in session.done()] == [1, 2]
     assert "chunk_000000.mkv has" in caplog.text
-    assert "chunk_000001.mkv has another checksum" in caplog.text
+    assert "chunk_000001.mkv does not have the recorded checksum" in caplog.text
     assert "chunk_000003.mkv is missing" in caplog.text
 
 
@@ -440,7 +442,7 @@ def test_other_libraries_than_at_the_start_are_told(tmp_path, filled, manifest, 
     document["versions"]["av"] = "1.0"
     path.write_text(json.dumps(document))
     Session.start(tmp_path, "job", manifest())
-    assert "was begun with PyAV 1.0" in caplog.text
+    assert "was started with PyAV 1.0" in caplog.text
 
 
 def test_dropped_hdr_metadata_is_told(tmp_path, manifest, stream, caplog):

@@ -82,7 +82,7 @@ def test_the_timecode_of_the_source_is_kept(tmp_path, filled, labeled, ffprobe, 
 def test_a_timecode_that_fits_no_frame_is_told(tmp_path, filled, labeled, stream):
     session = filled("h264", stream=stream(rate=Fraction(60)))
     notes = join(session, tmp_path / "out.mov", source=labeled()).notes
-    assert notes == ("The timecode 01:00:00:12 fits no frame of this output: it is left out.",)
+    assert notes == ("The timecode 01:00:00:12 matches no frame of this output: it is left out.",)
     assert label(tmp_path / "out.mov") is None
 
 

@@ -44,7 +44,7 @@ def test_each_damage_is_found_by_its_check(filled):
     assert failed(report) == ["size and checksum"]
     assert "chunk_000000.mkv is missing" in report.text
     assert "chunk_000001.mkv has" in report.text
-    assert "chunk_000002.mkv has another checksum" in report.text
+    assert "chunk_000002.mkv does not have the recorded checksum" in report.text
     with pytest.raises(VerificationError, match="chunk_000002"):
         report.require()
 

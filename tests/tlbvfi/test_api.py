@@ -254,9 +254,9 @@ def test_what_should_be_read_goes_to_the_log_where_nobody_asks_for_events(clip, 
 
 def test_empty_names_are_refused(clip, tmp_path):
     source = clip(tmp_path / "in.mp4", 3)
-    with pytest.raises(OutputError, match="empty name"):
+    with pytest.raises(OutputError, match="name is empty"):
         interpolate_video(source, "", method="blend")
-    with pytest.raises(SourceError, match="empty name"):
+    with pytest.raises(SourceError, match="name is empty"):
         interpolate_video("", tmp_path / "out.mp4", method="blend")
 
 

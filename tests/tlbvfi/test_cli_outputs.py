@@ -42,7 +42,7 @@ def test_chunks_that_a_join_removed_are_no_damage(tlbvfi, source, tmp_path, capl
     assert tlbvfi("interpolate", source, "o1.mp4" if is_gone else "o2.mp4", *BLEND)[0] == 0
     told = [r.getMessage() for r in caplog.records if r.name == "tlbvfi.session"]
     assert len(told) == 1
-    assert "was joined and its chunks removed: 3 are made anew" in told[0]
+    assert "was joined and its chunks removed: 3 are made again" in told[0]
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
@@ -100,7 +100,7 @@ def test_concat_into_an_empty_name_is_refused(tlbvfi, source):
     tlbvfi("interpolate", source, "o1.mp4", *BLEND, "--keep-chunks", "--session", "mine")
     code, _, err = tlbvfi("concat", "mine", "")
     assert code == 1
-    assert "The output has an empty name" in err
+    assert "The output name is empty" in err
 
 
 def test_concat_into_what_another_job_makes_is_refused(tlbvfi, source, tmp_path):

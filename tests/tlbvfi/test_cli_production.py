@@ -273,7 +273,7 @@ def bad(*words, message):
         bad("png", "made/", "--crf", "18", message=".png images take no crf (18): leave it out"),
         bad("png", "%d.jpg", "--codec", "png16", message="png16 does not make .jpg images"),
         bad("png", "file/%d.png", message="file"),
-        bad("png", "out.mp4", "--mezzanine", "h264", message="is no mezzanine, because it would"),
+        bad("png", "out.mp4", "--mezzanine", "h264", message="is not a mezzanine, because quality"),
         bad("png", "out.mp4", "--mezzanine", "nope", message="There is no codec 'nope'"),
         bad("png", "out.mp4", "--mezzanine-crf", "4", message="of no use without --mezzanine"),
         bad(

@@ -47,7 +47,7 @@ def test_resume_refuses_a_source_that_has_changed_and_begins_no_other_session(
     clip(source, 22, rate=Fraction(25))
     code, _, err = tlbvfi("resume", session)
     assert code == 1
-    assert f"Session {session} is of another job (source." in err
+    assert f"Session {session} belongs to another job (source." in err
     assert sessions(tmp_path / "output") == [session]
 
 

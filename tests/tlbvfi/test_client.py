@@ -577,7 +577,7 @@ def test_what_is_announced_as_too_large_is_not_even_begun(fetch, announce, tmp_p
 def test_what_the_disk_has_no_room_for_is_not_even_begun(fetch, announce, tmp_path, monkeypatch):
     monkeypatch.setattr("comfyui_tlbvfi.tlbvfi.comfy_http.atomic_file", None)
     announce(2**60)
-    with pytest.raises(OutputError, match=r"frames has .* free and .* GB are to come: free some"):
+    with pytest.raises(OutputError, match=r"frames has .* free and .* GB are needed: free some"):
         fetch(max_file_bytes=2**62)
 
 
