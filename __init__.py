@@ -9,7 +9,7 @@ module level and everything below uses relative imports. The names of the Python
 loaded when they are first used.
 """
 
-TYPE_CHECKING = False  # what `typing` has, without importing it
+TYPE_CHECKING = False  # as in `typing`, without importing it
 if TYPE_CHECKING:
     from .encoding.errors import VideoError
     from .tlbvfi.api import VideoResult, interpolate_frames, interpolate_video

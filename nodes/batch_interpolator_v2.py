@@ -1,4 +1,4 @@
-"""A whole batch of frames -> the smooth sequence."""
+"""A batch of frames -> the interpolated sequence."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Inputs that several nodes share: written once, so that the nodes cannot drift apart.
 
-Ids, order and defaults are what saved graphs rely on; new inputs go to the end and are optional.
+Saved graphs rely on ids, order and defaults; new inputs go to the end and are optional.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TlbvfiModel = io.Custom("TLBVFI_MODEL")
 InterpModel = io.Custom("INTERP_MODEL")
 
 SAVED_CODECS = ("h264_nvenc", "hevc_nvenc", "libx264", "libx265", "libvpx-vp9")
-"""Values saved graphs hold."""
+"""Values that saved graphs contain."""
 CODECS = (
     "auto",
     *SAVED_CODECS,
@@ -35,13 +35,13 @@ PADDINGS = ("reference", "tight")
 
 
 def model_files() -> list[str]:
-    """Checkpoints below models/interpolation, without those other packs keep in folders there."""
+    """Checkpoints below models/interpolation, except those in folders of other packs."""
     names = folder_paths.get_filename_list(MODEL_FOLDER)
     return [n for n in names if n.endswith((".pth", ".safetensors")) and "gimm" not in n.lower()]
 
 
 def official_model(files: list[str]) -> str | None:
-    """The official checkpoint, if it is there; the folder also holds models of other packs."""
+    """The official checkpoint, if present; the folder also holds models of other packs."""
     names = model_source("tlbvfi").names
     return next((file for file in files if PurePath(file).name in names), None)
 
@@ -58,7 +58,7 @@ def model_name() -> io.Combo.Input:
 
 
 def checkpoint_name() -> io.Combo.Input:
-    """As `model_name`, checkpoints only; where there is none, the official one, to be explained."""
+    """As `model_name`, but only checkpoints; if there is none, the official one, to explain it."""
     options = model_files() or [model_source("tlbvfi").file_name]
     return io.Combo.Input(
         "model_name",
@@ -164,7 +164,7 @@ def cpu_offload() -> io.Boolean.Input:
 
 
 def new_inputs() -> list[io.Input]:
-    """What the interpolating nodes have gained since graphs were first saved; always at the end."""
+    """Inputs added to the interpolating nodes since graphs were first saved; always at the end."""
     return [
         io.Int.Input(
             "seed",

@@ -1,4 +1,4 @@
-"""A whole clip, as images or as a video file -> a session of chunks and the joined video."""
+"""A whole clip, as images or a video file -> a session of chunks and the joined video."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .validation import check_bitrate, check_session_id, first_problem
 
 CONCATENATOR = "TLBVFI_VideoConcatenator"
 VIDEO = 1
-"""Number of the output."""
+"""Index of this output."""
 CHUNK_SECONDS = Fraction(2)
-"""Length of a chunk of 1080p; smaller pictures make longer ones, larger ones shorter."""
+"""Length of a chunk at 1080p; chunks are longer for smaller pictures, shorter for larger ones."""
 
 
 class ChunkProcessor(io.ComfyNode):
@@ -123,7 +123,7 @@ class ChunkProcessor(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: object) -> float:
-        """Never the same: its file may be gone, and what it makes depends on who reads its outputs."""
+        """Never the same: its file may be gone, its result depends on what reads its outputs."""
         return float("nan")
 
     @classmethod
@@ -177,7 +177,7 @@ def deliver(
     hidden: Any,  # noqa: ANN401 - ComfyUI's untyped holder
     progress: NodeProgress,
 ) -> io.NodeOutput:
-    """The node's outputs: the session joined here, unless a concatenator of the graph does it."""
+    """The node's outputs: the session joined here, unless a concatenator in the graph does it."""
     root = folders().output
     joins_later = leads_to(hidden.prompt, hidden.unique_id, CONCATENATOR)
     if joins_later and not is_linked(hidden.prompt, hidden.unique_id, VIDEO):
@@ -196,21 +196,21 @@ def deliver(
 def timing(
     clip: Clip, times: int, rate: Fraction | None, progress: NodeProgress
 ) -> dict[str, Any]:  # fields of JobConfig
-    """How many frames, and when: 2**times as many, or a rate of their own for a video."""
+    """How many frames, and when: 2**times as many, or another rate for a video."""
     natural = clip.source.timestamps.rate * 2**times
     if not clip.is_video or rate is None or rate == natural:
         return {"times": times}
     progress(
         Notice(
             text=f"fps {float(rate):g} is not the video's own rate times {2**times}, so frames are "
-            f"placed anew and times_to_interpolate is not used: set fps to 0 for {float(natural):g}."
+            f"retimed and times_to_interpolate is not used: set fps to 0 for {float(natural):g}."
         )
     )
     return {"fps": rate}
 
 
 def chunk_length(info: VideoInfo) -> ChunkLength:
-    """Two seconds of 1080p, four of less, half a second of 4K: what a crash may cost."""
+    """Two seconds at 1080p, four below, half a second at 4K: the most that a crash may cost."""
     seconds = CHUNK_SECONDS * Fraction(1920 * 1080, info.width * info.height)
     return ChunkLength(seconds=min(2 * CHUNK_SECONDS, max(CHUNK_SECONDS / 4, seconds)))
 
@@ -218,7 +218,7 @@ def chunk_length(info: VideoInfo) -> ChunkLength:
 def make_session(
     clip: Clip, method: Method, config: JobConfig, destination: Destination, progress: NodeProgress
 ) -> Session:
-    """The session with all its chunks; what earlier runs of the same job made is kept.
+    """The session with all its chunks; chunks from earlier runs of the same job are kept.
 
     Raises:
         SettingsError: the session id belongs to another job.

@@ -118,8 +118,8 @@ class ChunkVideoSaver(io.ComfyNode):
         quality: int = 18,
         times_to_interpolate: int = 1,
     ) -> io.NodeOutput:
-        if not 0 <= chunk_id <= LAST_CHUNK:  # over a link the limits of the widget do not count
-            raise SettingsError(f"chunk_id {chunk_id} is no number from 0 to {LAST_CHUNK}.")
+        if not 0 <= chunk_id <= LAST_CHUNK:  # the widget's limits do not apply to a link
+            raise SettingsError(f"chunk_id {chunk_id} is out of range: use 0 to {LAST_CHUNK}.")
         progress = NodeProgress(cls.hidden.unique_id)
         places = folders()
         source = readable_file(source_video_path, places) if source_video_path else None
@@ -151,6 +151,6 @@ def derived_rate(source: Path | None, times: int) -> Fraction:
     """
     if source is None:
         raise SettingsError(
-            "fps 0 stands for the rate of source_video_path, which is empty: give one of the two."
+            "fps 0 means the rate of source_video_path, which is empty: set one of the two."
         )
     return probe(source).rate * 2**times

@@ -1,4 +1,4 @@
-"""Gives back the memory models hold."""
+"""Frees the memory held by models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ClearModelCache(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, trigger: object = None) -> float:
-        return float("nan")  # never the same: what it clears may have filled up again
+        return float("nan")  # never the same: there may be something to clear again
 
     @classmethod
     def execute(cls, trigger: object = None) -> io.NodeOutput:

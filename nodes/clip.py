@@ -1,4 +1,4 @@
-"""What a node was given to make smooth, a batch of images or a video, as a source of frames."""
+"""A node's input clip, a batch of images or a video, as a source of frames."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ImagesOrVideo = Any  # an IMAGE tensor [N, H, W, C] or ComfyUI's untyped VideoIn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """A source of frames, and what belongs to it."""
+    """A source of frames and related facts."""
 
     source: Source
     sound: Path | BytesIO | None = None
@@ -37,7 +37,7 @@ class Clip:
     """Seconds after the first frame where a trimmed video begins."""
     end: Fraction | None = None
     is_video: bool = True
-    """Whether it has a rate of its own."""
+    """Whether the clip has its own frame rate."""
 
 
 class BatchFrames(Sequence[NDArray[np.float32]]):
@@ -60,7 +60,7 @@ class BatchFrames(Sequence[NDArray[np.float32]]):
 
 
 class Components(MemorySource):
-    """Frames of a video in memory, which with another sound is another source."""
+    """Frames of a video in memory; the same frames with other sound are another source."""
 
     def __init__(self, frames: BatchFrames, *, rate: Fraction, sound: Path | None) -> None:
         super().__init__(frames, rate=rate)
@@ -78,10 +78,10 @@ def as_images(clip: ImagesOrVideo) -> Tensor:
 
 
 def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -> Clip:
-    """The source behind an input of type IMAGE or VIDEO; close its source after use.
+    """The clip behind an input of type IMAGE or VIDEO; close its source after use.
 
-    A video that is a file is read from there, frame by frame. `batch_rate`: frames per second of an
-    IMAGE batch, which has none of its own. `temp`: folder for what exists in memory only.
+    A video file is read from disk, frame by frame. `batch_rate`: frames per second of an IMAGE
+    batch, which has none of its own. `temp`: folder for data that exists only in memory.
 
     Raises:
         FrameError: a batch of fewer than two images.
@@ -99,8 +99,8 @@ def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -
     require_pairs(clip)
     if batch_rate is None:
         raise SettingsError(
-            "fps 0 stands for the rate of a video, and a batch of images has none: give the frame "
-            "rate the result should have."
+            "fps 0 means the rate of the video, and a batch of images has none: set fps to the "
+            "frame rate the result should have."
         )
     return Clip(source=open_source(BatchFrames(clip), input_rate=batch_rate), is_video=False)
 
@@ -111,7 +111,7 @@ def _open_file(video: Input.Video, temp: Path) -> Clip:
     start, duration = _trim_window(video)
     first = (
         source.info.start
-    )  # ComfyUI counts from 0 of the file's clock, a job from its first frame
+    )  # ComfyUI counts from 0 on the file's clock, a job from its first frame
     return Clip(
         source=source,
         sound=origin,
@@ -121,7 +121,7 @@ def _open_file(video: Input.Video, temp: Path) -> Clip:
 
 
 def _file_of(video: Input.Video, temp: Path) -> Path | BytesIO:
-    """The file a video streams from; one with pending edits of its frames is written out first."""
+    """The file a video streams from; a video with pending frame edits is written out first."""
     if getattr(video, "has_pending_frame_edits", bool)():  # since ComfyUI 0.34
         edited = temp / f"tlbvfi_{id(video)}.mp4"
         video.save_to(str(edited))
@@ -131,7 +131,7 @@ def _file_of(video: Input.Video, temp: Path) -> Path | BytesIO:
 
 
 def _trim_window(video: Input.Video) -> tuple[Fraction, Fraction]:
-    """(start, duration) in seconds, duration 0 to the end; whole before ComfyUI 0.23."""
+    """(start, duration) in seconds, duration 0 to the end; the whole video before ComfyUI 0.23."""
     window = getattr(video, "get_active_trim_window", lambda: (0, 0))()
     return Fraction(str(window[0])), Fraction(str(window[1]))
 
@@ -139,7 +139,7 @@ def _trim_window(video: Input.Video) -> tuple[Fraction, Fraction]:
 def sound_file(audio: dict[str, Any] | None, temp: Path) -> Path | None:
     """A WAV file (16 bit) of an AUDIO value, named by its content, so that a session finds it again.
 
-    None where there is no sound in it.
+    None if it contains no sound.
     """
     if audio is None or not audio["waveform"].numel():
         return None

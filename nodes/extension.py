@@ -1,4 +1,4 @@
-"""The extension ComfyUI loads: the list of nodes, their model folder, a warning where ids clash."""
+"""The extension ComfyUI loads: the list of nodes, their model folder, a warning on id clashes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def _after_all_packs(app: object) -> None:
 
 
 def warn_of_clashes() -> None:
-    """Log which of our ids belong to another pack: ComfyUI keeps the one loaded last, silently."""
+    """Log which of our ids another pack also uses: ComfyUI silently keeps the one loaded last."""
     for node in NODES:
         node_id = node.GET_SCHEMA().node_id
         other = NODE_CLASS_MAPPINGS.get(node_id, node)

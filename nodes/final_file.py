@@ -1,4 +1,4 @@
-"""The joined video of a session: its name, its metadata, and what a node shows of it."""
+"""The joined video of a session: its name, its metadata, and how a node shows it."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ class Made:
     """A final file of a session."""
 
     path: Path
-    """Without links, as the folders of ComfyUI that it is compared with."""
+    """With links resolved, like ComfyUI's folders that it is compared with."""
     noted: Path
-    """As the session remembers it."""
+    """As recorded in the session."""
     final: Json | None
-    """How chunks became it; None: joined as they are."""
+    """How it was made from chunks; None: joined as they are."""
 
     def is_named(self, wanted: Path) -> bool:
-        """Whether it has the wanted name, perhaps with a number."""
+        """Whether it has the wanted name, possibly with a number."""
         pattern = rf"{re.escape(wanted.stem)}(_\d{{5}})?"
         same_kind = (self.path.parent, self.path.suffix) == (wanted.parent, wanted.suffix)
         return same_kind and re.fullmatch(pattern, self.path.stem) is not None
 
     def has_form(self, wanted: Path, final: Final) -> bool:
-        """Whether it is of the wanted kind, and encoded like that."""
+        """Whether it has the wanted container and encoding."""
         return (self.final, self.path.suffix) == (final_to_json(final), wanted.suffix)
 
 
 def graph_metadata(hidden: Any) -> dict[str, str]:  # noqa: ANN401 - ComfyUI's untyped holder
-    """Tags that bring the graph back when the file is dropped on the page, as core's Save Video.
+    """Tags that restore the graph when the file is dropped on the page, as in core's Save Video.
 
-    Empty ones keep the graph of a source video, which did not make this file, out of it.
+    Empty ones keep out the graph of a source video, which did not make this file.
     """
     if args.disable_metadata:
         return NO_GRAPH
@@ -62,7 +62,7 @@ def graph_metadata(hidden: Any) -> dict[str, str]:  # noqa: ANN401 - ComfyUI's u
 
 
 def require_form(session: Session, wanted: Path, final: Final) -> None:
-    """Refuse what a session whose chunks are gone can no longer become.
+    """Refuse a form that a session without its chunks can no longer take.
 
     Raises:
         SettingsError: it was joined into another kind of file, or encoded in another way.
@@ -72,10 +72,10 @@ def require_form(session: Session, wanted: Path, final: Final) -> None:
         return
     last, now = made[-1], final_to_json(final)
     raise SettingsError(
-        f"session {session.id} was joined before, into {last.path.name} ({_form(last.final)}), and its "
-        f"chunks are removed, so it cannot become {wanted.name} ({_form(now)}): delete "
-        f"{last.path.name} and queue the graph again, or give another session_id; with "
-        "cleanup_chunks off the chunks stay."
+        f"session {session.id} was joined into {last.path.name} ({_form(last.final)}) and its "
+        f"chunks were removed, so it cannot become {wanted.name} ({_form(now)}): delete "
+        f"{last.path.name} and queue the graph again, or use another session_id; with "
+        "cleanup_chunks off the chunks are kept."
     )
 
 
@@ -89,15 +89,15 @@ def join_to(
     metadata: Mapping[str, str],
     keep_chunks: bool,
 ) -> Path:
-    """The session's verified final file: the one that is there, or a new one at `wanted`.
+    """The session's verified final file: the existing one, or a new one at `wanted`.
 
-    `final`: the encoder of one more compression; None: chunks are joined as they are. A file there
-    that was not made from this session is left alone: a number is added instead.
+    `final`: the encoder for a final encode; None: chunks are joined as they are. An existing file
+    that was not made from this session is left alone: a number is added to the name instead.
 
     Raises:
         SessionError: chunks are missing.
         VerificationError: a chunk or the joined file is damaged.
-        OutputError: another job makes that very file, or it cannot be written.
+        OutputError: another job is making the same file, or it cannot be written.
     """
     made = _made(session)
     own = next((each for each in reversed(made) if each.is_named(wanted)), None)
@@ -107,7 +107,7 @@ def join_to(
         if is_joined(session, former.noted):
             if former is not own:
                 progress(
-                    Notice(text=f"session {session.id} was joined before, into {former.path.name}.")
+                    Notice(text=f"session {session.id} was already joined into {former.path.name}.")
                 )
             return former.path
     elif own is not None and is_joined(session, own.noted) and _is_as_wanted(session, own, final):
@@ -130,15 +130,15 @@ def join_to(
 
 
 def free_path(wanted: Path) -> Path:
-    """`wanted`, or with a number before its suffix where that is taken."""
+    """`wanted`, or with a number before its suffix if that name is taken."""
     numbered = (wanted.with_name(f"{wanted.stem}_{n:05}{wanted.suffix}") for n in count(2))
     return next(path for path in chain([wanted], numbered) if not path.exists())
 
 
 def shown(output: Path, root: Path, progress: NodeProgress, *values: object) -> io.NodeOutput:
-    """A node's outputs, the last of them the video, with a preview and what the user should read.
+    """A node's outputs, the last of them the video, with a preview and notices for the user.
 
-    `root`: ComfyUI's output folder, which `output` is in.
+    `root`: ComfyUI's output folder, which contains `output`.
     """
     preview = {
         "filename": output.name,
@@ -153,9 +153,9 @@ def shown(output: Path, root: Path, progress: NodeProgress, *values: object) -> 
 
 
 def _made(session: Session) -> list[Made]:
-    """The files this session was joined into that are still there, by their sizes; the latest last.
+    """Files this session was joined into that still exist with the same size; the latest last.
 
-    One outside the folder that the session is in was not made by a node.
+    A file outside the folder that contains the session was not made by a node.
     """
     root, made = session.folder.parent.parent.resolve(), []
     for result in session.results():
@@ -168,7 +168,7 @@ def _made(session: Session) -> list[Made]:
 
 
 def _form(final: Json | None) -> str:
-    """Words for how chunks became a file."""
+    """How a file was made from chunks, in words."""
     if final is None:
         return "chunks joined as they are"
     scale = find_profile(final["profile"]).quality
@@ -179,7 +179,7 @@ def _form(final: Json | None) -> str:
 def _is_as_wanted(session: Session, made: Made, final: Final) -> bool:
     """Whether a file was joined in this form, and no chunk was committed since.
 
-    Times of files are some milliseconds coarse: of two equal ones the chunk may be the later.
+    File times are coarse by some milliseconds: with two equal times the chunk may be the later.
     """
     if made.final != final_to_json(final):
         return False

@@ -42,8 +42,8 @@ class FrameFromBatch(io.ComfyNode):
     @classmethod
     def execute(cls, images: Tensor, index: int = 0, clamp_index: bool = True) -> io.NodeOutput:
         if not len(images):
-            raise FrameError("the batch has no frame to take: connect one with at least 1 frame.")
-        if index < 0:  # over a link, where the limits of the widget do not count
+            raise FrameError("the batch is empty: connect one with at least 1 frame.")
+        if index < 0:  # over a link, to which the widget's limits do not apply
             raise SettingsError(f"index {index} is below 0: frames are numbered from 0.")
         if index >= len(images) and not clamp_index:
             raise SettingsError(

@@ -14,7 +14,7 @@ def is_linked(prompt: Prompt, node_id: str, output: int) -> bool:
 
 
 def leads_to(prompt: Prompt, node_id: str, class_type: str) -> bool:
-    """Whether a node of this class depends on `node_id`, over however many others."""
+    """Whether a node of this class depends on `node_id`, directly or through others."""
     reached, found = set(), {node_id}
     while found - reached:
         reached |= found

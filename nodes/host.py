@@ -24,15 +24,15 @@ from .status import status_line
 log = logging.getLogger("tlbvfi.nodes")
 
 SHOW_SECONDS = 0.5
-"""Least time between two lines of text, or two previews: each preview is a JPEG of its own."""
+"""Minimum time between two lines of text, or two previews: each preview is encoded as a JPEG."""
 PREVIEW_PIXELS = 512
 """Longest side of a preview."""
 
 
 def folders() -> Folders:
-    """ComfyUI's folders as they are now; the command line of the server can move them.
+    """ComfyUI's current folders; the server's command line can move them.
 
-    Links are followed here, once: paths that are compared with these are resolved, too.
+    Links are resolved here, once: paths that are compared with these are resolved, too.
     """
     return Folders(
         input=Path(folder_paths.get_input_directory()).resolve(),
@@ -43,16 +43,16 @@ def folders() -> Folders:
 
 
 def empty_images(count: int, height: int, width: int, channels: int) -> Tensor:
-    """An IMAGE batch to be filled, where and in the type ComfyUI keeps what nodes hand on."""
+    """An IMAGE batch to fill, on the device and in the dtype of ComfyUI's intermediate results."""
     shape = (count, height, width, channels)
     return torch.empty(shape, device=mm.intermediate_device(), dtype=mm.intermediate_dtype())
 
 
 def memory_notice(count: int, height: int, width: int, channels: int) -> Notice | None:
-    """A warning, with the number of GB, where a batch of this size does not fit into free memory.
+    """A warning, with the number of GB, if a batch of this size does not fit into free memory.
 
     Raises:
-        MemoryBudgetError: it does not fit into all the memory there is.
+        MemoryBudgetError: it does not fit into the total memory.
     """
     needed = count * height * width * channels * mm.intermediate_dtype().itemsize
     device = mm.intermediate_device()
@@ -71,10 +71,10 @@ def memory_notice(count: int, height: int, width: int, channels: int) -> Notice 
 
 
 class NodeProgress:
-    """Bar, line of text and previews of one run of a node; the place where Cancel takes effect.
+    """Progress bar, text line and previews of one run of a node; here Cancel takes effect.
 
-    Call it with the events of a job. To be used from the node's own thread only: ComfyUI's
-    interrupt flag is cleared by whoever sees it.
+    Call it with the events of a job. Use it from the node's own thread only: ComfyUI's interrupt
+    flag is cleared by whoever reads it.
     """
 
     def __init__(self, node_id: str, *, log_events: bool = False) -> None:
@@ -114,7 +114,7 @@ class NodeProgress:
         self._line = line
         text = "\n".join(filter(None, [line, *self.notices]))
         server = PromptServer.instance
-        if server.client_id is not None:  # a prompt sent by a script has nobody to show it to
+        if server.client_id is not None:  # a prompt sent by a script has no page to show it on
             server.send_progress_text(text, self._node_id, server.client_id)
 
     def _frame(self, event: FrameDone) -> None:
@@ -134,7 +134,7 @@ class NodeProgress:
 
 
 def _preview(image: Tensor) -> tuple[str, Image.Image, int]:
-    """A [C, H, W] frame in [0, 1], shrunk by whole steps first: a 4K preview costs 10 ms less."""
+    """A [C, H, W] frame in [0, 1], subsampled by a whole factor first: 10 ms less for 4K."""
     step = max(1, max(image.shape[1:]) // PREVIEW_PIXELS)
     small = image[:3, ::step, ::step].clamp(0, 1).mul(255).round().to(torch.uint8)
     return "JPEG", Image.fromarray(small.movedim(0, -1).contiguous().numpy()), PREVIEW_PIXELS

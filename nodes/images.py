@@ -1,4 +1,4 @@
-"""IMAGE batches through the pipeline: [B, H, W, C] in [0, 1] as ComfyUI has them, in and out."""
+"""IMAGE batches through the pipeline: [B, H, W, C] in [0, 1] as in ComfyUI, in and out."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ OnFrame = Callable[[OutputFrame[int]], None]
 def sequence_length(frames: int, times: int, *, sources: bool, ends_here: bool = True) -> int:
     """Number of output frames of `interpolate_images` for a batch of `frames`.
 
-    `times` 0 stands for the one mid frame of each pair, alone.
+    `times` 0 means only the one mid frame of each pair.
 
     Raises:
-        SettingsError: `times` is below 0, as it may come over a link, or too high.
+        SettingsError: `times` is below 0, which is possible over a link, or too high.
     """
     whole = Bisection(times=times).total(frames, Fraction(frames))
     if times == 0:
@@ -74,7 +74,7 @@ def source_frames(images: Tensor) -> Iterator[SourceFrame[int]]:
 
 
 def as_frame(image: Tensor, index: int) -> Tensor:
-    """[H, W, C] of any float type and device as the [C, H, W] float32 on the CPU of a method.
+    """[H, W, C] of any float type and device as the [C, H, W] float32 on the CPU that methods take.
 
     Raises:
         FrameError: the frame, number `index` of its batch, holds NaN or infinite pixels.
@@ -88,7 +88,7 @@ def as_frame(image: Tensor, index: int) -> Tensor:
 
 
 def require_images(images: Tensor) -> None:
-    """Refuse a batch without pictures in color.
+    """Refuse a batch without color pictures.
 
     Raises:
         FrameError: no frame, no pixel, or neither 3 nor 4 channels.
@@ -118,7 +118,7 @@ def pair_of(frame0: Tensor, frame1: Tensor) -> Tensor:
     """[2, H, W, C] of the first images of two batches.
 
     Raises:
-        FrameError: one batch has no picture in color, or the two differ in size or channels.
+        FrameError: one batch has no color picture, or the two differ in size or channels.
     """
     require_images(frame0)
     require_images(frame1)
@@ -131,10 +131,10 @@ def pair_of(frame0: Tensor, frame1: Tensor) -> Tensor:
 
 
 def _picture(frame: OutputFrame[int], images: Tensor) -> Tensor:
-    """[H, W, C]; a source frame straight from the batch, in the type it came in."""
+    """[H, W, C]; a source frame comes straight from the batch, in its original type."""
     if frame.source is not None:
         return images[frame.source.picture]
-    assert frame.image is not None  # the pipeline sets either
+    assert frame.image is not None  # the pipeline sets one of the two
     return frame.image.movedim(0, -1)
 
 

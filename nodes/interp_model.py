@@ -1,8 +1,8 @@
 """ComfyUI's own frame interpolation models (type INTERP_MODEL: FILM, RIFE) as a method.
 
-They are driven through calls that are no public interface of ComfyUI, so everything known about
-them is in this file, and a model that lacks one of the calls is refused by name. Frames equal those
-of ComfyUI's own "Run Frame Interpolation Model" node.
+They are driven through calls outside ComfyUI's public interface, so everything known about them
+is in this file, and a model that lacks one of the calls is refused with the call's name. Frames
+equal those of ComfyUI's own "Run Frame Interpolation Model" node.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ REQUIRED_OF_MODEL = ("extract_features", "memory_used_forward", "state_dict")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
-    """One frame as the model wants it, and what it has computed from it."""
+    """One frame in the model's form, and the features computed from it."""
 
     padded: Tensor
     """[1, 3, H', W'] on the model's device, sides padded to its alignment."""
     cached: Any
     """Opaque: the model's own features."""
     frame: Tensor
-    """[C, H, W] as it came, for the size and the alpha channel."""
+    """[C, H, W], the original frame, for the size and the alpha channel."""
 
 
 class InterpModelMethod:
@@ -49,19 +49,19 @@ class InterpModelMethod:
         self._dtype = patcher.model_dtype()
         self.device: torch.device = patcher.load_device
         self._loaded_for: torch.Size | None = None
-        self._largest_batch: int | None = None  # set by the first shortage of memory
+        self._largest_batch: int | None = None  # set when memory first runs out
 
     @property
     def settings(self) -> dict[str, str]:
-        """What decides its frames, for manifests."""
+        """What determines its frames, for manifests."""
         return {"weights": self.weights_hash(), "dtype": str(self._dtype)}
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Bytes at the peak for frames of this size, weights included."""
+        """Peak bytes for frames of this size, weights included."""
         return self._frame_memory(height, width) + self._patcher.model_size()
 
     def weights_hash(self) -> str:
-        """SHA-256 over names, shapes and values of the weights: what a session remembers."""
+        """SHA-256 over names, shapes and values of the weights, as recorded in a session."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -79,7 +79,7 @@ class InterpModelMethod:
     def between(
         self, features0: Features, features1: Features, times: Sequence[Fraction], key: PairKey
     ) -> list[Tensor]:
-        """Frames at `times`; alpha, which these models do not know, is mixed linearly."""
+        """Frames at `times`; alpha, which these models do not support, is mixed linearly."""
         _, height, width = features0.frame.shape
         mids = self._run(features0, features1, [float(t) for t in times])
         mids = mids[:, :, :height, :width].to(device="cpu", dtype=torch.float32).clamp_(0, 1)
@@ -90,7 +90,7 @@ class InterpModelMethod:
         ]
 
     def _load(self, frame: Tensor) -> None:
-        """Have ComfyUI make room and bring the weights, once per size."""
+        """Have ComfyUI make room and load the weights, once per size."""
         if self._loaded_for == frame.shape:
             return
         import comfy.model_management as mm
@@ -105,8 +105,8 @@ class InterpModelMethod:
     def _padded(self, frame: Tensor) -> Tensor:
         from comfy.ldm.common_dit import pad_to_patch_size
 
-        # IMAGE batches have their channels last, and convolutions round by the layout: with any
-        # other one the frames differ from those of ComfyUI's own node in the last bits
+        # IMAGE batches are channels-last, and the rounding of convolutions depends on the layout:
+        # with any other the frames differ from those of ComfyUI's own node in the last bits
         frame = frame.contiguous(memory_format=torch.channels_last)
         frame = frame.to(dtype=self._dtype, device=self._patcher.load_device)
         align = getattr(self._model, "pad_align", 1)
@@ -115,7 +115,7 @@ class InterpModelMethod:
         return pad_to_patch_size(frame, (align, align), padding_mode="reflect")
 
     def _run(self, features0: Features, features1: Features, times: list[float]) -> Tensor:
-        """[n, 3, H', W']; fewer times at once after every shortage of memory, down to one."""
+        """[n, 3, H', W']; fewer times at once each time memory runs out, down to one."""
         import comfy.model_management as mm
 
         batch = min(len(times), self._largest_batch or len(times))
@@ -144,8 +144,8 @@ class InterpModelMethod:
         )
 
 
-def require_calls(patcher: Any) -> None:  # noqa: ANN401 - anything a graph may hand over
-    """Refuse a value that cannot be driven.
+def require_calls(patcher: Any) -> None:  # noqa: ANN401 - anything a graph may pass
+    """Refuse a value that this adapter cannot drive.
 
     Raises:
         SettingsError: it is not a model, or lacks a call.
@@ -156,5 +156,5 @@ def require_calls(patcher: Any) -> None:  # noqa: ANN401 - anything a graph may 
     if missing:
         raise SettingsError(
             f"interp_model {type(patcher).__name__} has no {', '.join(missing)}: connect the output "
-            "of 'Load Frame Interpolation Model' of a ComfyUI this pack knows (0.20 to 0.33)."
+            "of 'Load Frame Interpolation Model' of a ComfyUI this pack supports (0.20 to 0.33)."
         )

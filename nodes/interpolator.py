@@ -1,4 +1,4 @@
-"""The first release's node: a pair in one batch -> the frames between. Kept for saved graphs."""
+"""The first release's node: a pair in one batch -> the frames in between. Kept for saved graphs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pair of frames -> the frames between."""
+"""One pair of frames -> the frames in between."""
 
 from __future__ import annotations
 

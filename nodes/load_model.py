@@ -1,4 +1,4 @@
-"""A checkpoint file -> a model the interpolating nodes accept."""
+"""A checkpoint file -> a model that the interpolating nodes accept."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from .output_settings import container_of, encoder_notices, encoder_settings
 from .sessions import require_own
 
 FOLLOWED = ("h264", "hevc", "av1", "vp9", "prores")
-"""Codecs of a source video that its chunks go on in, where the codec is left to us."""
+"""Codecs of a source video that its chunks keep if the codec is auto."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +42,10 @@ class ChunkSettings:
 def chunk_settings(
     frames: Tensor, *, rate: Fraction, codec: str, crf: int, source: Path | None
 ) -> ChunkSettings:
-    """Settings for chunks like this one. `source`: the video the frames come from, if known.
+    """Settings for chunks with these frames. `source`: the video they come from, if known.
 
     Raises:
-        FrameError: the frames are no pictures in color.
+        FrameError: the frames are not color pictures.
         SourceError: the source is not a video.
         EncoderError: there is no such codec.
     """
@@ -61,7 +61,7 @@ def chunk_settings(
 
 
 def new_session_id() -> str:
-    """An id that names the moment: `chunks-20261120-134502-118`."""
+    """An id made from the current time: `chunks-20261120-134502-118`."""
     now = time.time()
     return (
         f"chunks-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now * 1000) % 1000:03}"
@@ -76,14 +76,14 @@ def save_chunk(
     settings: ChunkSettings,
     progress: NodeProgress,
 ) -> tuple[Session, ChunkRecord]:
-    """Commit `frames`, [N, H, W, C], as chunk `index`; one that was there is replaced.
+    """Commit `frames`, [N, H, W, C], as chunk `index`, replacing an existing one.
 
-    A session that was joined and cleaned up begins anew; its next joins replace those files.
+    A session that was joined and cleaned up starts over; its next joins replace those files.
 
     Raises:
         SettingsError: the session's chunks have another size, rate or codec.
         FrameError: a frame holds NaN or infinite pixels.
-        EncoderError, SessionError, OutputError: as their texts say.
+        EncoderError, SessionError, OutputError: as in `Session` and `ChunkWriter`.
     """
     manifest = _manifest(settings, progress)
     former = Session.find(root, session_id)

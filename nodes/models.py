@@ -1,4 +1,4 @@
-"""Which method a node runs: from its inputs to what makes the frames."""
+"""Which method a node runs: from its inputs to the object that makes the frames."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEAST_FLOW_SCALE = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelWish:
-    """The inputs of a node that decide its method, with the defaults of saved graphs."""
+    """The inputs of a node that determine its method, with the defaults of saved graphs."""
 
     model_name: str
     sample_steps: int = 10
@@ -44,7 +44,7 @@ class ModelWish:
 
 
 def check_model(model_name: str | None, *, linked: bool = False) -> bool | str:
-    """What ComfyUI's validation wants: True, or what is wrong with `model_name`.
+    """ComfyUI's validation result: True, or what is wrong with `model_name`.
 
     None stands for a name that comes over a link. `linked`: a model is connected, which wins.
     """
@@ -54,14 +54,14 @@ def check_model(model_name: str | None, *, linked: bool = False) -> bool | str:
 
 
 def check_checkpoint(model_name: str | None) -> bool | str:
-    """The same where only a checkpoint will do."""
+    """The same for nodes that accept only a checkpoint."""
     return True if model_name is None or model_name in model_files() else missing_model(model_name)
 
 
 def checkpoint_versions(model_name: str | None) -> list[tuple[int, int]]:
-    """What ComfyUI's cache must know beside the name: when the file was changed, and its size.
+    """Cache key besides the name: when the file was changed, and its size.
 
-    Of every checkpoint where the name comes over a link; of none where there is no such file.
+    Covers every checkpoint if the name comes over a link, and none if there is no such file.
     """
     names = [name for name in model_files() if model_name in (None, name)]
     paths = [folder_paths.get_full_path(MODEL_FOLDER, name) for name in names]
@@ -69,7 +69,7 @@ def checkpoint_versions(model_name: str | None) -> list[tuple[int, int]]:
 
 
 def missing_model(model_name: str) -> str:
-    """What to do about a checkpoint that is not there."""
+    """What to do about a missing checkpoint."""
     source = model_source("tlbvfi")
     return (
         f"there is no model {model_name!r} in models/{MODEL_FOLDER}: put {source.file_name} from "
@@ -80,7 +80,7 @@ def missing_model(model_name: str) -> str:
 
 @contextmanager
 def chosen_method(wish: ModelWish, progress: NodeProgress) -> Iterator[Method]:
-    """The method of a node, ready to run; leaving the block gives back what it should not keep.
+    """The method of a node, ready to run; leaving the block frees what should not stay in memory.
 
     Raises:
         ModelMissingError: there is no such model.
@@ -96,7 +96,7 @@ def chosen_method(wish: ModelWish, progress: NodeProgress) -> Iterator[Method]:
         )
         if not isinstance(model, LoadedModel):
             raise SettingsError(
-                f"model {type(model).__name__} is no TLB-VFI model: connect the output of 'Load "
+                f"model {type(model).__name__} is not a TLB-VFI model: connect the output of 'Load "
                 "TLBVFI Model'."
             )
         method = HostedTlbvfi(model, sampling_options(wish), tile_size=wish.tile_size)
@@ -111,7 +111,7 @@ def named_model(name: str, precision: str, device: torch.device) -> LoadedModel:
     """The checkpoint `name` of the model folder.
 
     Raises:
-        ModelMissingError: it is not there.
+        ModelMissingError: it does not exist.
     """
     if name not in model_files():
         raise ModelMissingError(missing_model(name))
@@ -120,7 +120,7 @@ def named_model(name: str, precision: str, device: torch.device) -> LoadedModel:
 
 
 def sampling_options(wish: ModelWish) -> SamplingOptions:
-    """How TLB-VFI samples. A flow_scale of 0, which old graphs may hold, is read as 0.1."""
+    """How TLB-VFI samples. A flow_scale of 0, which old graphs may contain, is read as 0.1."""
     return SamplingOptions(
         steps=wish.sample_steps,
         flow_scale=max(wish.flow_scale, LEAST_FLOW_SCALE),
@@ -130,7 +130,7 @@ def sampling_options(wish: ModelWish) -> SamplingOptions:
 
 
 def chosen_device(gpu_id: int, progress: NodeProgress) -> torch.device:
-    """ComfyUI's device for 0, CUDA device n for n above 0 where there is one."""
+    """ComfyUI's device for 0, CUDA device n for n above 0 if it exists."""
     if gpu_id == 0:
         return mm.get_torch_device()
     if gpu_id < torch.cuda.device_count() and not mm.cpu_mode():

@@ -1,4 +1,4 @@
-"""Which files and folders a prompt may name. Prompts come over HTTP: every text in them is hostile.
+"""Which files and folders a prompt may name. Prompts come over HTTP: no text in them is trusted.
 
 Writing happens below ComfyUI's output folder only. Reading happens below its input, output and temp
 folders, and below those the operator of the server lists in the environment variable
@@ -16,9 +16,9 @@ from ..encoding.session import is_device
 from ..tlbvfi.errors import SettingsError
 
 LONGEST_NAME = 230
-"""Bytes of a name; file systems take 255, and temporary and numbered files have longer ones."""
+"""Bytes of a name; file systems allow 255, and temporary and numbered files have longer names."""
 MOST_FOLDERS = 10
-"""One inside the other; Linux takes paths of 4096 bytes."""
+"""Depth of nested folders; Linux allows paths of 4096 bytes."""
 READ_FOLDERS_VARIABLE = "TLBVFI_READ_FOLDERS"
 
 _ANNOTATED = re.compile(r"^(?P<name>.*) \[(?P<folder>input|output|temp)\]$")
@@ -26,7 +26,7 @@ _ANNOTATED = re.compile(r"^(?P<name>.*) \[(?P<folder>input|output|temp)\]$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folders:
-    """ComfyUI's folders, without links, and the extra ones that may be read."""
+    """ComfyUI's folders, with links resolved, and the extra ones that may be read."""
 
     input: Path
     output: Path
@@ -67,16 +67,16 @@ def readable_file(text: str, folders: Folders) -> Path:
 
 
 def folder_in_output(text: str, folders: Folders) -> Path:
-    """The folder below ComfyUI's output folder that `text` names; the output folder where empty.
+    """The folder below ComfyUI's output folder that `text` names; the output folder if empty.
 
     Raises:
-        SettingsError: `text` leads out of the output folder, or is longer than file systems take.
+        SettingsError: `text` points outside the output folder, or is too long for file systems.
     """
     path = _resolve(folders.output, text)
     if not _is_inside(path, folders.output):
         raise SettingsError(
-            f"output_dir {_begin(text)} leads out of ComfyUI's output folder: give a folder below it, "
-            "or nothing."
+            f"output_dir {_begin(text)} is outside ComfyUI's output folder: name a folder "
+            "below it, or none."
         )
     names = path.relative_to(folders.output).parts
     if any(len(os.fsencode(name)) > LONGEST_NAME for name in names) or len(names) > MOST_FOLDERS:
@@ -91,9 +91,9 @@ def plain_file_name(text: str) -> str:
     """`text`, if it is a file name without a folder.
 
     Raises:
-        SettingsError: it holds a path, or what no file system takes, or is too long for one.
+        SettingsError: it contains a path or characters that no file system allows, or is too long.
     """
-    # a lone surrogate is a half of a character, which no file system stores
+    # a lone surrogate is half a character, which no file system stores
     is_plain = re.fullmatch(r"[^\x00-\x1f/\\:*?\"<>|\ud800-\udfff]+", text)
     if not is_plain or text.strip(". ") != text or is_device(text):
         raise SettingsError(
@@ -119,12 +119,12 @@ def _resolve(base: Path, text: str) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name longer than the file system takes
+    except OSError:  # a name longer than the file system allows
         return False
 
 
 def _begin(text: str) -> str:
-    """As much of a text as fits into a sentence, quoted."""
+    """The beginning of a text, short enough for a sentence, quoted."""
     return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."
 
 

@@ -1,4 +1,4 @@
-"""What the nodes that turn images into images share: choose a method, fill the output, report."""
+"""Shared by the nodes that turn images into images: choose a method, fill the output, report."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def run_sequence(
     sources: bool = True,
     ends_here: bool = True,
 ) -> Tensor:
-    """The interpolated batch, [B', H, W, C], where and in the type ComfyUI keeps images.
+    """The interpolated batch, [B', H, W, C], on the device and in the dtype of ComfyUI's images.
 
-    `images`: [B >= 2, H, W, C]. `times` 0 gives the one mid frame of each pair, alone.
+    `images`: [B >= 2, H, W, C]. `times` 0 gives only the one mid frame of each pair.
 
     Raises:
-        FrameError: no pair, or frames that are no pictures in color.
-        MemoryBudgetError: the result exceeds all the memory there is.
+        FrameError: no pair, or frames that are not color pictures.
+        MemoryBudgetError: the result exceeds the total memory.
     """
     require_pairs(images)
     require_images(images)

@@ -1,4 +1,4 @@
-"""Sessions as nodes see them: by an id from a widget or a link, below ComfyUI's output folder."""
+"""Sessions as nodes find them: by an id from a widget or a link, below ComfyUI's output folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NO_SESSION = (
 
 
 def require_own(root: Path, session_id: str, manifest: Manifest) -> None:
-    """Refuse a session id under which another job left its chunks.
+    """Refuse a session id that belongs to another job.
 
     Raises:
         SettingsError: naming what differs.

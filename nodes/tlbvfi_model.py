@@ -34,7 +34,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class HostedNetwork(nn.Module):
-    """The network as ModelPatcher wants it: with a `device` that can be set."""
+    """The network in the form ModelPatcher needs: with a `device` that can be set."""
 
     device: torch.device | None = None
 
@@ -53,10 +53,10 @@ class LoadedModel:
 
 
 def load_model(path: Path, precision: str, device: torch.device) -> LoadedModel:
-    """The model of a checkpoint; read from disk only if it is not the one loaded last.
+    """The model of a checkpoint; read from disk only if it is not the last one loaded.
 
     Raises:
-        CheckpointError: the file is damaged, unsafe or of another network.
+        CheckpointError: the file is damaged, unsafe or for another network.
     """
     return read_model(path, file_version(path), dtype_for(precision, device), device)
 
@@ -71,11 +71,11 @@ def file_version(path: Path) -> tuple[int, int]:
 def read_model(
     path: Path, version: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> LoadedModel:
-    """The model of a file as it is in this `version`.
+    """The model in this `version` of a file.
 
-    The pack's one piece of state: the last model, in RAM, so that a graph that names it by
-    model_name does not read it from disk at every run. ComfyUI alone decides when it is on the GPU;
-    TLBVFI_ClearModelCache forgets it.
+    The pack's only state: the last model, kept in RAM, so that a graph that names it by model_name
+    does not read it from disk on every run. ComfyUI alone decides when it is on the GPU;
+    TLBVFI_ClearModelCache drops it.
     """
     network = load_checkpoint(path, dtype=dtype, device=mm.unet_offload_device())
     patcher = ModelPatcher(
@@ -85,25 +85,25 @@ def read_model(
 
 
 def dtype_for(precision: str, device: torch.device) -> torch.dtype:
-    """The type `precision` means on `device`; auto is bfloat16 where a GPU computes in it."""
+    """The type `precision` means on `device`; auto is bfloat16 if a GPU computes in it."""
     if precision == "auto":
         return torch.bfloat16 if mm.should_use_bf16(device) else torch.float32
     return DTYPES[precision]
 
 
 class HostedTlbvfi:
-    """TlbvfiMethod whose weights ComfyUI brings to the device before the first frame of a size.
+    """TlbvfiMethod whose weights ComfyUI loads to the device before the first frame of a size.
 
-    ComfyUI is asked for the memory of the fastest plan, and what is free then is the budget. Where
-    it runs out all the same, other models are unloaded, then the budget shrinks; the frames stay
-    the same (on a GPU to float rounding).
+    ComfyUI is asked for the memory of the fastest plan; what is then free is the budget. If memory
+    still runs out, other models are unloaded, then the budget shrinks; the frames stay the same
+    (on a GPU to float rounding).
     """
 
     name = TlbvfiMethod.name
     any_time = TlbvfiMethod.any_time
 
     def __init__(self, model: LoadedModel, options: SamplingOptions, *, tile_size: int = 0) -> None:
-        """`tile_size`: side in pixels of a tile whose memory must do, as far as it can; 0: no limit."""
+        """`tile_size`: side in pixels of a tile whose memory should do; 0: no limit."""
         self._patcher = model.patcher
         self._options = options
         self._dtype = model.network.compute_dtype
@@ -129,11 +129,11 @@ class HostedTlbvfi:
         times: Sequence[Fraction],
         key: PairKey,
     ) -> Iterator[Tensor]:
-        """Frames at `times` as TlbvfiMethod gives them, computed as they are asked for."""
+        """Frames at `times` as TlbvfiMethod gives them, computed on demand."""
         return self._method.between(features0, features1, times, key)
 
     def pairs_at_once(self, height: int, width: int) -> int:
-        """As many as TlbvfiMethod does within the budget; fewer after a shortage of memory."""
+        """As many as TlbvfiMethod computes within the budget; fewer after running out of memory."""
         return self._method.pairs_at_once(height, width)
 
     def between_many(self, requests: Sequence[Request]) -> Iterator[Tensor]:
@@ -145,26 +145,26 @@ class HostedTlbvfi:
         self._method.check(image)
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Bytes beside the weights that frames of this size take at the peak, planned for what is free."""
+        """Peak bytes for frames of this size, without the weights, planned for the free memory."""
         geometry = self._options.geometry(height, width)
         return self._plan(geometry, self._budget(geometry)).peak
 
     def release(self) -> None:
-        """Give the VRAM back; the weights stay in RAM."""
+        """Free the VRAM; the weights stay in RAM."""
         mm.unload_model_and_clones(self._patcher)
 
     def _load(self, geometry: Geometry) -> None:
         self._method.available = self._limit(geometry)
         self._bring(self._plan(geometry, self._method.available))
-        # how many pairs at once would be fastest is known once the weights are on the device
+        # the fastest number of pairs at once is known only with the weights on the device
         if self._pairs(geometry) > 1:
             self._bring(self._method.plan(geometry, self._pairs(geometry)))
         self._method.available = self._budget(geometry)
         self._geometry = geometry
 
     def _bring(self, plan: MemoryPlan) -> None:
-        """Have ComfyUI make room for a plan and for the weights, and bring these."""
-        # weights are small against what frames take, and layers left in RAM would slow every step
+        """Have ComfyUI make room for a plan and for the weights, and load the weights."""
+        # weights are small compared to frames, and layers left in RAM would slow down every step
         mm.load_models_gpu(
             [self._patcher], memory_required=plan.peak / FREE_SHARE, force_full_load=True
         )
@@ -173,20 +173,20 @@ class HostedTlbvfi:
         return self.pairs_at_once(geometry.height, geometry.width)
 
     def _budget(self, geometry: Geometry) -> int:
-        """Bytes that frames may take, of what is free now."""
+        """Bytes of the memory free now that frames may take."""
         free = mm.get_free_memory(self.device) - mm.extra_reserved_memory()
         budget = max(0, int(FREE_SHARE * free))
         limit = self._limit(geometry)
         return budget if limit is None else min(budget, limit)
 
     def _limit(self, geometry: Geometry) -> int | None:
-        """Bytes that the tile size allows, at least what it cannot do without; None: no limit."""
+        """Bytes that the tile size allows, but at least the minimum needed; None: no limit."""
         if self._tile_memory is None:
             return None
         return max(self._tile_memory, self._least(geometry))
 
     def _least(self, geometry: Geometry) -> int:
-        """Bytes that frames cannot do without."""
+        """Minimum bytes that frames need."""
         return self._plan(geometry, 0).peak
 
     def _plan(self, geometry: Geometry, available: int | None) -> MemoryPlan:
@@ -195,7 +195,7 @@ class HostedTlbvfi:
         )
 
     def _unload_others(self) -> bool:
-        """Have ComfyUI take other models off the device; whether there were any."""
+        """Have ComfyUI unload other models from the device; whether there were any."""
         unloaded = mm.free_memory(1e30, self.device, keep_loaded=self._own())
         mm.soft_empty_cache()
         if unloaded:
@@ -207,12 +207,12 @@ class HostedTlbvfi:
 
 
 PLAIN_VALUES = 1700
-"""Values that the reference's graph holds per padded pixel: the 2.15 GB of its plain implementation at
-512x512 (`tlbvfi bench --baseline`), less weights and libraries."""
+"""Values that the reference's graph holds per padded pixel: the 2.15 GB of its plain implementation
+at 512x512 (`tlbvfi bench --baseline`), less weights and libraries."""
 
 
 def tile_memory(tile_size: int, options: SamplingOptions, dtype: torch.dtype) -> int:
-    """Bytes that packs take for a tile of `tile_size` pixels square, with every map whole."""
+    """Bytes that tiling packs need for a tile of `tile_size` pixels square, every map whole."""
     side = max(tile_size, MINIMUM_SIDE)
     geometry = options.geometry(side, side)
     return PLAIN_VALUES * dtype.itemsize * geometry.padded_height * geometry.padded_width

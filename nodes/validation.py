@@ -1,4 +1,4 @@
-"""What can be refused before a graph runs: True, or a sentence, as ComfyUI's validation wants it.
+"""Checks before a graph runs: True, or a sentence, as ComfyUI's validation expects.
 
 None stands for a value that comes over a link and is not known yet.
 """

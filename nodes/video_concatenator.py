@@ -116,13 +116,13 @@ class VideoConcatenator(io.ComfyNode):
 
 
 def roots(output_dir: str) -> tuple[Path, ...]:
-    """Where sessions are looked for: in `output_dir`, then in ComfyUI's output folder itself."""
+    """Where sessions are searched: in `output_dir`, then in ComfyUI's output folder itself."""
     places = folders()
     return folder_in_output(output_dir, places), places.output
 
 
 def output_name(wanted: str, suffix: str) -> str:
-    """The wanted file name, with `suffix` where it has none of a video."""
+    """The wanted file name, with `suffix` added if it has no video suffix."""
     name = plain_file_name(wanted)
     return name if Path(name).suffix.lower() in MUXERS else f"{name}{suffix}"
 
@@ -130,7 +130,7 @@ def output_name(wanted: str, suffix: str) -> str:
 def final_encoder(
     session: Session, suffix: str, codec: str, crf: int, progress: NodeProgress
 ) -> Encoder | None:
-    """The encoder of one more compression at the join; None where chunks are copied.
+    """The encoder for a final encode at the join; None if chunks are copied.
 
     Raises:
         EncoderError: the codec does not fit into a file with this suffix.
@@ -147,15 +147,15 @@ def final_encoder(
 
 
 def remembered_sound(session: Session, progress: NodeProgress) -> Path | None:
-    """The file the session's sound comes from, if there is one, still there, and ours to read.
+    """The file the session's sound comes from, if there is one that still exists and may be read.
 
-    The session's folder can be written to over HTTP: what it says is trusted as little as a prompt.
+    The session's folder can be written to over HTTP: it is trusted no more than a prompt.
     """
     sound = sound_of(session)
     if sound is None:
         return None
     if not Path(sound).is_file():
-        progress(Notice(text=f"{Path(sound).name} is gone, so the video has no sound."))
+        progress(Notice(text=f"{Path(sound).name} no longer exists, so the video has no sound."))
         return None
     try:
         return readable_file(sound, folders())

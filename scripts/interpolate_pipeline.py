@@ -1,11 +1,11 @@
-"""Frames or a video in, one smooth video out, compressed once: `tlbvfi interpolate` in other words.
+"""Frames or a video in, one smooth video out, compressed once: a wrapper of `tlbvfi interpolate`.
 
     python scripts/interpolate_pipeline.py clip.mp4 --method film --crf 18 --output smooth.mp4
     python scripts/interpolate_pipeline.py --frames frames/ --fps 16 --keep-frames
 
-Here, and only here, --fps is the rate of the frames that come in. With --keep-frames the frames of
-the result are written as PNG beside it, interpolated once and never from a compressed picture.
-The same command again resumes, or says that all is there.
+Only here, --fps is the rate of the input frames. With --keep-frames the frames of the result are
+also written as PNG next to it, interpolated once and never from a compressed picture. Running the
+same command again resumes it, or says that everything is there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ METHODS = ("tlbvfi", "film", "flow", "blend")
 
 
 def load_package() -> None:
-    """Make `comfyui_tlbvfi` the checkout this script lies in, or leave it the installed one."""
+    """Import this script's checkout as `comfyui_tlbvfi`, or else use the installed package."""
     if not (CHECKOUT / "tlbvfi" / "cli").is_dir() or "comfyui_tlbvfi" in sys.modules:
         return
     spec = spec_from_file_location(
@@ -54,12 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep-frames", action="store_true", help="also write PNG frames into OUTPUT_frames/"
     )
-    parser.add_argument("--overwrite", action="store_true", help="start anew, replace the output")
+    parser.add_argument("--overwrite", action="store_true", help="start over, replace the output")
     return parser
 
 
 def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, with `source` and `output` decided."""
+    """The arguments, with `source` and `output` filled in."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if (arguments.video is None) == (arguments.frames is None):
@@ -78,7 +78,7 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def interpolate_words(arguments: argparse.Namespace) -> list[str]:
-    """The words of `tlbvfi interpolate` for the same job."""
+    """The `tlbvfi interpolate` arguments for the same job."""
     words = ["interpolate", str(arguments.source), str(arguments.output)]
     if arguments.fps is not None:
         words += ["--input-fps", arguments.fps]
@@ -89,7 +89,7 @@ def interpolate_words(arguments: argparse.Namespace) -> list[str]:
 
 
 def session_name(arguments: argparse.Namespace, words: list[str]) -> str:
-    """One name for the same command on the same source, so that it finds its session again."""
+    """A session name that is the same for the same command on the same source."""
     facts = arguments.source.stat() if arguments.source.exists() else None
     identity = [*words, facts and facts.st_size, facts and facts.st_mtime_ns]
     return f"pipeline-{hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""Make the picture of the README: source frame, mid frame, source frame.
+"""Make the picture for the README: source frame, mid frame, source frame.
 
     python scripts/readme_picture.py [--method flow] [--pair 9] [--output docs/mid_frame.jpg]
 
@@ -19,7 +19,7 @@ CAPTIONS = ("source frame", "mid frame, made", "source frame")
 
 
 def panel(picture: av.VideoFrame, caption: str) -> np.ndarray:
-    """A frame with its caption below, BGR."""
+    """A frame with its caption below it, BGR."""
     image = cv2.resize(picture.to_ndarray(format="bgr24"), (480, 270), interpolation=cv2.INTER_AREA)
     strip = np.full((32, 480, 3), 24, np.uint8)
     cv2.putText(

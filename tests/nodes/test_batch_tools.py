@@ -95,7 +95,7 @@ def test_frame_from_batch_of_no_frames_says_so(comfyui, node):
         "x": node("TLBVFI_FrameFromBatch", images=["i", 0]),
         "p": node("PreviewImage", images=["x", 0]),
     }
-    assert "the batch has no frame to take" in comfyui.error(nodes)
+    assert "the batch is empty" in comfyui.error(nodes)
 
 
 def test_a_negative_index_is_refused_before_anything_runs(comfyui, node, gray_batch):

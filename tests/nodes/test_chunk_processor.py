@@ -115,7 +115,7 @@ def test_a_batch_without_a_rate_says_what_to_give(comfyui, processor, gray_batch
     nodes, batch = gray_batch(2)
     nodes["c"] = processor("")["c"]
     nodes["c"]["inputs"]["images"] = batch
-    assert "fps 0 stands for the rate of a video" in comfyui.error(nodes)
+    assert "fps 0 means the rate of the video" in comfyui.error(nodes)
 
 
 def test_a_video_made_of_images_keeps_rate_and_sound(comfyui, clip, processor, node):
@@ -396,7 +396,7 @@ def test_links_of_the_video_output_may_change_after_a_run(comfyui, clip, process
     assert facts(comfyui.saved(outputs["v"])) == facts(first)
     outputs = comfyui.run(prompt)
     assert comfyui.saved(outputs["c"]) == first
-    assert "was joined before, into joined.mp4" in outputs["c"]["text"][0]
+    assert "was already joined into joined.mp4" in outputs["c"]["text"][0]
 
 
 def test_a_session_of_another_source_is_refused_with_what_differs(comfyui, clip, processor):
@@ -411,7 +411,7 @@ def test_a_session_id_with_a_path_is_refused_before_anything_runs(
     comfyui, clip, processor, session_id
 ):
     problems = comfyui.refusal(processor(clip("id.mp4"), session_id=session_id))
-    assert any("is no session id" in problem["details"] for problem in problems)
+    assert any("is not a session id" in problem["details"] for problem in problems)
 
 
 def test_an_unknown_model_is_refused_with_where_to_get_one(comfyui, clip, processor):

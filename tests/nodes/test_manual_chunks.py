@@ -191,9 +191,9 @@ def test_another_form_is_refused_once_the_chunks_are_removed(comfyui, chain, nod
     join = node("TLBVFI_VideoConcatenator", session_id="form", output_filename="form")
     join["inputs"] |= wish
     message = comfyui.error({"j": join})
-    assert "session form was joined before, into form.mp4 (chunks joined as they are)" in message
-    assert f"its chunks are removed, so it cannot become {form}" in message
-    assert "delete form.mp4 and queue the graph again, or give another session_id" in message
+    assert "session form was joined into form.mp4 (chunks joined as they are)" in message
+    assert f"its chunks were removed, so it cannot become {form}" in message
+    assert "delete form.mp4 and queue the graph again, or use another session_id" in message
     assert first.is_file()
 
 
@@ -203,7 +203,7 @@ def test_another_name_alone_gets_the_file_that_is_there(comfyui, chain, node):
     join = node("TLBVFI_VideoConcatenator", session_id="named", output_filename="two")
     outputs = comfyui.run({"j": join})["j"]
     assert comfyui.saved(outputs).name == "one.mp4"
-    assert "session named was joined before, into one.mp4." in outputs["text"][0]
+    assert "session named was already joined into one.mp4." in outputs["text"][0]
 
 
 def test_a_file_of_something_else_is_left_alone(comfyui, chain, node):
@@ -249,7 +249,7 @@ def test_chunks_of_another_size_are_refused(comfyui, node):
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
-        ({"session_id": "../../x"}, "is no session id"),
+        ({"session_id": "../../x"}, "is not a session id"),
         ({"session_id": ""}, "session_id is empty: connect"),
         ({"output_filename": "../x.mp4"}, "is not a plain file name"),
         ({"output_filename": "a/b.mp4"}, "is not a plain file name"),
@@ -266,14 +266,14 @@ def test_a_chunk_outside_of_the_numbers_there_are_is_refused(comfyui, node, gray
     nodes["i"] = node("PrimitiveInt", value=number)
     chunk = {"frames": batch, "chunk_id": ["i", 0], "fps": 30.0, "session_id": "numbers"}
     nodes["c"] = node("TLBVFI_ChunkVideoSaver", **chunk)
-    assert f"chunk_id {number} is no number from 0 to 999999" in comfyui.error(nodes)
+    assert f"chunk_id {number} is out of range: use 0 to 999999" in comfyui.error(nodes)
     assert not comfyui.session("numbers").exists()
 
 
 @pytest.mark.parametrize("output_dir", ["../../x", "/tmp/x", "a/../../b"])
 def test_an_output_dir_elsewhere_is_refused(comfyui, node, output_dir):
     nodes = {"j": node("TLBVFI_VideoConcatenator", session_id="x", output_dir=output_dir)}
-    assert "leads out of ComfyUI's output folder" in comfyui.error(nodes)
+    assert "is outside ComfyUI's output folder" in comfyui.error(nodes)
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../outside.mp4"])
