@@ -237,7 +237,8 @@ def _mezzanine(settings: EncoderSettings, picture: Picture, software_twin: bool)
     is_fine = settings.crf is not None and settings.crf <= MEZZANINE_CRF
     if not (profile.is_intra or profile.is_lossless or is_fine):
         raise EncoderError(
-            f"{settings.codec} at its usual quality is not a mezzanine, because quality would drop "
-            f"twice: choose ffv1, h264-lossless, prores or dnxhr, or a crf of 0 to {MEZZANINE_CRF}."
+            f"{settings.codec} at its usual quality is not a mezzanine, because quality would be "
+            "lost twice: choose ffv1, h264-lossless, prores or dnxhr, or a crf of 0 to "
+            f"{MEZZANINE_CRF}."
         )
     return resolve_encoder(settings, picture, software_twin=software_twin)

@@ -135,7 +135,7 @@ def sole_writer(output: Path) -> Iterator[None]:
     Raises:
         OutputError: another job makes it, or files cannot be created there.
     """
-    require_writable(output.parent)  # else the lock could seem to be another job's
+    require_writable(output.parent)  # an unwritable folder looks like a taken lock
     lock = FileLock(output.with_name(f".{output.name}.lock"))
     try:
         with disk_errors(output):

@@ -118,7 +118,7 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
         document = read_json(path)
         if document["schema"] != SCHEMA:
             raise SessionError(
-                f"{path} has schema {document['schema']} and this version knows {SCHEMA}: "
+                f"{path} has schema {document['schema']} but this version reads {SCHEMA}: "
                 "use the version that made it or choose another session."
             )
         manifest, versions = manifest_from_json(document), document["versions"]

@@ -127,7 +127,7 @@ def resolve_encoder(
     pictures are integers of more than 8 bits. All other codecs keep what they can of RGB.
 
     `container`: suffix of the final file (`.mp4`), or None for the profile's first.
-    `software_twin`: replace a hardware profile that cannot be opened by its twin, with a warning.
+    `software_twin`: if a hardware profile cannot be opened, use its twin, with a warning.
 
     Raises:
         EncoderError: a setting is unknown, out of range or does not fit, or no encoder opens.

@@ -27,7 +27,7 @@ from .validation import check_bitrate, check_session_id, first_problem
 
 CONCATENATOR = "TLBVFI_VideoConcatenator"
 VIDEO = 1
-"""Index of this output."""
+"""Index of the video output."""
 CHUNK_SECONDS = Fraction(2)
 """Length of a chunk at 1080p; chunks are longer for smaller pictures, shorter for larger ones."""
 

@@ -103,7 +103,7 @@ class HostedTlbvfi:
     any_time = TlbvfiMethod.any_time
 
     def __init__(self, model: LoadedModel, options: SamplingOptions, *, tile_size: int = 0) -> None:
-        """`tile_size`: side in pixels of a tile whose memory should do; 0: no limit."""
+        """`tile_size`: side in pixels of a tile whose memory is the budget; 0: no limit."""
         self._patcher = model.patcher
         self._options = options
         self._dtype = model.network.compute_dtype
@@ -173,7 +173,7 @@ class HostedTlbvfi:
         return self.pairs_at_once(geometry.height, geometry.width)
 
     def _budget(self, geometry: Geometry) -> int:
-        """Bytes of the memory free now that frames may take."""
+        """Bytes that frames may take of the memory that is free now."""
         free = mm.get_free_memory(self.device) - mm.extra_reserved_memory()
         budget = max(0, int(FREE_SHARE * free))
         limit = self._limit(geometry)

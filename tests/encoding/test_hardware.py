@@ -306,8 +306,8 @@ def test_a_named_device_that_is_not_there_is_refused_in_one_sentence(clip, gpu):
     with pytest.raises(DecoderError) as caught:
         open_source(clip("a.mp4", frames=3), hwaccel="cuda")
     assert str(caught.value) == (
-        "a.mp4 cannot be decoded by cuda here: no such device can be opened (Cannot allocate memory); "
-        "choose hwaccel auto or none."
+        "a.mp4 cannot be decoded by cuda here: no such device can be opened "
+        "(Cannot allocate memory); choose hwaccel auto or none."
     )
 
 
