@@ -159,7 +159,7 @@ _NO_LOOKAHEAD = {**_NO_B_FRAMES, "rc-lookahead": "0", "temporal-aq": "0"}  # and
 
 
 def _nvenc(twin: Profile, default: int, pix_fmts: str) -> Profile:
-    """The hardware row beside a software one. It also accepts x264's preset names."""
+    """The hardware row that matches a software one. It also accepts x264's preset names."""
     near = dict(
         zip(X26X_PRESETS, ["p1", "p1", "p2", "p3", "p3", "p4", "p5", "p6", "p7", "p7"], strict=True)
     )

@@ -52,7 +52,7 @@ def find_hardware(
 
     `stream` is its open stream, and `first` its first frame as decoded in software. `has_times`:
     whether pts identify the frames; otherwise a single software thread counts them. `auto` tries
-    cuda and logs a failure only if there is a GPU; `none` tries nothing.
+    cuda and reports a failure only if there is a GPU; `none` tries nothing.
 
     Raises:
         DecoderError: the device that `hwaccel` names does not exist here or cannot decode the video.

@@ -24,7 +24,7 @@ Json = dict[str, Any]  # a JSON object: its values are of any JSON type
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """A job: its source, its settings, and what its output is."""
+    """A job: its source, its settings and its output."""
 
     source: Json
     """Identity of the source, as reported by its reader."""

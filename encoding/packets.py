@@ -55,7 +55,7 @@ def open_video(path: Path, options: dict[str, str] | None = None) -> Iterator[In
                 raise VerificationError(f"{path} has no video stream: it is not a finished video.")
             yield container
     except (FFmpegError, OSError) as error:
-        raise VerificationError(f"{path} cannot be read ({error}): make it anew.") from error
+        raise VerificationError(f"{path} cannot be read ({error}): make it again.") from error
 
 
 def scan_packets(path: Path, options: dict[str, str] | None = None) -> PacketScan:

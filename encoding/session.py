@@ -187,7 +187,7 @@ class Session:
         return cls(folder, *read_manifest(folder / MANIFEST))
 
     def require_same(self, manifest: Manifest) -> None:
-        """Refuse to go on with another job's chunks.
+        """Refuse to continue another job's chunks.
 
         Raises:
             SessionMismatch: naming the first fields that differ, with both values.

@@ -54,7 +54,7 @@ class SlowSound:
         self._end = window.start
 
     def __call__(self, packet: Packet | None) -> Iterator[AudioFrame]:
-        """Frames that are ready after a packet as it was read; None: there are no more."""
+        """Frames that are ready after a packet, given as read; None marks the end."""
         if packet is not None and not self._is_near(packet):
             return
         for frame in _undamaged(self._stream, packet):
@@ -103,7 +103,7 @@ class UnbrokenSound:
         self._graph: Graph | None = None
 
     def __call__(self, packet: Packet | None) -> Iterator[AudioFrame]:
-        """Frames that are ready after a packet as it was read; None: there are no more."""
+        """Frames that are ready after a packet, given as read; None marks the end."""
         for frame in _undamaged(self._stream, packet):
             self._graph = self._graph or _linked(frame, [("aresample", WITHOUT_GAPS)])
             self._graph.push(frame)

@@ -252,7 +252,7 @@ class VideoWriter:
             if pts <= self._last_pts:
                 raise EncoderError(
                     f"{self._name}: pts {pts} does not come after {self._last_pts}: "
-                    "hand in frames in order of presentation."
+                    "write frames in presentation order."
                 )
             self._durations[self._last_pts] = pts - self._last_pts
         else:

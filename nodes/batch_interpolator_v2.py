@@ -75,7 +75,7 @@ class BatchInterpolatorV2(io.ComfyNode):
         times_to_interpolate: int = 1,
         include_source_frames: bool = True,
         seed: int = 0,
-        **wish: Any,  # noqa: ANN401 - the fields of ModelWish, by their names
+        **wish: Any,  # noqa: ANN401 - the fields of ModelWish by name
     ) -> io.NodeOutput:
         progress = NodeProgress(cls.hidden.unique_id)
         frames = run_sequence(

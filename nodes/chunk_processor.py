@@ -142,7 +142,7 @@ class ChunkProcessor(io.ComfyNode):
         seed: int = 0,
         crf: int = 18,
         scene_cuts: CutRule = "hold",
-        **wish: Any,  # noqa: ANN401 - the fields of ModelWish, by their names
+        **wish: Any,  # noqa: ANN401 - the fields of ModelWish by name
     ) -> io.NodeOutput:
         progress = NodeProgress(cls.hidden.unique_id, log_events=debug)
         places, rate, suffix = folders(), exact_rate(fps), container_of(codec)

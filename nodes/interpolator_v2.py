@@ -60,7 +60,7 @@ class InterpolatorV2(io.ComfyNode):
         model_name: str,
         times_to_interpolate: int = 0,
         seed: int = 0,
-        **wish: Any,  # noqa: ANN401 - the fields of ModelWish, by their names
+        **wish: Any,  # noqa: ANN401 - the fields of ModelWish by name
     ) -> io.NodeOutput:
         progress = NodeProgress(cls.hidden.unique_id)
         frames = run_sequence(
