@@ -1,4 +1,4 @@
-"""Frames or a video in, one smooth video out, compressed once: a wrapper of `tlbvfi interpolate`.
+"""Frames or a video in, one smooth video out, compressed once: wraps `tlbvfi interpolate`.
 
     python scripts/interpolate_pipeline.py clip.mp4 --method film --crf 18 --output smooth.mp4
     python scripts/interpolate_pipeline.py --frames frames/ --fps 16 --keep-frames
