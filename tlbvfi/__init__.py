@@ -5,7 +5,7 @@
     model = load_checkpoint("vimeo_unet.pth", device="cuda")
     between = sample(model, frame0, frame1)  # [B, 3, H, W] in [0, 1], all three
 
-Names are loaded when they are first used: the command line must not wait for torch.
+Names are loaded on first use, so that the command line does not wait for torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Interpolation for other Python programs: frames in and out, or a whole video, in one call.
+"""Interpolation for other Python programs: frames or a whole video in one call.
 
 from comfyui_tlbvfi import interpolate_frames, interpolate_video
 
@@ -41,20 +41,20 @@ from .timeline import parse_factor, parse_rate, parse_seconds
 F = TypeVar("F")
 
 Number = int | float | str | Fraction
-"""A rate, factor or time. Decimals of NTSC rates (23.976, 29.97, ...) stand for the exact ones."""
+"""A rate, factor or time. Decimal NTSC rates (23.976, 29.97, ...) stand for the exact rates."""
 
 MethodLike = str | MethodConfig | Method
-"""A method by its name, by name and options, or made before by `create_method`, to be used again."""
+"""A method's name, its name and options, or a method from `create_method`, which can be reused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoResult:
-    """What `interpolate_video` has made."""
+    """The result of `interpolate_video`."""
 
     frames: int
-    """Frames of the video."""
+    """Number of frames in the video."""
     was_done: bool = False
-    """Whether the file was there already, made by the same call before, and verified."""
+    """Whether an earlier identical call had already made the file, and it was verified."""
 
 
 def interpolate_frames(
@@ -70,28 +70,28 @@ def interpolate_frames(
     depth: int = 3,
     seed: int = 0,
 ) -> Generator[A, None, None]:
-    """All output frames, made one by one as they are asked for.
+    """Yield all output frames, each computed on demand.
 
     `frames`: arrays or tensors [H, W, C], C = 1, 3 or 4 (gray, RGB, RGBA) of uint8, uint16 or float
     (nominally in [0, 1]), all alike; a list, an array [N, H, W, C], or an iterator, which is read a
-    few frames ahead and closed at the end if it is a generator. A frame must not be written to
-    before its pair is done. Source frames come out as the very objects that went in, mid frames of
-    the same type, dtype, device and range.
+    few frames ahead and, if it is a generator, closed at the end. Do not write to a frame before
+    its pair is done. Source frames are returned as the same objects; mid frames have the same type,
+    dtype, device and range.
 
     `times`: 2**times the frames, (N - 1) * 2**times + 1 in all; the default is 1. Or `fps`, any
     rate, from frames at `input_fps`. Or `slowmo`, how many times longer the result lasts. `cuts`:
-    what is shown between two scenes. `retime`: whether repeated frames make room for motion.
+    what is shown between two scenes. `retime`: whether repeated frames are replaced by motion.
     `depth`, `seed`: see `JobConfig`.
 
-    Memory holds a few frames, however many there are. Closing the generator ends the work.
+    Only a few frames are held in memory at a time. Closing the generator stops the work.
 
     Raises:
-        SettingsError: a setting is out of its range, or two contradict each other.
-        FrameError: fewer than two frames, or frames of another kind; while iterating.
+        SettingsError: a setting is out of range, or two contradict each other.
+        FrameError: fewer than two frames, or unsupported or differing frames; while iterating.
         ModelMissingError, CheckpointError: the method's weights were not found or are unusable.
     """
     if fps is not None and input_fps is None:
-        raise SettingsError(f"fps {fps} needs input_fps, the rate of the frames handed in.")
+        raise SettingsError(f"fps {fps} needs input_fps: pass the rate of the input frames.")
     config = JobConfig(
         times=times,
         fps=_given(fps, parse_rate),
@@ -139,26 +139,26 @@ def interpolate_video(
     """Make a video smoother, compressing it once.
 
     `source`: video file, folder of images, bytes of a video file, or frames as `interpolate_frames`
-    takes them. Frames and folders have no rate of their own: `input_fps` states it.
-    `target`: path, or a binary file object that can seek, such as BytesIO, which gets a file of the
-    kind `container` and is left open. From disk, also a folder of images to write (`frames/` with an
-    image `codec`) or a pattern (`frames/f_%06d.png`).
+    takes them. Frames and folders have no frame rate: `input_fps` states it.
+    `target`: path, or a seekable binary file object such as BytesIO, which receives a file of type
+    `container` and is left open. If the source is on disk, also a folder for images (`frames/` with
+    an image `codec`) or a pattern (`frames/f_%06d.png`).
 
     From disk to disk this is a job as on the command line: it leaves a session in `root` (default:
-    `output/` beside the target), and the same call goes on after a crash. With memory at either end
-    it happens in one go and writes nothing but the target.
+    `output/` beside the target), and the same call resumes it after a crash. If either end is in
+    memory, the job runs in one go and writes nothing but the target.
 
-    `times`, `fps`, `slowmo`, `cuts`, `retime`, `depth`, `seed` as for `interpolate_frames`; `codec`,
-    `crf`, `bitrate`, `preset`, `pix_fmt` in ffmpeg's words. `start`, `end`: seconds or hh:mm:ss,
-    half-open. `hwaccel`: what decodes a video: `auto` (a GPU where it gives the frames of software),
-    `none`, `cuda`, or another device of FFmpeg's. `sound`: file to take the sound from, if not from the
-    source; `audio=False` leaves it out, and so does slow motion, unless `slowmo_sound` is "stretch":
-    slowed at its own pitch.
-    `metadata`: tags for the file. `on_event` is told the progress and may raise to stop.
+    `times`, `fps`, `slowmo`, `cuts`, `retime`, `depth`, `seed`: as for `interpolate_frames`.
+    `codec`, `crf`, `bitrate`, `preset`, `pix_fmt`: as in ffmpeg. `start`, `end`: seconds or
+    hh:mm:ss, half-open. `hwaccel`: what decodes a video: `auto` (a GPU if it returns the same
+    frames as software), `none`, `cuda`, or another FFmpeg device. `sound`: file to take the sound
+    from, if not the source; `audio=False` drops the sound, and so does slow motion, unless
+    `slowmo_sound` is "stretch", which slows it down at its original pitch. `metadata`: tags for the
+    file. `on_event` receives progress events and may raise to stop.
 
     Raises:
-        VideoError: source, encoder or target are not as they have to be.
-        InterpolationError: settings, frames or weights are not.
+        VideoError: the source, encoder or target is unusable.
+        InterpolationError: the settings, frames or weights are unusable.
     """
     config = JobConfig(
         times=times,
@@ -206,7 +206,7 @@ def interpolate_video(
 
 
 def as_method(method: MethodLike) -> Method:
-    """The method meant, its weights loaded.
+    """The requested method, with its weights loaded.
 
     Raises:
         SettingsError: there is no method of this name.
@@ -244,7 +244,7 @@ def _output_frames(
 def _source_frames(
     frames: Iterable[A], alike: FrameFormat[A], config: JobConfig, rate: Fraction
 ) -> Iterator[SourceFrame[A]]:
-    """The frames as the pipeline takes them, on the clock of the output."""
+    """The frames in the form the pipeline takes, timed on the output's clock."""
     step = sampling_step(*alike.shape[:2])
 
     def numbered() -> Iterator[tuple[int, A]]:
@@ -272,10 +272,10 @@ def _source_frames(
 
 
 def _at_least_two(frames: Iterable[F]) -> Generator[F, None, None]:
-    """The frames; closing this closes a generator they come from.
+    """The frames; closing this generator closes the one they come from, if any.
 
     Raises:
-        FrameError: after the last frame, if there were not two; at once if there was none.
+        FrameError: after the last frame, if there were fewer than two.
     """
     count = 0
     iterator = iter(frames)
@@ -287,25 +287,25 @@ def _at_least_two(frames: Iterable[F]) -> Generator[F, None, None]:
         if isinstance(iterator, Generator):
             iterator.close()
     if count < 2:
-        raise FrameError(f"interpolation needs at least 2 frames, and there are {count}.")
+        raise FrameError(f"interpolation needs at least 2 frames, but got {count}: pass more.")
 
 
 def _streamable(
     source: str | Path | BytesIO | Iterable[Any],
 ) -> str | Path | BytesIO | Iterable[Any]:
-    """The source as it can be opened."""
+    """The source in a form that can be opened."""
     if isinstance(source, str | Path | BytesIO) or hasattr(source, "__len__"):
         return source
     if hasattr(source, "read"):  # the picture and the sound are read at the same time
         raise SettingsError(
-            f"a {type(source).__name__} cannot be read in two places: hand in the file's path, or "
-            "its bytes in a BytesIO."
+            f"a {type(source).__name__} cannot be read in two places at once: pass the file's "
+            "path, or its bytes in a BytesIO."
         )
     return _at_least_two(source)
 
 
 def _sound(file: str | Path | BytesIO | Iterable[Any]) -> Path | BytesIO | None:
-    """The file, if it is one that may hold sound."""
+    """The file, if it can hold sound."""
     if isinstance(file, str | Path):
         return Path(file) if Path(file).is_file() else None
     return file if isinstance(file, BytesIO) else None

@@ -1,7 +1,7 @@
 """One video, from file to file: decode thread, pipeline, encode thread, session, join.
 
-Memory is a constant: the queues between the three threads hold `QUEUE_FRAMES` frames each. A crash
-costs at most the chunk in progress; running the same job again goes on where it stopped.
+Memory use is constant: the queues between the three threads hold `QUEUE_FRAMES` frames each. A
+crash costs at most the chunk in progress; running the same job again resumes it.
 """
 
 from __future__ import annotations
@@ -61,29 +61,29 @@ QUEUE_FRAMES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
-    """Where a job's session and its final file go, and how it treats what is there."""
+    """Where a job's session and its final file go, and what happens to existing files there."""
 
     output: Path
     """A video file, or numbered images such as `frames/f_%06d.png`."""
     root: Path | None = None
     """Folder of `tlbvfi_chunks/`; default: `output/` beside the final file."""
     session_id: str | None = None
-    """Default: from the source's name and a hash of source identity and settings."""
+    """Default: the source's name and a hash of source identity and settings."""
     overwrite: bool = False
-    """Whether the session is begun anew, and what is at `output` replaced."""
+    """Whether to start the session afresh and replace an existing `output`."""
     resume: bool = False
-    """Whether the session is gone on with although `overwrite` replaces what is at `output`."""
+    """Whether to resume the session even with `overwrite`, which then only replaces `output`."""
     keep_chunks: bool = False
     sound: Path | BinaryIO | None = None
     """File whose sound, subtitles, chapters and metadata go into the final file, if any."""
     metadata: Mapping[str, str] | None = None
     """Tags for the final file beside the source's own, such as a ComfyUI workflow."""
     begun: Mapping[str, object] = field(default_factory=dict)
-    """What the command line needs to begin this job again, in JSON types: kept in the session."""
+    """What the command line needs to run this job again, in JSON types; stored in the session."""
 
     @property
     def sessions_root(self) -> Path:
-        """Beside the final file, or beside the folder of images."""
+        """`root`, or `output/` beside the final file or beside the folder of images."""
         if self.root is not None:
             return self.root
         place = self.output.parent
@@ -92,20 +92,20 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """What a job has made."""
+    """The result of a job."""
 
     output: Path
     session_id: str
     session_folder: Path
     frames: int
     frames_made: int
-    """Frames this run made; the others were there from runs before."""
+    """Frames this run made; the others are from earlier runs."""
     was_done: bool
-    """Whether the output was already there, and verified, before this run."""
+    """Whether the output already existed, verified, before this run."""
     cuts: int
     """Scene cuts that were not interpolated across."""
     retimed: int
-    """Pairs of source frames that repeated frames were taken out of."""
+    """Pairs of source frames in which repeated frames were replaced by motion."""
 
 
 def run_job(
@@ -117,25 +117,25 @@ def run_job(
     on_event: OnEvent = log_notices,
     on_step: StepHook = no_step,
 ) -> JobResult:
-    """Interpolate `source` into `destination.output`, or go on where an earlier run stopped.
+    """Interpolate `source` into `destination.output`, or resume where an earlier run stopped.
 
     `on_event` is called in this thread, at least once per output frame, and may raise to stop: the
-    chunks committed so far stay. `on_step` is told every step of a chunk's commit.
+    chunks committed so far stay. `on_step` is called at every step of a chunk's commit.
 
     Raises:
-        VideoError: source, encoder, session or destination are not as they have to be.
-        InterpolationError: settings or frames that do not fit together.
+        VideoError: the source, encoder, session or destination is unusable.
+        InterpolationError: settings or frames do not fit together.
     """
     _refuse_the_source(destination)
     if is_image(destination.output.suffix):
-        image_pattern(destination.output)  # before anything is made
+        image_pattern(destination.output)  # raises before anything is made
     plan = make_plan(
         source, method, config, suffix=destination.output.suffix, sound=destination.sound
     )
     session_id = destination.session_id or default_session_id(source, plan)
     if Session.find(destination.sessions_root, session_id) is None:
         with sole_writer(destination.output):
-            _refuse_to_overwrite(None, plan.final, destination)  # before a session is begun
+            _refuse_to_overwrite(None, plan.final, destination)  # before a session is created
     session = start_session(source, plan, destination)
     with session.locked():
         if _is_done(session, destination.output, plan.final):
@@ -157,7 +157,7 @@ def run_job(
 
 
 def start_session(source: Source, plan: Plan, destination: Destination) -> Session:
-    """The session of this plan: a new one, or the one an earlier run of the same job left."""
+    """The session of this plan: a new one, or the one left by an earlier run of the same job."""
     root = destination.sessions_root
     session_id = destination.session_id or default_session_id(source, plan)
     anew = destination.overwrite and not destination.resume
@@ -175,26 +175,29 @@ def start_session(source: Source, plan: Plan, destination: Destination) -> Sessi
 
 
 def default_session_id(source: Source, plan: Plan) -> str:
-    """Name of the source and a hash of all that decides the output, so that a job finds its own."""
+    """The source's name and a hash of all that decides the output: a job finds its own session."""
     text = json.dumps(manifest_to_json(plan.manifest), sort_keys=True)
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(source.info.name).stem).strip("-")[:40] or "video"
     return f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def is_joined(session: Session, output: Path | None = None) -> bool:
-    """Whether what this session was joined into at `output`, or last, is there, by size and times."""
+    """Whether the file this session was joined into exists and has the right size and times.
+
+    `output`: which file; None: the last one.
+    """
     return session.result(output) is not None and verify_joined(session, output).ok
 
 
 def verify_joined(
     session: Session, output: Path | None = None, *, deep: bool = False
 ) -> VerifyReport:
-    """Check what this session was joined into at `output`, or last, by the session's books.
+    """Check the file this session was joined into against the session's records.
 
-    `deep` also decodes every frame of a video.
+    `output`: which file; None: the last one. `deep` also decodes every frame of a video.
 
     Raises:
-        SessionError: it was not joined into that.
+        SessionError: the session was not joined into that file.
     """
     result = session.result(output)
     if result is None:
@@ -209,7 +212,7 @@ def verify_joined(
         checks, size = [Check(name="file", ok=False, what="is missing")], 0
     else:
         checks, size = (), path.stat().st_size
-        if size == result["bytes"]:  # another one is some other file, perhaps a long one
+        if size == result["bytes"]:  # otherwise it is some other file, perhaps a long one
             expected = expected_output(session, shift=_stored(result["shift"]))
             checks = verify_file(path, expected, deep=deep).checks
     what = f"{size} bytes" if size == result["bytes"] else f"{size} bytes of {result['bytes']}"
@@ -228,14 +231,14 @@ def join_session(
     keep_chunks: bool = False,
     on_event: OnEvent = log_notices,
 ) -> JoinResult:
-    """Join the chunks and verify the result; only then are they removed, unless they are kept.
+    """Join the chunks and verify the result; then remove the chunks, unless `keep_chunks`.
 
-    `final`: what they become instead of being joined as they are. `sound`: file whose sound,
-    subtitles, chapters and metadata are carried over, in the job's window. The caller is the
-    `sole_writer` of `output`.
+    `final`: what the chunks become; None: they are joined as they are. `sound`: file whose sound,
+    subtitles, chapters and metadata are carried over, within the job's window. The caller must be
+    the `sole_writer` of `output`.
 
     Raises:
-        SessionError: chunks are missing, or somebody works on the session.
+        SessionError: chunks are missing, or another process works on the session.
         VerificationError: a chunk or the joined file is damaged.
         OutputError: `output` exists or cannot be written.
     """
@@ -268,7 +271,7 @@ def join_session(
 
 
 def sound_of(session: Session) -> str | None:
-    """File whose sound goes with a session's frames, if any, as the job said."""
+    """File whose sound goes with a session's frames, if any, as the job set it."""
     settings = session.manifest.settings
     is_dropped = settings.get("slowmo", "1") != "1" and settings.get("slowmo_sound") != "stretch"
     is_silent = settings.get("audio") is False or is_dropped
@@ -276,15 +279,15 @@ def sound_of(session: Session) -> str | None:
 
 
 def _is_done(session: Session, output: Path, final: Final) -> bool:
-    """Whether `output` is there, made from this session and encoded like that."""
+    """Whether `output` exists, was made from this session and is encoded as `final` says."""
     is_alike = (session.result(output) or {}).get("final") == final_to_json(final)
     return is_alike and is_joined(session, output)
 
 
 def used_window(manifest: Manifest) -> Window | None:
-    """The part of the source's clock a job covers; None where that is all of it, unstretched.
+    """The part of the source's clock that a job covers; None if it is all of it, unstretched.
 
-    What is before 0 on that clock would be hidden by an edit list, so the output's begins there.
+    An edit list would hide what is before 0 on that clock, so the window begins at the first frame.
     """
     settings = manifest.settings
     is_stretched = settings.get("slowmo_sound") == "stretch"
@@ -301,7 +304,7 @@ def _stored(text: object) -> Fraction:
         return stored_fraction(text)
     except ValueError as error:
         raise SessionError(
-            f"The session's books are damaged ({error}): remove it and begin anew."
+            f"The session's records are damaged ({error}): remove the session and start again."
         ) from error
 
 
@@ -314,7 +317,7 @@ def make_chunks(
     on_event: OnEvent = log_notices,
     on_step: StepHook = no_step,
 ) -> int:
-    """Make every chunk that is not there whole; return the number of frames made.
+    """Make every chunk that is missing or damaged; return the number of frames made.
 
     The session must be locked.
     """
@@ -358,15 +361,15 @@ def make_chunks(
 
 
 def _warn_before_it_fails(session: Session, method: Method, plan: Plan, on_event: OnEvent) -> None:
-    """Say now what would end the job hours later: too little disk, or too little memory."""
+    """Warn now of what would stop the job hours later: too little disk or memory."""
     forecast = session.forecast(plan.frames_total or 0)
     if not forecast.fits:
         on_event(
             Notice(
-                text=f"about {size_in_words(forecast.needed_bytes)} of disk are needed and "
-                f"{size_in_words(forecast.free_bytes)} are free at {session.folder}: free some or, "
-                "on the command line, choose another --root; a full disk stops the job, and the same job "
-                "goes on from there."
+                text=f"about {size_in_words(forecast.needed_bytes)} of disk space are needed and "
+                f"{size_in_words(forecast.free_bytes)} are free at {session.folder}: free some "
+                "space or, on the command line, choose another --root; a full disk stops the job, "
+                "and running the same job again resumes it."
             )
         )
     stream = plan.manifest.stream
@@ -377,16 +380,16 @@ def _warn_before_it_fails(session: Session, method: Method, plan: Plan, on_event
             Notice(
                 text=f"{method.name} needs about {size_in_words(needed)} of memory at "
                 f"{stream.width}x{stream.height} and {size_in_words(free)} are free: close other "
-                "programs, or expect it to fail."
+                "programs, or expect the job to fail."
             )
         )
 
 
 def load_frames(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[SourceFrame[VideoFrame]]:
-    """The source frames of a range, as RGB on the output's clock, and a few around it.
+    """The source frames of a range and a few around it, as RGB on the output's clock.
 
-    What is a cut or a repetition is decided on thumbnails of more frames than that, up to the ends
-    of the job, so that it does not depend on where the range begins.
+    Cuts and repetitions are found on thumbnails of still more frames, within the job, so that they
+    do not depend on where the range begins.
     """
     reach = LONGEST_RUN if plan.rules.retime else 0
     start = max(plan.first, todo.start - reach)
@@ -412,7 +415,7 @@ def load_frames(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[Source
 
 
 def _watched(frames: Iterator[Frame], plan: Plan) -> Iterator[tuple[Frame, bool, bool]]:
-    """(frame, begins a scene, repeats the one before) of every frame; not looked at if not asked."""
+    """(frame, begins a scene, repeats the one before) of every frame; both False if unneeded."""
     if not plan.rules.look:
         return ((frame, False, False) for frame in frames)
     size = plan.manifest.stream
@@ -426,7 +429,7 @@ def encode_frames(
     meter: Meter,
     on_event: OnEvent,
 ) -> None:
-    """Feed frames to `write` in the encode thread; tell here what happens there."""
+    """Feed frames to `write` in the encode thread and report its progress from this thread."""
     committed: deque[ChunkRecord] = deque()
 
     def tell_commits() -> None:
@@ -453,7 +456,7 @@ def write_chunks(
     todo: ChunkRange,
     on_step: StepHook = no_step,
 ) -> Iterator[ChunkRecord]:
-    """Encode frames into the chunks of a range and yield each as it is committed.
+    """Encode frames into the chunks of a range and yield each chunk as it is committed.
 
     Closing the iterator, or an error in `frames`, leaves the chunk in progress uncommitted.
     """
@@ -484,14 +487,14 @@ def write_chunks(
 
 
 def _note(notes: dict[str, list[int]], frame: OutputFrame[VideoFrame]) -> None:
-    """Add a frame's pair to what was decided in a chunk, once."""
+    """Note a frame's pair, once, if it was held at a cut or retimed."""
     for word, is_so in (("cuts", frame.is_held), ("retimed", frame.is_retimed)):
         if is_so and frame.pair not in notes.get(word, [])[-1:]:
             notes.setdefault(word, []).append(frame.pair)
 
 
 def output_picture(frame: OutputFrame[VideoFrame], plan: Plan) -> VideoFrame:
-    """What goes to the encoder: a source frame as it was decoded, a mid frame rounded once."""
+    """What the encoder gets: a source frame as it was decoded, or a mid frame rounded once."""
     pix_fmt, written = plan.manifest.encoder.pix_fmt, plan.manifest.stream.color
     if frame.source is not None:
         return convert(frame.source.picture, pix_fmt, plan.tags, written)
@@ -506,7 +509,7 @@ def _refuse_the_source(destination: Destination) -> None:
 
 
 def _refuse_to_overwrite(session: Session | None, final: Final, destination: Destination) -> None:
-    """Refuse now what would end the job after its last frame."""
+    """Refuse now what would otherwise fail after the job's last frame."""
     if destination.overwrite:
         return
     if isinstance(final, ImageFormat):

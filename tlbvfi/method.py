@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PairKey:
-    """Names a pair of a job, so that its noise depends on nothing else.
+    """Identifies a pair of a job; its noise depends on nothing else.
 
     The same job gives the same frames whether it ran in one go, was resumed, was cut into other
     chunks or was spread over many workers.
@@ -32,7 +32,7 @@ class PairKey:
     def node_seed(self, t: Fraction) -> int:
         """Seed, 0 to 2**63 - 1, of the mid frame at fraction `t` of this pair.
 
-        A hash rather than a sum: neighboring seeds, pairs and nodes must not share noise.
+        A hash rather than a sum, because neighboring seeds, pairs and nodes must not share noise.
         """
         text = f"{self.seed}/{self.pair}/{t.numerator}/{t.denominator}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
@@ -40,7 +40,7 @@ class PairKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is wanted between two frames; see `Method.between`."""
+    """The frames wanted between two frames; see `Method.between`."""
 
     features0: Any
     features1: Any
@@ -49,17 +49,17 @@ class Request:
 
 
 class Method(Protocol):
-    """Turns two frames into the frames between."""
+    """Turns two frames into the frames between them."""
 
     name: str
-    """Word for messages and manifests, such as `flow`."""
+    """Name for messages and manifests, such as `flow`."""
 
     any_time: bool
-    """Whether every t in (0, 1) can be asked for; otherwise only j / 2**k (bisection)."""
+    """Whether any t in (0, 1) can be requested; otherwise only j / 2**k (bisection)."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What decides its frames, in JSON types: options, hash of the weights, for manifests."""
+        """What decides its frames, in JSON types for manifests: options, hash of the weights."""
         ...
 
     @property
@@ -68,10 +68,10 @@ class Method(Protocol):
         ...
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Bytes at the peak for frames of this size, beside the weights; 0 if not worth a word."""
+        """Peak bytes for frames of this size, without the weights; 0 if negligible."""
         ...
 
-    def prepare(self, frame: Tensor) -> Any:  # noqa: ANN401 - opaque to everybody but the method
+    def prepare(self, frame: Tensor) -> Any:  # noqa: ANN401 - opaque to all but the method
         """Features of one frame, computed once and used for both its pairs.
 
         `frame`: [C, H, W] float32 on the CPU, RGB or RGBA (C = 3 or 4), nominally in [0, 1];
@@ -89,21 +89,21 @@ class Method(Protocol):
         """Frames at `times`, ascending fractions in (0, 1) of the pair; shape as the inputs.
 
         [C, H, W] float32 each, in that order, on the CPU or on the method's own device, where they
-        may still be being computed: the pipeline brings them to the CPU while the next is begun.
-        An iterator that computes as it goes lets the caller stop between two of them. The caller
-        keeps `features1` for the next pair.
+        may still be computing: the pipeline downloads each while the next is started. A lazy
+        iterator lets the caller stop between two frames. The caller keeps `features1` for the next
+        pair.
         """
         ...
 
 
 @runtime_checkable
 class Batching(Protocol):
-    """What a method may offer besides: to do several pairs of small pictures at once."""
+    """Optional for a method: doing several pairs of small pictures at once."""
 
     def pairs_at_once(self, height: int, width: int) -> int:
-        """How many pairs of frames of this size are best asked for together; at least 1.
+        """How many pairs of frames of this size are best requested together; at least 1.
 
-        Features of one frame more than that are held.
+        The caller then holds the features of one frame more than that.
         """
         ...
 
@@ -111,28 +111,28 @@ class Batching(Protocol):
         """All frames of the first request as `between` gives them, then those of the second, ...
 
         Between 1 and `pairs_at_once` requests, each with at least one time. A frame must depend on
-        its own request alone, to the last bit: how requests fall together changes when a job is
-        resumed or cut into other chunks. Where arithmetic depends on the size of a batch, every
-        batch is therefore filled up to one size, the last one by repeating a pair.
+        its own request alone, to the last bit, because requests are grouped differently when a job
+        is resumed or cut into other chunks. If the arithmetic depends on the batch size, every
+        batch must therefore be filled to the same size, the last one by repeating a pair.
         """
         ...
 
 
 @runtime_checkable
 class Expecting(Protocol):
-    """What a method may offer besides: to prepare itself for a long job."""
+    """Optional for a method: preparing for a long job."""
 
     def expect(self, frames: int) -> None:
-        """Told how many output frames the whole job has, before any of them, in every run of it."""
+        """Called before the first frame of every run, with the whole job's number of frames."""
         ...
 
 
 @runtime_checkable
 class Checking(Protocol):
-    """What a method may offer besides: to judge what it made, once that is on the CPU."""
+    """Optional for a method: checking a frame it made, once the frame is on the CPU."""
 
     def check(self, image: Tensor) -> None:
-        """Told every frame it made before anybody uses it, without the device being waited for.
+        """Called with every frame it made before the frame is used, without waiting for the device.
 
         Raises:
             FrameError: the frame is unusable.

@@ -1,8 +1,8 @@
 """Source frames in, all output frames out: the one loop over pairs.
 
 Everything that interpolates goes through here: a job from file to file, a batch of a ComfyUI graph,
-frames handed in from memory. It holds two frames and their features, never the clip; a few more
-where a method does several pairs at once.
+frames passed from memory. It holds two frames and their features, never the clip; a few more if
+the method does several pairs at once.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class OutputFrame(Generic[P]):
     """An output frame: a source frame's picture, or the image of a mid frame."""
 
     pair: int
-    """Source index of the pair's first frame; the very last frame counts to the last pair."""
+    """Source index of the pair's first frame; the very last frame belongs to the last pair."""
     slot: Slot
     source: SourceFrame[P] | None
     image: Tensor | None
     is_held: bool = False
     """Whether a source frame stands in for a mid frame, because a cut lies in the pair."""
     is_retimed: bool = False
-    """Whether it lies in a span of more than one pair."""
+    """Whether the frame lies in a span of more than one pair."""
 
     @property
     def is_source(self) -> bool:
@@ -50,7 +50,7 @@ class Rules:
     retime: bool = False
     """Whether repeated frames are replaced by motion from the last change to the next."""
     depth: int = 3
-    """Methods that only bisect show the nearest of 2**depth - 1 mid frames where t is no such."""
+    """At any other t, methods that only bisect show the nearest of 2**depth - 1 mid frames."""
 
     @property
     def look(self) -> bool:
@@ -69,15 +69,15 @@ def interpolate(
     stop: int | None = None,
     ends_here: bool = True,
 ) -> Iterator[OutputFrame[P]]:
-    """Output frames of consecutive source frames, in order of time; their images on the CPU.
+    """Output frames of consecutive source frames, in order of time, with images on the CPU.
 
     `first` is the source index the timeline counts its pairs from. Only pairs [start, stop) are
-    shown; frames around them serve spans that reach out. With `ends_here=False` the last source
-    frame is left out: it opens the next chunk.
+    shown; the frames around them serve spans that reach beyond. With `ends_here=False` the last
+    source frame is left out: it opens the next chunk.
 
-    Mid frames are computed when they are asked for; on another device than the CPU each is begun
-    before the one ahead of it is brought over and handed out. A method that does several pairs at
-    once gets as many, and their frames are read first.
+    Mid frames are computed on demand; on a device other than the CPU, each is started before the
+    one ahead of it is downloaded and yielded. A method that does several pairs at once gets that
+    many, and their frames are read first.
     """
     rules = rules or Rules()
     last: list[SourceFrame[P]] = []
@@ -111,7 +111,7 @@ def _brought_to_the_cpu(
 ) -> Iterator[OutputFrame[P]]:
     """The same frames, their images on the CPU and checked."""
     check = method.check if isinstance(method, Checking) else None
-    checked: Tensor | None = None  # which may be shown several times
+    checked: Tensor | None = None  # one image may be shown several times
     for frame, download in one_ahead(_downloading(frames), _takes_time):
         if download is None:
             yield frame
@@ -126,7 +126,7 @@ def _brought_to_the_cpu(
 def _downloading(
     frames: Iterable[OutputFrame[P]],
 ) -> Iterator[tuple[OutputFrame[P], Download | None]]:
-    """Every frame with the download of its image, begun; one shown again is not brought again."""
+    """Every frame with the started download of its image; a repeated image is downloaded once."""
     begin = Downloads()
     image, download = None, None
     for frame in frames:
@@ -142,7 +142,7 @@ def _takes_time(item: tuple[OutputFrame[Any], Download | None]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Showing(Generic[P]):
-    """All that is shown of a span."""
+    """Everything that is shown of a span."""
 
     span: Span[P]
     is_held: bool
@@ -151,7 +151,7 @@ class _Showing(Generic[P]):
 
     @property
     def times(self) -> list[Fraction]:
-        """Where mid frames are shown, each once however often it is."""
+        """The t of every mid frame that is shown, without repeats."""
         return sorted({t for _, _, t in self.placed if 0 < t < 1})
 
     def frames(self, mids: Iterator[Tensor]) -> Iterator[OutputFrame[P]]:
@@ -176,7 +176,7 @@ def _showing(
 ) -> _Showing[P]:
     is_held = span.frame1.begins_scene and rules.cuts != "ignore"
     slots = span.slots(timeline, first)
-    # All exact or all rounded: an exact one among rounded ones would be shown out of order.
+    # All exact or all rounded: an exact t among rounded ones would be shown out of order.
     if all(is_node(slot.t) for _, slot in slots):
         rules = replace(rules, depth=MAX_TIMES)
     placed = [(pair, slot, _shown_t(slot.t, is_held, method, rules)) for pair, slot in slots]
@@ -193,7 +193,7 @@ def _shown_t(t: Fraction, is_held: bool, method: Method, rules: Rules) -> Fracti
 def _fill_all(
     spans: Iterable[Span[P]], method: Method, timeline: Timeline, rules: Rules, first: int
 ) -> Iterator[OutputFrame[P]]:
-    """Output frames of all spans, images where the method leaves them."""
+    """Output frames of all spans, with images still on the method's device."""
     features: Any = None  # the method's own type
     batch: list[tuple[_Showing[P], Request]] = []
     for span in spans:
@@ -201,7 +201,7 @@ def _fill_all(
             features = method.prepare(span.frame0.image)
         following = method.prepare(span.frame1.image)
         showing = _showing(span, method, timeline, rules, first)
-        # Nothing but the batch may keep the features of a pair's first frame.
+        # Only the batch may hold on to the features of a pair's first frame.
         batch.append((showing, _request(showing, features, following, rules.seed)))
         features = following
         if len(batch) >= _pairs_at_once(method, span):
@@ -227,7 +227,7 @@ def _pairs_at_once(method: Method, span: Span[Any]) -> int:
 
 
 def _fill(batch: list[tuple[_Showing[P], Request]], method: Method) -> Iterator[OutputFrame[P]]:
-    """Output frames of some spans in a row."""
+    """Output frames of consecutive spans."""
     mids = _mid_frames([request for _, request in batch if request.times], method)
     for showing, _ in batch:
         yield from showing.frames(mids)

@@ -1,4 +1,4 @@
-"""What a job will do, worked out before its first frame: arithmetic on facts and settings."""
+"""The plan of a job, worked out before its first frame: arithmetic on facts and settings."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ from .pipeline import Rules
 from .timeline import Bisection, TargetRate, Timeline, storable_tick
 
 LONGEST_PAUSE = 3 * 3600
-"""Seconds between two frames that a rate fills; each frame in it costs half a kB before it is made."""
+"""Seconds between two frames, at most, that a rate fills; each output frame there costs half a kB
+before it is made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A job worked out."""
+    """Everything a job will do."""
 
     manifest: Manifest
     final: Final
-    """What the chunks become; None where they are joined as they are."""
+    """What the chunks become; None if they are joined as they are."""
     timeline: Timeline
     rules: Rules
     first: int
     """Source index of the first frame."""
     stop: int | None
-    """Source index after the last frame; None where the source ends, whenever that is."""
+    """Source index after the last frame; None: the end of the source, which is not known yet."""
     origin: Fraction
-    """Seconds of the first frame on the source's clock; 0 on the output's."""
+    """Seconds of the first frame on the source's clock; it is 0 on the output's."""
     stretch: Fraction
     """Output seconds per source second."""
     frames_total: int | None
     channels: int
-    """4 where the source has alpha and the encoder keeps it, else 3."""
+    """4 if the source has alpha and the encoder keeps it, else 3."""
     tags: ColorTags
     """What the source's colors mean."""
     pairs_per_chunk: int | None
-    """None where the size of a chunk decides."""
+    """None if the size of a chunk decides."""
     bytes_per_chunk: int | None
 
     def output_time(self, source_time: Fraction) -> Fraction:
@@ -62,17 +63,17 @@ class Plan:
         return (source_time - self.origin) * self.stretch
 
     def ticks(self, output_time: Fraction) -> int:
-        """The same in ticks of the output's time base: exact by the choice of that time base."""
+        """`output_time` in ticks of the output's time base, which is chosen to make this exact."""
         ticks = output_time / self.manifest.stream.time_base
         assert ticks.denominator == 1
         return ticks.numerator
 
     def last_stop(self, stop: int) -> int:
-        """`stop`, or the end of the job where that comes first."""
+        """`stop`, or the end of the job if that comes first."""
         return stop if self.stop is None else min(stop, self.stop)
 
     def ends_chunk(self, pairs: int, size: int) -> bool:
-        """Whether a chunk of so many pairs and bytes is long enough."""
+        """Whether a chunk of this many pairs and bytes is long enough."""
         if self.bytes_per_chunk is not None:
             return size >= self.bytes_per_chunk
         return self.pairs_per_chunk is not None and pairs >= self.pairs_per_chunk
@@ -80,12 +81,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRange:
-    """Pairs [start, stop) to be made into chunk `index`, or into chunks from `index` on."""
+    """Pairs [start, stop) to make into chunk `index`, or into chunks from `index` on."""
 
     index: int
     start: int
     stop: int | None
-    """None: to the end of the source, cut into as many chunks as the plan says."""
+    """None: to the end of the source, cut into chunks as the plan says."""
     is_last: bool
 
 
@@ -98,10 +99,10 @@ def make_plan(
     identify: bool = True,
     sound: VideoInput | None = None,
 ) -> Plan:
-    """Work out a job; nothing is written and no frame is decoded.
+    """Plan a job; nothing is written and no frame is decoded.
 
-    `identify`: whether the source must be known again, which reads all frames of one in memory.
-    `sound`: file whose sound goes with it; another one than the source's own makes another job.
+    `identify`: whether the source must be recognized later; a source in memory is then read whole.
+    `sound`: file whose sound goes with it; a file other than the source makes it a different job.
 
     Raises:
         SourceError: the source cannot be read.
@@ -170,10 +171,10 @@ def make_plan(
 def chunks_to_make(
     records: Iterable[ChunkRecord], intact: Iterable[ChunkRecord], plan: Plan
 ) -> Iterator[ChunkRange]:
-    """What is left of a job: holes first, each for itself, then the open end.
+    """What is left of a job: first the holes, one by one, then the open end.
 
-    `records` are all chunks ever committed, `intact` those whose files are whole. A hole whose
-    record is lost, too, lies between its neighbors and is cut as the plan says.
+    `records` are all chunks ever committed, `intact` those whose files are intact. A hole whose
+    record is lost too lies between its neighbors and is cut as the plan says.
     """
     known = {record.index: record for record in records}
     whole = {record.index for record in intact}
@@ -193,28 +194,34 @@ def chunks_to_make(
 def _lost_stop(
     index: int, start: int, known: Mapping[int, ChunkRecord], pairs_per_chunk: int | None
 ) -> int:
-    """Where a chunk without a record ends: by the plan, or at its share of the gap it lies in."""
+    """Where a chunk without a record ends: as planned, or after its share of the gap it lies in."""
     following = min(i for i in known if i > index)
     gap = known[following].pairs[0] - start
     return start + (pairs_per_chunk or gap // (following - index))
 
 
 def _refuse_endless_pauses(times: Timestamps, first: int, stop: int | None) -> None:
-    """Raises: SourceError: one damaged time would have a rate fill days, and memory, with frames."""
+    """Refuse a gap so long, as from one damaged timestamp, that filling it would use up memory.
+
+    Raises:
+        SourceError: a frame is shown for more than `LONGEST_PAUSE`.
+    """
     longest = int(LONGEST_PAUSE / times.time_base)
     for index, (tick, following) in enumerate(pairwise((times.ticks or ())[first:stop]), first):
         if following - tick > longest:
             hours = float((following - tick) * times.time_base / 3600)
             raise SourceError(
-                f"frame {index} of the source is shown for {hours:.1f} hours, which is too long to be "
-                "filled: cut it out with start and end, or give times instead of fps."
+                f"frame {index} of the source is shown for {hours:.1f} hours, which is too long to "
+                "fill: cut it out with start and end, or give times instead of fps."
             )
 
 
 def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:
-    """Half-open range of source frames; the end is None where only decoding will tell it."""
+    """Half-open range of source frames; the end is None if only decoding will tell it."""
     if times.count == 1:
-        raise SourceError("the source has only one frame, and there is nothing between one frame.")
+        raise SourceError(
+            "the source has only one frame and interpolation needs two: choose a longer source."
+        )
     first = times.index_at(config.start) if config.start is not None else 0
     stop = times.index_at(config.end) if config.end is not None else times.count
     if times.count is not None and first >= times.count:
@@ -225,7 +232,7 @@ def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:
     if stop is not None and stop - first < 2:
         raise SettingsError(
             f"the window from start ({_seconds(config.start)}) to end ({_seconds(config.end)}) holds "
-            f"{max(stop - first, 0)} frames and interpolation needs two frames: widen it."
+            f"{max(stop - first, 0)} frames and interpolation needs two: widen it."
         )
     return first, stop
 
@@ -236,14 +243,14 @@ def make_rules(config: JobConfig) -> Rules:
 
 
 def make_timeline(config: JobConfig, source_rate: Fraction) -> Timeline:
-    """Where the output frames of a job lie, from frames at `source_rate` a second."""
+    """Where the output frames of a job lie, for source frames at `source_rate` per second."""
     if config.fps is None and config.slowmo == 1:
         return Bisection(times=1 if config.times is None else config.times)
     return TargetRate(fps=config.fps or source_rate)
 
 
 def _settings(config: JobConfig, times: Timestamps, method: Method) -> dict[str, Any]:
-    """What decides the frames, in JSON types; encoder and chunks stand beside it in the manifest."""
+    """What decides the frames, in JSON types; the manifest keeps encoder and chunks separately."""
     names = (
         *("times", "fps", "slowmo", "slowmo_sound", "cuts", "retime", "depth", "seed"),
         *("start", "end", "audio"),
@@ -257,7 +264,7 @@ def _settings(config: JobConfig, times: Timestamps, method: Method) -> dict[str,
 def _other_sound(
     config: JobConfig, sound: VideoInput | None, identity: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What is known of the sound's file, if that is not the source's."""
+    """The identity of the sound's file, if that is not the source."""
     if sound is None or not identity or not config.has_sound:
         return {}
     own = file_identity(sound)

@@ -1,8 +1,8 @@
-"""Which output frame is shown when, and where it lies between two source frames.
+"""When each output frame is shown, and where it lies between two source frames.
 
-Fractions only: no torch, no files, no rounding. A timeline looks at one pair of source frames at a
-time and needs no other, so a job can be cut into chunks, resumed, or spread over machines and every
-output frame keeps its number and its time.
+Fractions only: no torch, no files, no rounding. A timeline needs only one pair of source frames at
+a time, so a job can be cut into chunks, resumed, or spread over machines, and every output frame
+keeps its number and its time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Protocol
 from .errors import SettingsError
 
 MAX_TIMES = 8
-"""2**8 = 256 times the frames: beyond, neighboring mid frames cannot be told apart."""
+"""2**8 = 256 times the frames: beyond that, neighboring mid frames cannot be told apart."""
 
 FINEST_TICK = Fraction(1, 2**31 - 1)
-"""mp4 stores ticks per second in 32 bits, FFmpeg in a signed one."""
+"""mp4 stores ticks per second in 32 bits, FFmpeg in a signed 32-bit integer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Timeline(Protocol):
     """Places output frames between (and on) source frames."""
 
     def slots(self, pair: int, time0: Fraction, time1: Fraction) -> list[Slot]:
-        """Output frames shown from `time0` on and before `time1`, seconds, of pair `pair`.
+        """Output frames of pair `pair` that are shown in [time0, time1), in seconds.
 
         `pair` counts from 0 at the first pair of the job.
         """
@@ -46,24 +46,24 @@ class Timeline(Protocol):
         ...
 
     def step(self, source_step: Fraction) -> Fraction:
-        """An interval, in seconds, that all output times are multiples of, from the first on.
+        """An interval, in seconds, that all output times are multiples of, counted from the first.
 
         `source_step` is the same for the source times.
         """
         ...
 
     def rate(self, source_rate: Fraction) -> Fraction:
-        """Output frames per second, average where the source's is."""
+        """Output frames per second; an average if the source's rate is one."""
         ...
 
     def total(self, frames: int, length: Fraction) -> int:
-        """Output frames of `frames` source frames, the last shown `length` seconds after the first."""
+        """Number of output frames for `frames` source frames whose last is `length` seconds in."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bisection:
-    """Every source frame, and 2**times - 1 mid frames evenly between: (N - 1) * 2**times + 1."""
+    """Every source frame and 2**times - 1 mid frames per pair: (N - 1) * 2**times + 1 frames."""
 
     times: int
 
@@ -96,7 +96,7 @@ class Bisection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetRate:
-    """Output frames at `i / fps`, whatever the rate (constant or not) of the source.
+    """Output frames at `i / fps`, whatever the source's rate, constant or not.
 
     Times count from the first source frame, which is shown at 0.
     """
@@ -127,15 +127,15 @@ class TargetRate:
 
 
 def is_node(t: Fraction) -> bool:
-    """Whether some bisection reaches `t`."""
+    """Whether bisection reaches `t`."""
     return t.denominator & (t.denominator - 1) == 0 and t.denominator <= 2**MAX_TIMES
 
 
 def nearest_node(t: Fraction, depth: int) -> Fraction:
     """The t of the mid frame shown at `t` by a method that only bisects.
 
-    The nearest j / 2**depth, at most 1 / 2**(depth + 1) of the pair away; `t` itself where that is
-    halfway between two of them. Never falls where `t` rises.
+    The nearest j / 2**depth, at most 1 / 2**(depth + 1) of the pair away, or `t` itself if it is
+    halfway between two of them. Never decreases as `t` increases.
     """
     if is_node(t) and t.denominator <= 2 ** (depth + 1):
         return t
@@ -143,15 +143,15 @@ def nearest_node(t: Fraction, depth: int) -> Fraction:
 
 
 def storable_tick(step: Fraction) -> Fraction:
-    """`step`, an interval in seconds that all times are multiples of, as the time base of a file.
+    """`step`, an interval in seconds that all times are multiples of, as a file's time base.
 
     Raises:
-        SettingsError: no container could store so fine a time base.
+        SettingsError: the time base is too fine for any container.
     """
     if step < FINEST_TICK or step.denominator > FINEST_TICK.denominator:
         raise SettingsError(
-            f"times would need ticks of 1/{step.denominator} s, finer than video files can store: "
-            "choose fewer times or another fps."
+            f"the output's timestamps need ticks of 1/{step.denominator} s, finer than video files "
+            "can store: choose fewer times or another fps."
         )
     return step
 
@@ -159,8 +159,8 @@ def storable_tick(step: Fraction) -> Fraction:
 def parse_rate(text: str) -> Fraction:
     """Frames per second from `25`, `24000/1001` or `23.976`.
 
-    The decimals in common use for NTSC rates stand for the exact ones: 23.976, 29.97, 59.94 and
-    119.88 are 24000/1001, 30000/1001, 60000/1001 and 120000/1001.
+    The usual decimals for NTSC rates stand for the exact rates: 23.976, 29.97, 59.94 and 119.88 are
+    24000/1001, 30000/1001, 60000/1001 and 120000/1001.
 
     Raises:
         SettingsError: not a number, or not above 0.

@@ -156,8 +156,8 @@ def test_a_method_made_before_is_used_again():
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        ([], "at least 2 frames, and there are 0"),
-        (moving(1), "at least 2 frames, and there are 1"),
+        ([], "at least 2 frames, but got 0"),
+        (moving(1), "at least 2 frames, but got 1"),
         (
             [moving(1)[0], moving(1, size=(40, 58))[0]],
             "frame 1 is float64 [40, 58, 3], but frame 0",

@@ -357,7 +357,7 @@ def test_a_small_disk_is_told_before_the_job_begins(tlbvfi, source, monkeypatch)
     monkeypatch.setattr(session, "free_bytes", lambda folder: 1000)
     code, _, err = tlbvfi("interpolate", source, "out.mp4", *BLEND)
     assert code == 0
-    assert "of disk are needed and 1 kB are free at" in err
+    assert "of disk space are needed and 1 kB are free at" in err
     assert "0.0" not in err.split("are free")[0]
 
 

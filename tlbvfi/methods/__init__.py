@@ -12,14 +12,14 @@ __all__ = ["METHODS", "WITHOUT_WEIGHTS", "MethodConfig", "create_method"]
 
 
 def create_method(config: MethodConfig, *, folders: Iterable[Path] = ()) -> Method:
-    """The method, its weights loaded; torch and the networks are imported only here.
+    """The method with its weights loaded; torch and the networks are imported only here.
 
-    `folders`: where weights files may lie, beside the places `models.find_model` knows.
+    `folders`: more folders to search for weights files, beside those `models.find_model` knows.
 
     Raises:
         ModelMissingError: the method needs weights that were not found.
         CheckpointError: the weights file is not usable.
-        SettingsError: an option is out of its range.
+        SettingsError: an option is out of range.
     """
     if config.name == "flow":
         from .flow import FlowMethod

@@ -1,4 +1,4 @@
-"""`blend`: the two frames mixed in proportion to time. No motion, the cheapest there is."""
+"""`blend`: the two frames mixed in proportion to time. No motion, and the cheapest method."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
-"""Raised when the frames change, so that a session of an older release is not gone on with."""
+"""Increased when the frames change, so that a session of an older release is not resumed."""
 
 
 class BlendMethod:
-    """Mixes two frames linearly, (1 - t) * frame0 + t * frame1, in the values they come in."""
+    """Mixes two frames linearly, (1 - t) * frame0 + t * frame1, on their values as given."""
 
     name = "blend"
     any_time = True
@@ -30,7 +30,7 @@ class BlendMethod:
         return {"version": VERSION}
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Nothing worth a word."""
+        """0: negligible."""
         return 0
 
     def prepare(self, frame: Tensor) -> Tensor:
@@ -40,5 +40,5 @@ class BlendMethod:
     def between(
         self, features0: Tensor, features1: Tensor, times: Sequence[Fraction], key: PairKey
     ) -> list[Tensor]:
-        """Frames at `times`, each [C, H, W] float32; `key` has no say, there is no noise."""
+        """Frames at `times`, each [C, H, W] float32; `key` is unused, as there is no noise."""
         return [torch.lerp(features0, features1, float(t)) for t in times]

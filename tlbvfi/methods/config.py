@@ -1,4 +1,4 @@
-"""Which methods there are, and how one is asked for."""
+"""Which methods there are, and the options they take."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ WITHOUT_WEIGHTS = ("flow", "blend")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodConfig:
-    """Which method, and how it computes. Options a method does not have are not looked at."""
+    """Which method, and how it computes. A method ignores options it does not have."""
 
     name: str = "tlbvfi"
     model: Path | None = None
     """Weights file; None: the one `models.find_model` finds."""
     steps: int = 10
-    """tlbvfi: steps of the sampler, from 1 up."""
+    """tlbvfi: steps of the sampler, at least 1."""
     flow_scale: float = 0.5
     """tlbvfi: scale in (0, 1] of the frames the flow is estimated on."""
     padding: Padding = "reference"
-    """tlbvfi: to multiples of 512 as the paper's code, or of 256, the least the network needs."""
+    """tlbvfi: to multiples of 512 like the paper's code, or of 256, the least the network needs."""
     precision: Precision = "float32"
     """tlbvfi, film: arithmetic of the network."""
     device: str = "auto"
-    """tlbvfi, film: `auto` is a GPU where there is one."""
+    """tlbvfi, film: `auto` is a GPU if there is one."""
     compile: Compile = "auto"
     """tlbvfi: whether blocks go through torch.compile; `auto`: on a GPU, for long jobs.
 
-    It takes minutes before the first frame, the first time. Frames are the same to rounding.
+    The first time, this takes minutes before the first frame. Frames are equal up to rounding.
     """
     memory: int | None = None
-    """tlbvfi: bytes it may take, weights included; of a GPU, or of RAM for the whole process.
+    """tlbvfi: bytes it may take, weights included: GPU memory, or RAM for the whole process.
 
-    None is what is free. Frames are the same; with less they take longer.
+    None: all that is free. Frames are the same; with less memory they take longer.
     """
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ from ..model.sampling import check_values
 from .config import MethodConfig
 
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "float16": torch.float16}
-"""Type of the network's numbers by precision."""
+"""The network's dtype for each precision."""
 
 
 def open_film(path: Path, config: MethodConfig) -> FilmMethod:
@@ -39,8 +39,8 @@ def open_film(path: Path, config: MethodConfig) -> FilmMethod:
     """
     if config.precision not in DTYPES:
         raise SettingsError(
-            f"FILM runs in {', '.join(DTYPES)}, not in {config.precision}, whose steps are too "
-            "coarse for its flows: choose one of those."
+            f"FILM runs in {', '.join(DTYPES)}, not in {config.precision}, which is too coarse for "
+            "its flows: choose one of those."
         )
     device = choose_device(config.device)
     film = load_film(path, dtype=DTYPES[config.precision], device=device)
@@ -49,11 +49,11 @@ def open_film(path: Path, config: MethodConfig) -> FilmMethod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilmFrame:
-    """A frame as FILM keeps it, with what the network does not see."""
+    """A frame's FILM features, with what the network does not see."""
 
     features: FilmFeatures
     alpha: Tensor | None
-    """[1, 1, H, W], of RGBA frames."""
+    """[1, 1, H, W], for RGBA frames."""
     low: float
     high: float
     """Range of the frame, at least [0, 1]."""
@@ -62,8 +62,8 @@ class FilmFrame:
 class FilmMethod:
     """Frames between two frames by FILM, each t computed directly from the pair.
 
-    The network's frames overshoot; they are clamped here, to [0, 1] or, where the pair itself goes
-    beyond (EXR, HDR), to the range of the pair. Alpha is moved by the flows of the picture.
+    The network's frames overshoot; they are clamped here, to [0, 1] or, if the pair itself goes
+    beyond (EXR, HDR), to the range of the pair. Alpha is moved by the picture's flows.
     """
 
     name = "film"
@@ -80,7 +80,7 @@ class FilmMethod:
         }
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Bytes at the peak for frames of this size, beside the weights."""
+        """Peak bytes for frames of this size, without the weights."""
         weights = sum(parameter.nbytes for parameter in self.film.parameters())
         return predict_peak_memory(height, width, dtype=self.film.dtype) - weights
 
@@ -109,15 +109,15 @@ class FilmMethod:
     def between(
         self, features0: FilmFrame, features1: FilmFrame, times: Sequence[Fraction], key: PairKey
     ) -> Iterator[Tensor]:
-        """Frames at `times` in [0, 1] of the pair, [C, H, W] float32 on the CPU, computed as asked.
+        """Frames at `times` in [0, 1] of the pair, [C, H, W] float32 on the CPU, made on demand.
 
         `key` is not needed: nothing here is random.
 
         Raises:
-            FrameError: the frames differ in size, or one of them alone has alpha.
+            FrameError: the frames differ in size, or only one of them has alpha.
         """
         if (features0.alpha is None) != (features1.alpha is None):
-            raise FrameError("One frame of a pair has alpha, the other has none: make them alike.")
+            raise FrameError("Only one frame of a pair has alpha: make them alike.")
         with matmul_precision(tf32=self.tf32):
             flows = self.film.flows(features0.features, features1.features)
         return (self._frame(features0, features1, flows, t) for t in times)
@@ -133,7 +133,7 @@ class FilmMethod:
 
 
 def _moved_mix(plane0: Tensor, plane1: Tensor, flows: FilmFlows, t: float) -> Tensor:
-    """Mix at t of two planes [B, C, H, W], each moved along the flow the network reads it with."""
+    """Mix at t of two planes [B, C, H, W], each warped by the flow the network uses for it."""
     height, width = plane0.shape[-2:]
     backward, forward = (
         flow[0][..., :height, :width].float() for flow in (flows.backward, flows.forward)

@@ -1,11 +1,11 @@
-"""`flow`: frames between along dense optical flow, with nothing to download.
+"""`flow`: mid frames by dense optical flow, with nothing to download.
 
 Where each pixel goes, from frame 0 to frame 1 and back, is found in three steps: a full search on
-thumbnails finds what moves far, DIS finds what moves smoothly, and the better of the two starts
-DIS again at a finer scale (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV
-2016, in OpenCV's implementation). Each of the two flows is carried to time t and says where a
-pixel of the mid frame lies in both frames: two hypotheses, four warped pictures. A hypothesis
-counts as much as its two pictures agree; what one frame hides is taken from the other.
+thumbnails finds large motion, DIS finds smooth motion, and the better of the two initializes DIS at
+a finer scale (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016, in
+OpenCV's implementation). Each of the two flows is carried to time t and says where a pixel of the
+mid frame lies in both frames: two hypotheses, four warped pictures. A hypothesis is weighted by how
+well its two pictures agree; what one frame hides is taken from the other.
 
 Arrays here are [H, W, C], OpenCV's order. Flows are [H, W, 2], x then y, in pixels of their own
 grid: what is at x in one frame is at x + flow[x] in the other.
@@ -31,48 +31,48 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[Any]]
 
 VERSION = 1
-"""Raised when the frames change, so that a session of an older release is not gone on with."""
+"""Increased when the frames change, so that a session of an older release is not resumed."""
 
 SMALLEST_SIDE = 64
-"""Smaller pictures are padded: DIS takes patches of 8 pixels from a picture a quarter the size."""
+"""Smaller pictures are padded: DIS takes patches of 8 pixels at a quarter of the size."""
 
 FLOW_SIDE = 270
-"""Flow is found on the smallest picture 1 / 2**n the size that has this many pixels on its short
-side, and enlarged: half the size of 540 lines costs two fifths of the time and loses 0.04 dB."""
+"""Flow is found at the smallest 1 / 2**n of the size whose short side has at least this many
+pixels, and enlarged: at 540 lines, half the size takes two fifths of the time and loses 0.04 dB."""
 
 SEARCH_SIDE, SEARCH_RADIUS = 48, 7
-"""Short side of the thumbnails, and how far each of their pixels is searched for: motion of up to
-a seventh of the short side is found, at the same cost for any size."""
+"""Short side of the thumbnails, and the search radius in their pixels: motion of up to a seventh of
+the short side is found, at the same cost for any size."""
 
 SEARCH_COST_PER_PIXEL = 2.0
-"""8-bit codes of difference, summed over channels, that a pixel of the thumbnail nearer is worth."""
+"""Penalty for each thumbnail pixel of motion, in 8-bit codes of difference summed over channels."""
 
 CHOICE_SIDE = 96
 """Short side of the pictures on which two flows are compared."""
 
 CHOICE_MARGIN = 20.0
-"""8-bit codes, summed over channels, by which another motion must fit better to be taken."""
+"""8-bit codes, summed over channels, by which another motion must fit better to be chosen."""
 
 SPREAD_STEPS = (4, 2, 1)
-"""How many pixels of the choice picture away a motion is offered in turn, to fill its object."""
+"""Distances, in pixels of the choice picture, over which a motion spreads to fill its object."""
 
 INVERSION_STEPS = 3
 
 COARSER_SCALES = 2
-"""How many scales above the last one DIS starts from a flow it is given."""
+"""How many scales above the finest DIS starts when it is given an initial flow."""
 
 ASTRAY_FLOOR = 0.5
-"""Pixels that a way there and back may miss its start by: the accuracy of the flow."""
+"""Pixels by which a round trip along both flows may miss its start: the accuracy of the flow."""
 
 DISAGREEMENT_SIGMA = 1.5
-"""Pixels. A single pixel agrees by chance too often."""
+"""Pixels. Without the blur, single pixels agree by chance too often."""
 
 BAND_ROWS, BAND_MARGIN = 96, 8
-"""Mid frames are made in bands of rows, which stay in the cache; the margin is beyond the reach of
-`DISAGREEMENT_SIGMA`, so that no band shows."""
+"""Mid frames are made in bands of rows that fit the cache; the margin exceeds the reach of
+`DISAGREEMENT_SIGMA`, so that bands leave no seams."""
 
 DISAGREEMENT_FLOOR = 10 / 255
-"""Summed over channels. Differences below it are noise of the source."""
+"""Summed over channels. Smaller differences are noise of the source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ class FlowFeatures:
     """What `flow` needs of one frame; the pictures for the search are 8-bit codes, padded."""
 
     image: Array
-    """[H, W, 3 or 4] float32, as it came."""
+    """[H, W, 3 or 4] float32, as given."""
     luma: Array
     """[h, w] uint8."""
     thumbnail: Array
@@ -101,7 +101,7 @@ class Motion:
 
 
 class FlowMethod:
-    """Optical flow in both directions, and a blend of what it warps. Deterministic to the bit."""
+    """Optical flow in both directions, and a blend of the warped frames. Bit-for-bit repeatable."""
 
     name = "flow"
     any_time = True
@@ -113,11 +113,11 @@ class FlowMethod:
         return {"version": VERSION}
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Nothing worth a word."""
+        """0: negligible."""
         return 0
 
     def prepare(self, frame: Tensor) -> FlowFeatures:
-        """The picture to warp and what the flow is found on. `frame`: [C, H, W], C = 3 or 4."""
+        """The picture to warp and those to find the flow on. `frame`: [C, H, W], C = 3 or 4."""
         image = np.ascontiguousarray(frame.permute(1, 2, 0).numpy())
         codes = _padded_codes(image)
         return FlowFeatures(
@@ -125,7 +125,7 @@ class FlowMethod:
             luma=cv2.cvtColor(codes, cv2.COLOR_RGB2GRAY),
             thumbnail=_reduced(codes, SEARCH_SIDE),
             choice=_reduced(codes, CHOICE_SIDE),
-            # fmin and fmax pass over NaN, which an EXR may hold.
+            # fmin and fmax ignore NaN, which an EXR may hold.
             lowest=float(np.fmin.reduce(image, axis=None)),
             highest=float(np.fmax.reduce(image, axis=None)),
         )
@@ -137,7 +137,7 @@ class FlowMethod:
         times: Sequence[Fraction],
         key: PairKey,
     ) -> list[Tensor]:
-        """Frames at `times`, each [C, H, W] float32; `key` has no say, there is no noise."""
+        """Frames at `times`, each [C, H, W] float32; `key` is unused, as there is no noise."""
         flow0, flow1 = _flow(features0, features1), _flow(features1, features0)
         motion0 = Motion(flow=flow0, hidden=_hidden(flow0, flow1))
         motion1 = Motion(flow=flow1, hidden=_hidden(flow1, flow0))
@@ -147,7 +147,7 @@ class FlowMethod:
 
 def _padded_codes(image: Array) -> Array:
     height, width = image.shape[:2]
-    # Light beyond white says little about motion: clipped here, kept in the picture. NaN is black.
+    # Values beyond white say little about motion: clipped here, kept in the picture. NaN is black.
     unit = np.fmin(np.fmax(image[..., :3], 0), 1)
     codes = np.rint(unit * 255).astype(np.uint8)
     bottom, right = max(0, SMALLEST_SIDE - height), max(0, SMALLEST_SIDE - width)
@@ -165,7 +165,7 @@ def _flow(source: FlowFeatures, target: FlowFeatures) -> Array:
     """Flow from `source` to `target`, [h, w, 2], 1 / 2**n the size of the image."""
     scale = max(0, (min(source.luma.shape) // FLOW_SIDE).bit_length() - 1)
     smooth = _resized(_dis(source.luma, target.luma, scale + 1), source.choice.shape)
-    # Nearest: what lies between two motions is none.
+    # Nearest: a mean of two motions is not a motion.
     far = _search(source.thumbnail, target.thumbnail)
     far = _resized(far, source.choice.shape, cv2.INTER_NEAREST)
     start = _resized(_better(source.choice, target.choice, smooth, far), source.luma.shape)
@@ -175,8 +175,8 @@ def _flow(source: FlowFeatures, target: FlowFeatures) -> Array:
 
 
 def _dis(luma0: Array, luma1: Array, scale: int, start: Array | None = None) -> Array:
-    # A new estimator each time: it alters its own settings when it meets a small picture, and what
-    # a pair gives must not hang on the pairs before.
+    # A new estimator each time: it alters its own settings when it meets a small picture, and the
+    # result for a pair must not depend on earlier pairs.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(scale)
     # The preset's 3 and 5 take 1.7 times as long, for 0.01 dB.
@@ -203,7 +203,7 @@ def _search(source: Array, target: Array) -> Array:
 
 
 def _better(source: Array, target: Array, smooth: Array, far: Array) -> Array:
-    """For every pixel the flow that fits best: smooth, far, or what was taken nearby."""
+    """For every pixel the flow that fits best: smooth, far, or the one chosen nearby."""
     misfit = partial(_misfit, source, target)
     best, lowest = _taken(smooth, misfit(smooth), far, misfit(far))
     for step in SPREAD_STEPS:
@@ -219,7 +219,7 @@ def _misfit(source: Array, target: Array, flow: Array) -> Array:
 
 
 def _taken(flow: Array, misfit: Array, offer: Array, offered: Array) -> tuple[Array, Array]:
-    """The flow, or the offer where that fits clearly better; and how badly what is taken fits."""
+    """The flow, or the offer where that fits clearly better; and the misfit of the choice."""
     fits = offered + CHOICE_MARGIN < misfit
     return np.where(fits[..., None], offer, flow), np.where(fits, offered, misfit)
 
@@ -233,9 +233,9 @@ def _shifted(flow: Array, x: int, y: int) -> Array:
 
 
 def _hidden(flow: Array, back: Array) -> Array:
-    """How surely the other frame hides a pixel: the way back leads elsewhere, and itself is sure.
+    """How surely the other frame hides a pixel: the way back leads elsewhere, and is itself sure.
 
-    Where both ways are unsure the flow is wrong rather than the pixel hidden, and an even mix does
+    Where both ways are unsure, the flow is wrong rather than the pixel hidden, and an even mix does
     the least harm.
     """
     grid = _pixel_grid(*flow.shape[:2])
@@ -247,7 +247,7 @@ def _hidden(flow: Array, back: Array) -> Array:
 
 
 def _astray(flow: Array, back: Array, grid: Array) -> Array:
-    """Pixels between where one starts and where the way there and back ends, [H, W]."""
+    """Distance in pixels between the start and the end of the way there and back, [H, W]."""
     missed = flow + _sample(back, grid + flow, cv2.INTER_LINEAR)
     return np.hypot(missed[..., 0], missed[..., 1])
 
@@ -263,7 +263,7 @@ def _mid_frame(
         rows = slice(max(0, top - BAND_MARGIN), min(height, top + BAND_ROWS + BAND_MARGIN))
         band = _mid_band(frame0.image, frame1.image, onward, back, rows, t)
         mixed[top : top + BAND_ROWS] = band[top - rows.start :][:BAND_ROWS]
-    # Cubic interpolation overshoots at edges; no mid frame is darker or brighter than its pair.
+    # Cubic interpolation overshoots at edges; a mid frame must not leave the range of its pair.
     low, high = min(frame0.lowest, frame1.lowest), max(frame0.highest, frame1.highest)
     return mixed.clip(low, high, out=mixed)
 
@@ -289,7 +289,7 @@ def _mid_band(
 def _arrived(motion: Motion, t: float, height: int, width: int) -> Motion:
     """Motion of what has arrived at each pixel of a frame after the fraction `t` of its way.
 
-    Flow is known where it starts; u(x) = flow(x - t * u(x)) is solved by iteration.
+    The flow is given where it starts; u(x) = flow(x - t * u(x)) is solved by iteration.
     """
     grid = _pixel_grid(*motion.flow.shape[:2])
     flow = motion.flow
@@ -308,7 +308,7 @@ def _disagreement(warped0: Array, warped1: Array) -> Array:
 
 
 def _mixed(picture0: Array, picture1: Array, weight1: Array) -> Array:
-    """`picture0` with `picture1` mixed in by the weight, [H, W]; exact where the two are equal."""
+    """`picture0` with `picture1` mixed in by `weight1` [H, W]; exact where the two are equal."""
     mixed = picture1 - picture0
     # A merged weight: numpy broadcasts along a last axis of 3 six times slower.
     mixed *= cv2.merge([weight1] * mixed.shape[2])
@@ -343,5 +343,5 @@ def _pixel_grid(height: int, width: int, top: int = 0) -> Array:
 
 
 def _sample(image: Array, where: Array, interpolation: int) -> Array:
-    """`image` at the places `where`, [H, W, 2] in pixels, x then y; beyond the border its edge."""
+    """`image` at positions `where`, [H, W, 2] in pixels, x then y; edge pixels beyond the border."""
     return cv2.remap(image, where, None, interpolation, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore[reportCallIssue, reportArgumentType] - stubs forbid None

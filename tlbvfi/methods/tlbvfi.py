@@ -1,4 +1,4 @@
-"""TLB-VFI behind the Method protocol: bisection, every frame encoded once."""
+"""TLB-VFI behind the Method protocol: bisection, with every frame encoded once."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-"""Type the convolutions of the decoder compute in, by precision."""
+"""Dtype of the decoder's convolutions for each precision."""
 
 FREE_SHARE = 0.9
-"""Of the memory that is free; the rest is for what others begin to do meanwhile."""
+"""Share of the free memory to take; the rest is left for what other programs start meanwhile."""
 
 SHRINK = 0.75
-"""Part of the memory of a plan that failed for want of it that the next plan may take."""
+"""After a plan ran out of memory, the next plan may take this share of its memory."""
 
 
 def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
@@ -58,7 +58,7 @@ def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
 
     Raises:
         ModelMissingError, CheckpointError: as `load_checkpoint`.
-        SettingsError: an option is out of its range, or there is no such device.
+        SettingsError: an option is out of range, or there is no such device.
     """
     options = SamplingOptions(
         steps=config.steps,
@@ -78,7 +78,7 @@ def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
 
 
 def memory_left(device: torch.device, budget: int | None) -> int:
-    """Bytes of a budget, or of what is free, that frames may take once the weights are loaded."""
+    """Bytes that frames may take once the weights are loaded, of a budget or of what is free."""
     libraries = LIBRARIES.get(device.type, 0)
     if budget is None:
         return int(FREE_SHARE * free_memory(device)) - libraries
@@ -86,7 +86,7 @@ def memory_left(device: torch.device, budget: int | None) -> int:
 
 
 LONG_JOB = 5000
-"""Output frames from which the minutes that compiling takes come back."""
+"""Output frames from which compiling saves more than the minutes it takes."""
 
 BUSY_PIXELS = 1 << 20
 """Padded pixels that keep a GPU busy; smaller pictures are computed several at a time."""
@@ -94,7 +94,7 @@ BUSY_PIXELS = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Node:
-    """Two frames at t0 and t1 of a pair, and the times between them where frames are wanted."""
+    """Two frames at t0 and t1 of a pair, and the times of the frames wanted between them."""
 
     features0: FrameFeatures
     features1: FrameFeatures
@@ -105,7 +105,7 @@ class _Node:
 
     @property
     def middle(self) -> Fraction:
-        """Time of the frame that halves it."""
+        """Time halfway between the two frames."""
         return (self.t0 + self.t1) / 2
 
     @property
@@ -114,7 +114,7 @@ class _Node:
         return self.features0.geometry.height, self.features0.geometry.width
 
     def halves(self, features: FrameFeatures) -> tuple[_Node, _Node]:
-        """What lies before and after the frame at the middle, whose `features` these are."""
+        """The nodes before and after the frame at the middle, which has these `features`."""
         before = [t for t in self.times if t < self.middle]
         after = [t for t in self.times if t > self.middle]
         return (
@@ -124,14 +124,14 @@ class _Node:
 
 
 def _root(request: Request) -> _Node:
-    """All of a pair; raises what `TlbvfiMethod.between` says."""
+    """The node of a whole pair. Raises: as `TlbvfiMethod.between`."""
     features0, features1 = request.features0, request.features1
     alike = features0.frame.shape == features1.frame.shape
     if not alike or features0.geometry != features1.geometry:
         raise FrameError("The frames of a pair differ in size or alpha: make them alike.")
     for t in request.times:
         if not 0 < t < 1 or t.denominator & (t.denominator - 1):
-            raise SettingsError(f"TLB-VFI reaches times j / 2**k in (0, 1), got {t}.")
+            raise SettingsError(f"TLB-VFI needs times j / 2**k in (0, 1), got {t}.")
     return _Node(
         features0=features0,
         features1=features1,
@@ -143,10 +143,10 @@ def _root(request: Request) -> _Node:
 
 
 class TlbvfiMethod:
-    """Frames between two frames by halving: at 1/2, between it and its neighbors, and so on.
+    """Frames between two frames by bisection: at 1/2, between that and its neighbors, and so on.
 
-    Only the mid frames asked for and those they descend from are made. Frames are clamped to
-    [0, 1], the range the network knows. Alpha is moved and mixed as the picture is.
+    Only the requested mid frames and those they are computed from are made. Frames are clamped to
+    [0, 1], the range the network knows. Alpha is warped and mixed like the picture.
     """
 
     name = "tlbvfi"
@@ -166,8 +166,8 @@ class TlbvfiMethod:
 
         `available`: bytes that features and maps may take; None: as many as are fastest.
         `compile`: see `MethodConfig`.
-        `make_room`: called where memory has run out, before less is made do with; it takes memory
-        from others and tells whether there was any.
+        `make_room`: called when memory has run out, before a smaller plan is tried; it frees memory
+        held by others and returns whether there was any.
         """
         self.model = model
         self.options = options or SamplingOptions()
@@ -188,12 +188,12 @@ class TlbvfiMethod:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What decides the frames, beside the frames they are made of."""
+        """What decides the mid frames, beside the source frames."""
         dtype = str(self.model.compute_dtype).removeprefix("torch.")
         return {**asdict(self.options), "dtype": dtype, "weights": self.weights}
 
     def expect(self, frames: int) -> None:
-        """Compile the blocks of the network, if it is wanted for a job of so many output frames."""
+        """Compile the network's blocks, if that is wanted for a job of `frames` output frames."""
         is_long = frames >= LONG_JOB and self.device.type == "cuda"
         if self._compile == "on" or (self._compile == "auto" and is_long):
             self._compile = "off"  # once is enough
@@ -201,11 +201,11 @@ class TlbvfiMethod:
             compile_blocks(self.model, str(cache_folder() / "compiled"))
 
     def memory_needed(self, height: int, width: int) -> int:
-        """Bytes that frames of this size take at the peak, beside the weights."""
+        """Peak bytes for frames of this size, without the weights."""
         return self.plan(self.options.geometry(height, width)).peak
 
     def plan(self, geometry: Geometry, pairs: int = 1) -> MemoryPlan:
-        """How so many pairs at once of this geometry are computed in the memory there is."""
+        """How to compute `pairs` pairs of this geometry at once in the available memory."""
         wanted = geometry, pairs, self.available, self.device
         if wanted not in self._plans:
             self._plans[wanted] = self._make_plan(geometry, pairs)
@@ -222,8 +222,8 @@ class TlbvfiMethod:
         log.debug("%d pairs of %s: %s", pairs, geometry, plan)
         if pairs == 1 and not self._fits(plan):
             log.warning(
-                "frames of %dx%d take about %.1f GB beside the weights, more than the %.1f GB there "
-                "are: allow more memory, or scale them down, if it fails.",
+                "frames of %dx%d take about %.1f GB without the weights, more than the %.1f GB "
+                "available: if it fails, allow more memory or scale the frames down.",
                 geometry.width,
                 geometry.height,
                 plan.peak / 1e9,
@@ -235,12 +235,12 @@ class TlbvfiMethod:
         return self.available is None or plan.peak <= self.available
 
     def pairs_at_once(self, height: int, width: int) -> int:
-        """Pairs that keep a GPU busy and fit into its memory; always 1 on a CPU."""
+        """Number of pairs that keep a GPU busy and fit into its memory; always 1 on a CPU."""
         if self.device.type == "cpu":
             return 1
         geometry = self.options.geometry(height, width)
         most = BUSY_PIXELS // (geometry.padded_height * geometry.padded_width)
-        # Twice as many, because features are held one by one and stacked as well.
+        # Twice as many, because features are held both one by one and stacked.
         fitting = (n for n in range(most, 1, -1) if self._fits(self.plan(geometry, 2 * n)))
         return next(fitting, 1)
 
@@ -265,13 +265,13 @@ class TlbvfiMethod:
         times: Sequence[Fraction],
         key: PairKey,
     ) -> Iterator[Tensor]:
-        """Frames at `times` of the pair, ascending, each j / 2**k; computed as they are asked for.
+        """Frames at `times` of the pair, ascending, each j / 2**k; computed on demand.
 
         [C, H, W] float32 on the device each.
 
         Raises:
-            FrameError: the frames differ in size, or one of them alone has alpha.
-            SettingsError: a time that halving cannot reach.
+            FrameError: the frames differ in size, or only one of them has alpha.
+            SettingsError: bisection cannot reach one of the times.
         """
         request = Request(features0=features0, features1=features1, times=times, key=key)
         root = _root(request)
@@ -280,8 +280,8 @@ class TlbvfiMethod:
     def between_many(self, requests: Sequence[Request]) -> Iterator[Tensor]:
         """Frames of the first request as `between` gives them, then those of the second, ...
 
-        Level by level of the bisection, `pairs_at_once` frames at a time. A batch that is not full
-        repeats its last member, because arithmetic may depend on the size of the batch.
+        Computed level by level of the bisection, `pairs_at_once` frames at a time. A partial batch
+        is filled by repeating its last member, because arithmetic may depend on the batch size.
 
         Raises:
             FrameError, SettingsError: as `between`.
@@ -306,19 +306,19 @@ class TlbvfiMethod:
             yield from (made[request.key, t] for t in request.times)
 
     def check(self, image: Tensor) -> None:
-        """Look at a frame that was made, [C, H, W] on the CPU.
+        """Check a finished frame, [C, H, W] on the CPU.
 
         Raises:
-            FrameError: it holds NaN, as where numbers grew too large for float16.
+            FrameError: it holds NaN, for example because values grew too large for float16.
         """
         if torch.isfinite(image.sum()):
             return
         dtype = self.settings["dtype"]
         advice = "replace the weights" if dtype == "float32" else "set precision to float32"
-        raise FrameError(f"TLB-VFI computed pixels that are no numbers in {dtype}: {advice}.")
+        raise FrameError(f"TLB-VFI computed NaN or infinite pixels in {dtype}: {advice}.")
 
     def sample(self, y: Tensor, steps: int, noise: Tensor) -> Tensor:
-        """The clean latent, see `TLBVFI.sample_latent`; `noise` [steps - 1, B, 3, 3, h, w] on the CPU.
+        """The clean latent as `TLBVFI.sample_latent`; `noise` [steps - 1, B, 3, 3, h, w] on the CPU.
 
         On CUDA all steps are one graph, without gaps between its hundreds of small kernels.
         """
@@ -327,7 +327,7 @@ class TlbvfiMethod:
         return self._graphed(y, noise.pin_memory(), *self._prepare_walk(steps))
 
     def _prepare_walk(self, steps: int) -> tuple[Tensor, ...]:
-        """`TLBVFI.prepare_walk`, done once for each device."""
+        """`TLBVFI.prepare_walk`, computed once for each device and number of steps."""
         wanted = steps, self.device
         if self._prepared is None or self._prepared[0] != wanted:
             self._prepared = wanted, self.model.prepare_walk(steps)
@@ -347,7 +347,7 @@ class TlbvfiMethod:
                 yield from self._bisect(half)
 
     def _halves(self, node: _Node, frame: Tensor) -> list[_Node]:
-        """What is left of a node around the frame at its middle; its features only if they serve."""
+        """What is left of a node around the frame at its middle, encoded only if that is needed."""
         if list(node.times) in ([], [node.middle]):
             return []
         features = self._encode(frame[None], node.features0.geometry)
@@ -359,7 +359,7 @@ class TlbvfiMethod:
         def compute(plan: MemoryPlan) -> Tensor:
             if len(nodes) == 1 or self._fits(plan):
                 return self._mid_frames(nodes, plan)
-            # Memory has become short since they were put together.
+            # Memory has become short since the batch was put together.
             return torch.cat([self._halfway([node]) for node in nodes])
 
         return self._in_memory(nodes[0].features0.geometry, len(nodes), compute)
@@ -378,17 +378,17 @@ class TlbvfiMethod:
     @torch.no_grad()
     def _encode(self, frame: Tensor, geometry: Geometry) -> FrameFeatures:
         def compute(plan: MemoryPlan) -> FrameFeatures:
-            self._unknown_of(geometry)  # while no more than one other frame takes memory
+            self._unknown_of(geometry)  # now, while at most one other frame takes memory
             return self.model.encode(frame, geometry, plan)
 
         with matmul_precision(tf32=self.options.tf32):
             return self._in_memory(geometry, 1, compute)
 
     def _in_memory(self, geometry: Geometry, pairs: int, compute: Callable[[MemoryPlan], T]) -> T:
-        """`compute(plan)`; anew with more room or a smaller plan as often as memory runs out.
+        """`compute(plan)`, retried with more room or a smaller plan whenever memory runs out.
 
         Raises:
-            MemoryBudgetError: it does with the smallest.
+            MemoryBudgetError: memory runs out with the smallest plan.
         """
         while True:
             plan = self.plan(geometry, pairs)
@@ -397,12 +397,12 @@ class TlbvfiMethod:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                shortage = error.with_traceback(None)  # it would keep all that was computed
+                shortage = error.with_traceback(None)  # which would keep all intermediate results
             if self._make_room is None or not self._make_room():
                 self._make_do(geometry, plan, shortage)
 
     def _make_do(self, geometry: Geometry, plan: MemoryPlan, shortage: Exception) -> None:
-        """Have the next plan take less than one that memory ran out with."""
+        """Make the next plan take less memory than the one that ran out of it."""
         least = plan_memory(
             geometry, available=0, device=self.device.type, dtype=self.model.compute_dtype
         ).peak
@@ -413,13 +413,13 @@ class TlbvfiMethod:
                 "frames down."
             ) from shortage
         self.available = max(least, int(SHRINK * plan.peak))
-        log.warning("out of memory: going on with %.2f GB.", self.available / 1e9)
+        log.warning("out of memory: continuing with %.2f GB.", self.available / 1e9)
         give_back_freed_memory(self.device)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _unknown_of(self, geometry: Geometry) -> Tensor:
-        """Features of the unknown frame, kept for the geometry they were last needed for."""
+        """Features of the unknown frame, cached for the last geometry."""
         if self._unknown is None or self._unknown[0] != geometry:
             self.options.report(geometry)
             self._unknown = geometry, self.model.encode_unknown(geometry, self.plan(geometry))

@@ -259,5 +259,5 @@ def test_what_cannot_fit_is_told_once_in_one_sentence(model, caplog):
         needed = [method.memory_needed(480, 640) for _ in range(2)]
     assert needed[0] > 10**8
     (record,) = caplog.records
-    assert record.getMessage().startswith("frames of 640x480 take about 0.3 GB beside the weights")
+    assert record.getMessage().startswith("frames of 640x480 take about 0.3 GB without the weights")
     assert "the 0.1 GB there are" in record.getMessage()

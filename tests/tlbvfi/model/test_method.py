@@ -230,7 +230,7 @@ def test_numbers_too_large_for_the_precision_are_an_error(model):
     frames = [SourceFrame(index=i, time=Fraction(i), image=picture(i), picture=i) for i in range(2)]
     shown = interpolate(frames, method, Bisection(times=1))
     assert next(shown).is_source
-    with pytest.raises(FrameError, match=r"no numbers in float16: set precision to float32\."):
+    with pytest.raises(FrameError, match=r"pixels in float16: set precision to float32\."):
         next(shown)
 
 
