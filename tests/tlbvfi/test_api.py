@@ -450,7 +450,7 @@ def test_what_fails_in_one_go_leaves_no_file(tmp_path, reason):
 
 
 def test_one_frame_from_an_iterator_is_refused(tmp_path):
-    with pytest.raises(InterpolationError, match="there are 1"):
+    with pytest.raises(InterpolationError, match="but got 1"):
         interpolate_video(iter(moving(1)), BytesIO(), method="blend", input_fps=8)
 
 
@@ -463,7 +463,7 @@ def test_a_container_that_is_none_is_refused(container):
 def test_an_open_file_is_refused_with_what_to_hand_in(clip, tmp_path):
     with (
         clip(tmp_path / "in.mp4", 5).open("rb") as file,
-        pytest.raises(SettingsError, match="hand in the file's path"),
+        pytest.raises(SettingsError, match="pass the file's path"),
     ):
         interpolate_video(file, BytesIO(), method="blend")
 

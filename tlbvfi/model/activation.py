@@ -1,7 +1,7 @@
-"""What follows a convolution in one pass over its result, for NVIDIA GPUs.
+"""What follows a convolution, in one pass over its result, for NVIDIA GPUs.
 
-There cuDNN leaves the bias to a pass of its own, which reads and writes the whole map, and PyTorch
-takes another for the activation, or to add another map.
+There cuDNN adds the bias in a separate pass, which reads and writes the whole map, and PyTorch
+takes another for the activation or to add another map.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch.nn import functional as F
 from .kernels import kernel_named, rows_of
 
 Activation = Callable[[Tensor], Tensor]
-"""`F.gelu`, or a layer of PReLU, whose `weight` [C] are its slopes."""
+"""`F.gelu`, or a PReLU layer, whose `weight` [C] holds its slopes."""
 
 BLOCK_VALUES = 2048
-"""Values of a program: 16 for each of 128 threads."""
+"""Values per program: 16 for each of 128 threads."""
 
 
 def activated(x: Tensor, bias: Tensor, activation: Activation) -> Tensor:
-    """activation(x + bias), in place where `x` [B, C, H, W] is channels_last; computed in float32.
+    """activation(x + bias), in place if `x` [B, C, H, W] is channels_last; computed in float32.
 
-    `bias`: [C]. The device is one that `has_triton`.
+    `bias`: [C]. The device must be one that `has_triton`.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     slope = getattr(activation, "weight", bias)  # GELU has none
@@ -42,9 +42,9 @@ def activated(x: Tensor, bias: Tensor, activation: Activation) -> Tensor:
 
 
 def summed(x: Tensor, bias: Tensor | None, other: Tensor) -> Tensor:
-    """x + bias + other, in place where `x` [B, C, H, W] is channels_last; computed in float32.
+    """x + bias + other, in place if `x` [B, C, H, W] is channels_last; computed in float32.
 
-    `bias`: [C]; `other`: as `x`. The device is one that `has_triton`.
+    `bias`: [C]; `other`: as `x`. The device must be one that `has_triton`.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     other = rows_of(other)

@@ -1,7 +1,7 @@
 """Frames to latent and back: encoder, wavelet gate, quantizer, decoder.
 
-Frames are RGB in [0, 1] throughout. What is computed per frame and what per clip is kept apart,
-because features of a frame serve both pairs it belongs to.
+Frames are RGB in [0, 1] throughout. Per-frame and per-clip computations are kept apart, because the
+features of a frame serve both pairs it belongs to.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def luma(frames: Tensor) -> Tensor:
 def haar_split(x: Tensor, dim: int, *, pad: bool) -> tuple[Tensor, Tensor]:
     """Sums and differences of neighbors along `dim`, undecimated, each times 0.5 / sqrt(2).
 
-    With `pad` the size stays: one zero is taken to follow the last sample.
+    With `pad` the size stays the same: a zero is assumed after the last sample.
     """
     a = 0.5 / 2**0.5
     x = x * a
@@ -102,7 +102,7 @@ def wavelet_details(clip: Tensor) -> Rows:
     B, _, H, W = clip.shape
 
     def compute(start: int, stop: int) -> Tensor:
-        # Zeros below the clip give zeros below each level, as the padding asks for.
+        # Zeros below the clip give zeros below each level, as the padding requires.
         low, *fine = haar(with_halo(stored(clip), start, stop + 2))
         _, *coarse = haar(low)
         return torch.cat([*fine, *coarse], dim=1)[:, :, : stop - start]
@@ -111,7 +111,7 @@ def wavelet_details(clip: Tensor) -> Rows:
 
 
 class FrequencyBlock(nn.Module):
-    """Residual block of 5x5 convolutions to a quarter of the size."""
+    """Residual block of 5x5 convolutions that reduces the size to a quarter."""
 
     def __init__(self, ops: Operations, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class FrequencyBlock(nn.Module):
         self.shortcut = ops.Conv2d(channels, out_channels, 5, stride=4, padding=1)
 
     def forward(self, x: Rows, moments: Moments, bands: Bands) -> tuple[Rows, Moments]:
-        """A stored map and its moments to those of the next."""
+        """From a stored map and its moments to the next map and its moments."""
         first = kernel_of(self.conv1)
         second, shortcut = with_one_bias(kernel_of(self.conv2), kernel_of(self.shortcut))
         h = normed(self.norm1, x, moments, "relu")
@@ -133,7 +133,7 @@ class FrequencyBlock(nn.Module):
 
 
 class FrequencyExtractor(nn.Module):
-    """Wavelet details of a clip to features [B, 256, H/32, W/32]."""
+    """From wavelet details of a clip to features [B, 256, H/32, W/32]."""
 
     def __init__(self, ops: Operations) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class FrequencyExtractor(nn.Module):
 
 
 class EncoderLevel(nn.Module):
-    """One resolution of the encoder: residual block, at the last level attention, downsampling."""
+    """One resolution of the encoder: residual block, attention (last level), downsampling."""
 
     def __init__(self, ops: Operations, channels: int, out_channels: int, *, attn: bool) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class EncoderLevel(nn.Module):
         self.downsample = Resample(ops, out_channels, stride=2)
 
     def forward(self, x: Rows, moments: Moments, bands: Bands) -> tuple[Rows, Moments]:
-        """Map and moments at one resolution to those at half of it."""
+        """From map and moments at one resolution to those at half of it."""
         h = self.block[0](x, moments, bands)
         for attention in self.attn:
             h = in_place(attention, keep(h, bands), None, bands)
@@ -188,7 +188,7 @@ class ClipMiddle(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Frames to features, and three frames' deepest features to the latent clip."""
+    """From frames to features, and from three frames' deepest features to the latent clip."""
 
     def __init__(self, ops: Operations) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class Encoder(nn.Module):
         return convolved(kernel_of(self.conv_in), stored(frame.to(self.conv_in.weight.dtype)))
 
     def levels(self, first: Rows, count: int, bands: Bands) -> list[Tensor]:
-        """What the first `count` levels make of it; that of level i is at 1 / 2**(i + 1)."""
+        """Outputs of the first `count` levels; that of level i is at 1 / 2**(i + 1)."""
         h, gathered = first, gather(first, bands)
         made = []
         for level in self.down[:count]:
@@ -228,7 +228,7 @@ class Encoder(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """Replaces every latent vector by the nearest of the codebook."""
+    """Replaces every latent vector by the nearest code of the codebook."""
 
     def __init__(self, ops: Operations) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ class Quantizer(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Factor per channel from the channel means of the whole map."""
+    """One factor per channel, from the channel means of the whole map."""
 
     def __init__(self, ops: Operations, channels: int) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ class SqueezeExcite(nn.Module):
 
 
 class ContextProjection(nn.Module):
-    """Context of a level to keys: 1x1, depthwise 3x3, squeeze-excite, 1x1."""
+    """From a level's context to keys: 1x1, depthwise 3x3, squeeze-excite, 1x1."""
 
     def __init__(self, ops: Operations, channels: int, out_channels: int) -> None:
         super().__init__()
@@ -286,7 +286,7 @@ class ContextProjection(nn.Module):
         return folded(self.get_submodule(conv), self.get_submodule(norm))
 
     def forward(self, context: Rows, bands: Bands) -> Tensor:
-        """Features of both frames, their channels together [B, C_in, H, W] -> [B, C, H, W]."""
+        """Features of both frames, channels concatenated, [B, C_in, H, W] -> [B, C, H, W]."""
         h = convolved(self.kernel("0", "1"), context, F.gelu)
         h = convolved(self.kernel("3", "4"), h, F.gelu)
         h, gathered = settle(h, bands)
@@ -316,14 +316,14 @@ class DecoderLevel(nn.Module):
         self.upsample = Resample(ops, out_channels)
 
     def features(self, x: Rows, moments: Moments, bands: Bands) -> Tensor:
-        """Map [B, C, H, W] of this resolution, of the map that came from the one below."""
+        """Map [B, C, H, W] of this resolution, from the output of the level below."""
         h = keep(self.block[0](x, moments, bands), bands)
         for attention in self.attn:
             h = whole(in_place(attention, h, None, bands))
         return h
 
     def forward(self, x: Tensor, context: Rows, bands: Bands) -> Rows:
-        """`features` to the map at twice of this resolution, not computed yet."""
+        """From `features` to the map at twice this resolution, computed on demand."""
         keys = self.cross_attn.proj_in(context, bands)
         h = in_place(self.cross_attn, x, keys, bands)
         return upsampled(kernel_of(self.upsample.conv), h)
@@ -343,7 +343,7 @@ WARPED_LEVELS = (0, 1, 2)
 
 
 class Decoder(nn.Module):
-    """Quantized latent, features of both frames and flow to the frame between."""
+    """From quantized latent, features of both frames and flow to the mid frame."""
 
     def __init__(self, ops: Operations) -> None:
         super().__init__()
@@ -392,19 +392,19 @@ class Decoder(nn.Module):
                 pairs = zip(pair, flows[level].split(2, dim=1), strict=True)
                 context += [warped(features, f) for features, f in pairs]
             context = [as_type(source, deep.dtype) for source in context]
-            stage: Any = self.up[level]  # a ModuleList does not know the type of its parts
+            stage: Any = self.up[level]  # a ModuleList does not know the type of its items
             x = stage.features(h, gathered, bands.beside(h))
-            del h  # which may be stored
+            del h  # it may hold a stored map
             give_back_freed_memory(x.device)
             h = stage(x, joined(context), bands)
             if level:
                 h, gathered = settle(h, bands)
-        # The largest map of all is computed twice rather than kept: it is the cheapest, too.
+        # The largest map is computed twice rather than kept: it is also the cheapest.
         h = normed(self.norm_out, h, gather(h, bands), "silu")
         return self.head(convolved(kernel_of(self.conv_out), h), bands)
 
     def head(self, h: Rows, bands: Bands) -> Rows:
-        """Logits of the last features."""
+        """Logits from the last features."""
         for conv, norm in ((0, 1), (3, 4)):
             kernel = kernel_of(self.moduleout[conv])
             h, gathered = settle(convolved(kernel.without_bias(), h), bands)
@@ -423,7 +423,7 @@ def flow_pyramid(flow: Tensor, levels: int) -> list[Tensor]:
 
 
 def compose(frame0: Tensor, frame1: Tensor, flow: Tensor, logits: Rows) -> Rows:
-    """The frame between: both frames warped, mixed by the mask, plus the residual.
+    """The mid frame: both frames warped, mixed by the mask, plus the residual.
 
     `frame0`, `frame1`: [B, C, H, W] in [0, 1], RGB and further channels, which get no residual.
     """
@@ -444,7 +444,7 @@ def compose(frame0: Tensor, frame1: Tensor, flow: Tensor, logits: Rows) -> Rows:
 
 
 class Autoencoder(nn.Module):
-    """What the checkpoint keeps under `vqgan`."""
+    """The part of the checkpoint under `vqgan`."""
 
     def __init__(self, ops: Operations) -> None:
         super().__init__()

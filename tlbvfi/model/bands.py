@@ -1,13 +1,13 @@
-"""Maps whose rows are computed when they are asked for, so that they need never exist whole.
+"""Maps whose rows are computed on demand, so that a map need never exist whole.
 
 A `Rows` is a map [B, C, H, W] as a function from a range of rows to their values; convolutions,
-norms and resampling make one of another and look up the rows around a range that they need (the
+norms and resampling turn one into another and request the rows around a range that they need (the
 halo). Nothing is computed until `keep` walks over the rows in bands. A band small enough for the
-cache is also faster on a CPU than the whole map, whose fresh memory costs more than arithmetic.
+cache is also faster on a CPU than the whole map, for which fresh memory costs more than arithmetic.
 
 What is global, such as the moments of a group norm, is gathered in one walk and used in the next:
-the result is that of the whole map, to float rounding. Moments are those of single rows until all
-are there, so they do not depend on the bands.
+the result is that of the whole map, up to float rounding. Moments are gathered row by row and
+combined at the end, so they do not depend on the bands.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .split import fits as can_be_split
 from .split import is_available as can_split
 
 SPLITS = "splits_factors"
-"""Attribute of the convolution layers whose `Kernel.splits`."""
+"""Attribute of a convolution layer that sets its `Kernel.splits`."""
 
 PHASES = ((0, 0), (0, 1), (1, 0), (1, 1))
 """(row, column) in a block of 2x2 pixels."""
@@ -41,12 +41,12 @@ class Bands:
     """How maps are walked over, and which of them are stored on the way."""
 
     values: int | None = None
-    """Values of the widest map of a band, about; None walks over every map in one step."""
+    """Approximate values of a band's widest map; None walks over every map in one step."""
     room: int | None = None
-    """Values of the maps that may be stored to save their being computed again; None: all."""
+    """Values of the maps that may be stored so that they are not computed again; None: all."""
 
     def cut(self, height: int, values_per_row: int) -> Iterator[tuple[int, int]]:
-        """Row ranges [start, stop) that together are 0..height."""
+        """Row ranges [start, stop) that together cover 0..height."""
         rows = height if self.values is None else max(1, self.values // max(1, values_per_row))
         for start in range(0, height, rows):
             yield start, min(start + rows, height)
@@ -56,36 +56,36 @@ class Bands:
         return self.room is None or source.values <= self.room
 
     def beside(self, source: Rows) -> Bands:
-        """The same with what room is left beside `source`, if that is stored."""
+        """The same bands with the room left beside `source`, if that is stored."""
         if self.room is None or source.widest > 0:
             return self
         return replace(self, room=self.room - source.values)
 
 
 WHOLE_MAPS = Bands()
-"""Every map in one step, all of them stored."""
+"""Every map is computed in one step and stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A map of `shape` [B, C, H, W]; `compute(start, stop)` gives rows [start, stop).
 
-    What `compute` returns may be a view of something kept: it is never written to.
+    The result of `compute` may be a view of something kept: never write to it.
     """
 
     shape: tuple[int, int, int, int]
     compute: Callable[[int, int], Tensor]
     widest: int
-    """Values per row of the widest map that is computed on the way to this one; 0 if it is stored."""
+    """Values per row of the widest map that is computed on the way to this one; 0 if stored."""
 
     @property
     def height(self) -> int:
-        """Rows there are."""
+        """Number of rows."""
         return self.shape[2]
 
     @property
     def values(self) -> int:
-        """Values of the whole map."""
+        """Number of values in the whole map."""
         return prod(self.shape)
 
 
@@ -105,7 +105,7 @@ class Kernel:
         return self.weight.shape[-1] // 2
 
     def without_bias(self) -> Kernel:
-        """The same where what follows adds the bias: on a GPU it takes a pass over the map."""
+        """The same without the bias, for when the next step adds it: on a GPU it costs a pass."""
         return replace(self, bias=None)
 
 
@@ -115,7 +115,7 @@ def derived(
     *sources: Rows,
     step: int = 1,
 ) -> Rows:
-    """A map computed of others, of which each of its rows needs `step` rows."""
+    """A map computed from others; each of its rows needs `step` rows of theirs."""
     B, C, _, W = shape
     widest = [step * source.widest for source in sources]
     return Rows(shape, compute, max(B * C * W, *widest, 0))
@@ -143,10 +143,10 @@ def convolve(
     activation: Activation | None = None,
     plus: Tensor | None = None,
 ) -> Tensor:
-    """`kernel` over a map in the type of the map, and what follows at once: an activation, or `plus`.
+    """`kernel` over a map in the map's dtype, then `activation`, or the sum with `plus`.
 
     `size`: rows and columns of the result. `padding`: rows of zeros above and columns on the left;
-    below and on the right there are as many as it takes. `plus`: only on a device that `has_triton`.
+    below and on the right there are as many as needed. `plus`: only on a device that `has_triton`.
     """
     weight = kernel.weight.to(x)
     bias = None if kernel.bias is None else kernel.bias.to(x)
@@ -167,7 +167,7 @@ def convolve(
 def with_even_zeros(
     x: Tensor, side: int, size: tuple[int, int], stride: int, padding: tuple[int, int]
 ) -> tuple[Tensor, tuple[int, int]]:
-    """A map and the zeros on all its sides for a result of `size`; added here if they differ.
+    """A map and its zero padding for a result of `size`; uneven padding is added here.
 
     `side`: of the kernel; `padding`: rows above and columns on the left.
     """
@@ -175,7 +175,7 @@ def with_even_zeros(
         stride * (count - 1) + side - before - length
         for length, before, count in zip(x.shape[2:], padding, size, strict=True)
     )
-    # As many zeros on both sides, which convolutions add themselves, do not move what is seen then.
+    # Even padding, which convolutions add themselves, then puts every output where it belongs.
     if 0 <= padding[0] - down < stride and 0 <= padding[1] - right < stride:
         return x, padding
     return F.pad(x, (padding[1], max(0, right), padding[0], max(0, down))), (0, 0)
@@ -188,19 +188,19 @@ def stored(x: Tensor) -> Rows:
 
 
 def whole(source: Rows) -> Tensor:
-    """The map behind `stored` rows; of others, one band of everything."""
+    """The map behind `stored` rows; other rows are computed in one band."""
     return source.compute(0, source.height)
 
 
 def mapped(function: Callable[[Tensor], Tensor], source: Rows, channels: int | None = None) -> Rows:
-    """`function` of every row by itself; `channels` where it changes their number."""
+    """`function` of every row by itself; `channels`: their number, if it changes."""
     B, C, H, W = source.shape
     shape = (B, channels or C, H, W)
     return derived(shape, lambda start, stop: function(source.compute(start, stop)), source)
 
 
 def joined(sources: Sequence[Rows]) -> Rows:
-    """Maps of one size, their channels one after the other."""
+    """Maps of one size, concatenated along their channels."""
     B, _, H, W = sources[0].shape
 
     def compute(start: int, stop: int) -> Tensor:
@@ -212,7 +212,7 @@ def joined(sources: Sequence[Rows]) -> Rows:
 
 
 def added(first: Rows, second: Rows) -> Rows:
-    """Sum of two maps; `first` computes fresh values, which are overwritten."""
+    """Sum of two maps; `first` must compute fresh values, which are overwritten."""
 
     def compute(start: int, stop: int) -> Tensor:
         return first.compute(start, stop).add_(second.compute(start, stop))
@@ -221,9 +221,9 @@ def added(first: Rows, second: Rows) -> Rows:
 
 
 def remembered(source: Rows, reach: int = 0) -> Rows:
-    """A map whose last band is kept, for several to look at; computed `reach` rows further.
+    """A map whose last band is cached for several readers; computed `reach` rows further.
 
-    The widest range of a band, less `reach`, has to be asked for first.
+    The widest range of a band, less `reach`, must be requested first.
     """
     kept: list[tuple[int, int, Tensor]] = []
 
@@ -247,14 +247,14 @@ def normed(
 ) -> Rows:
     """Group norm by the moments of the whole map, then an activation.
 
-    `bias`: [C] that the convolution before has left out: here it costs no pass over the map.
+    `bias`: [C] that the preceding convolution left out; here it costs no pass over the map.
     """
     factor, offset = factor_and_offset(norm, gathered, bias)
     return mapped(lambda x: scaled(x, factor, offset, activation), source)
 
 
 def with_halo(source: Rows, start: int, stop: int) -> Tensor:
-    """Rows [start, stop), of which those outside of the map are zero."""
+    """Rows [start, stop); those outside the map are zero."""
     above, below = max(0, -start), max(0, stop - source.height)
     rows = source.compute(start + above, stop - below)
     return F.pad(rows, (0, 0, above, below)) if above or below else rows
@@ -263,9 +263,9 @@ def with_halo(source: Rows, start: int, stop: int) -> Tensor:
 def _padded(
     source: Rows, start: int, stop: int, before: int, after: int
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Rows [start, stop) and those around them, and the zeros above and left of them still to add.
+    """Rows [start, stop) with those around them, and the padding still to add above and left.
 
-    `before`, `after`: how many rows it sees above and below.
+    `before`, `after`: how many rows are needed above and below.
     """
     if (start, stop) == (0, source.height):
         return source.compute(start, stop), (before, before)
@@ -278,9 +278,9 @@ def convolved(
     activation: Activation | None = None,
     plus: Rows | None = None,
 ) -> Rows:
-    """`kernel` over a map, zero beyond its border, and what follows at once.
+    """`kernel` over a map, zero beyond its border, then `activation`, or the sum with `plus`.
 
-    That is an activation, or the sum with `plus`, of the shape of the result.
+    `plus` has the shape of the result.
     """
     B, _, H, W = source.shape
     halo = kernel.halo
@@ -306,9 +306,9 @@ def convolved(
 
 
 def strided(kernel: Kernel, source: Rows, stride: int, before: int) -> Rows:
-    """`kernel` at every `stride`-th row and column, whose sides are multiples of it.
+    """`kernel` at every `stride`-th row and column of a map whose sides are multiples of it.
 
-    `before`: zeros above and on the left; below and on the right there are as many as it takes.
+    `before`: zeros above and on the left; below and on the right there are as many as needed.
     """
     B, _, H, W = source.shape
     after = kernel.weight.shape[-1] - stride - before
@@ -335,7 +335,7 @@ def upsampled(kernel: Kernel, source: Rows) -> Rows:
         first, last = start // 2, (stop + 1) // 2
         rows, padding = _padded(source, first, last, 1, 1)
         if not rows.is_cuda:
-            # With zeros of its own oneDNN takes another kernel for maps of some heights.
+            # With its own padding oneDNN takes another kernel for maps of some heights.
             rows, padding = F.pad(rows, (1, 1, padding[0], padding[0])), (0, 0)
         weight = torch.cat(phase_kernels(kernel.weight))
         size = last - first + 1, W + 1
@@ -368,7 +368,7 @@ def collapse_to_phases(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def walk(source: Rows, bands: Bands) -> Iterator[tuple[int, int, Tensor]]:
-    """(start, stop, rows) of one band after the other."""
+    """(start, stop, rows) of each band in turn."""
     for start, stop in bands.cut(source.height, source.widest):
         yield start, stop, source.compute(start, stop)
 
@@ -386,7 +386,7 @@ def keep_and_gather(source: Rows, bands: Bands) -> tuple[Rows, Moments]:
 
 
 def gather(source: Rows, bands: Bands) -> Moments:
-    """The moments of a map, of which no band is kept."""
+    """The moments of a map; no band is kept."""
     gathered: list[Gathering] = []
     for _ in _gathering(source, bands, gathered):
         pass
@@ -394,7 +394,7 @@ def gather(source: Rows, bands: Bands) -> Moments:
 
 
 def settle(source: Rows, bands: Bands) -> tuple[Rows, Moments]:
-    """A map and its moments: stored where there is room, else computed again wherever it is read."""
+    """A map and its moments; stored if there is room, else computed again wherever it is read."""
     if bands.have_room(source):
         return keep_and_gather(source, bands)
     return source, gather(source, bands)
@@ -403,7 +403,7 @@ def settle(source: Rows, bands: Bands) -> tuple[Rows, Moments]:
 def _gathering(
     source: Rows, bands: Bands, gathered: list[Gathering]
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """`walk`, on which the moments are gathered."""
+    """`walk`, gathering the moments on the way."""
     for start, stop, rows in walk(source, bands):
         if not gathered:
             gathered.append(Gathering(rows, source.height))

@@ -1,6 +1,6 @@
-"""The Brownian bridge between the two frames' latent: its schedule and the walk back along it.
+"""The Brownian bridge that ends at the two frames' latent: its schedule and the walk back along it.
 
-Everything here is arithmetic on scalars and one update rule; the denoiser is handed in.
+Everything here is scalar arithmetic and one update rule; the denoiser is an argument.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 TIMESTEPS = 1000
 MAX_STEPS = 500
-"""Above this the integer steps of the schedule repeat, which the update cannot divide by."""
+"""Above this, integer steps of the schedule repeat, and the update would divide by zero."""
 
 Denoiser = Callable[[Tensor, int], Tensor]
 """(state, index of the step) -> predicted offset of the state from the clean latent."""
@@ -21,7 +21,7 @@ Denoiser = Callable[[Tensor, int], Tensor]
 def step_list(count: int) -> list[int]:
     """Timesteps visited by `count` steps, descending.
 
-    The reference's formula starts at three steps. One step is the estimate made at the very
+    The reference's formula needs at least three steps. One step is the estimate made at the very
     start, two visit both ends.
     """
     if count < 3:
@@ -52,7 +52,7 @@ class BridgeStep:
 
 
 def bridge_step(t: int, following: int) -> BridgeStep:
-    """The update from timestep `t` to `following`, its brackets multiplied out."""
+    """The update from timestep `t` to `following`, multiplied out."""
     m, variance = bridge_mean(), bridge_variance()
     m_t, m_n, v_t, v_n = m[t], m[following], variance[t], variance[following]
     s2 = (v_t - v_n * (1 - m_t) ** 2 / (1 - m_n) ** 2) * v_n / v_t

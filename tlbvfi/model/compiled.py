@@ -1,7 +1,7 @@
-"""Blocks of the network through torch.compile, which fuses what they do beside their products.
+"""Blocks of the network through torch.compile, which fuses the operations around their products.
 
-Each block is compiled for every shape it meets, once: some minutes on a GPU. Results are kept in a
-folder, where the next process finds them.
+Each block is compiled once for every shape it meets: some minutes on a GPU. Results are cached in a
+folder for later processes.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from .layers import FeedForward, GroupAttention
 BLOCKS = (FeedForward, FlowBlock, GroupAttention)
 
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-"""Where PyTorch looks for the folder; read when it compiles for the first time."""
+"""Environment variable that names the folder; PyTorch reads it when it first compiles."""
 
 SHAPES = 256
-"""Shapes that the blocks of one kind are compiled for; PyTorch's own 8 do not do for all levels."""
+"""Shapes that the blocks of one kind are compiled for; PyTorch's default of 8 is too few."""
 
 
 def compile_blocks(network: nn.Module, cache: str) -> None:
-    """Let the blocks of `network` be compiled where they are called next.
+    """Have the blocks of `network` compiled when they are next called.
 
-    `cache`: folder for the results, unless the environment names one. Frames are the same to the
-    rounding of the type. A block that PyTorch cannot compile is run as it is, and its log says so;
-    folder, limit and that tolerance are PyTorch's own switches and hold for the whole process.
+    `cache`: folder for the results, unless the environment names one. Frames are equal up to the
+    rounding of the dtype. A block that PyTorch cannot compile runs uncompiled, and PyTorch's log
+    says so; folder, limit and this fallback are PyTorch's own switches, for the whole process.
     """
     os.environ.setdefault(CACHE_VARIABLE, cache)
     dynamo = torch._dynamo.config

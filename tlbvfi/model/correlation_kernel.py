@@ -1,10 +1,10 @@
 """Warp and correlation of the flow's refinement in one Triton kernel each, for NVIDIA GPUs.
 
 The plain correlation (`flow.correlation`) writes and reads a warped map for each of nine neighbors.
-Per pixel and direction, for 64 channels of float32, its tensors pass through memory with 9 * 2368
-bytes (indices 64, tokens 256, warped map, its square, product and sums 2048); the kernel's take 556
-(blend 256, tokens 256 if neighbors find them in the cache, flow 8, cosines 36), and neither a border
-around the features nor a warped map is kept. Results differ by the rounding of float32 only.
+Per pixel and direction, for 64 channels of float32, it moves 9 * 2368 bytes through memory (indices
+64, tokens 256, warped map, its square, product and sums 2048); the kernel moves 556 (blend 256,
+tokens 256 if neighbors find them in the cache, flow 8, cosines 36), and keeps neither a border
+around the features nor a warped map. Results differ only by float32 rounding.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 from .kernels import kernel_named
 
 CHANNELS = (64, 128)
-"""Widths of the maps there are kernels for."""
+"""Channel counts of the maps there are kernels for."""
 
 BLOCK_VALUES = 1024
-"""Values of a token block: 8 for each of 128 threads, of which some ten blocks are held at once."""
+"""Values of a token block: 8 for each of 128 threads; some ten blocks are held at once."""
 
 NEIGHBORS = 9
 
 
 def warped(features: Tensor, flow: Tensor, start: int, stop: int) -> Tensor:
-    """Rows [start, stop) of a map seen along a flow: `lookup.look_up` without an offset.
+    """Rows [start, stop) of a map warped by a flow: `lookup.look_up` without an offset.
 
-    `features`: [B, C, H, W], channels_last, C of `CHANNELS`, H and W at least 2; `flow`: [B, 2, H, W]
-    float32 in pixels, x then y. Result: [B, C, stop - start, W], channels_last, in the type of
+    `features`: [B, C, H, W], channels_last, C in `CHANNELS`, H and W at least 2; `flow`: [B, 2, H, W]
+    float32 in pixels, x then y. Result: [B, C, stop - start, W], channels_last, in the dtype of
     `features`; computed in float32.
     """
     B, C, _, W = features.shape
@@ -37,7 +37,7 @@ def warped(features: Tensor, flow: Tensor, start: int, stop: int) -> Tensor:
 
 
 def correlation(blend: Tensor, features: Tensor, flow: Tensor, start: int) -> Tensor:
-    """Cosines of rows of a map and the neighbors of another one seen along a flow.
+    """Cosines of rows of a map and the neighbors in another map warped by a flow.
 
     `blend`: rows [start, start + h) of a map, [B, C, h, W] channels_last; `features`: [B, C, H, W]
     channels_last, zero outside; `flow`: [B, 2, H, W] float32 in pixels, x then y. Positions are
@@ -52,7 +52,7 @@ def correlation(blend: Tensor, features: Tensor, flow: Tensor, start: int) -> Te
 
 
 def _tokens(image: Tensor) -> Tensor:
-    """[B, H, W, C], a view of a channels_last map."""
+    """[B, H, W, C]; a view of a channels_last map."""
     return image.permute(0, 2, 3, 1).contiguous()
 
 

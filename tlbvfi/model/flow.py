@@ -34,16 +34,16 @@ from .lookup import look_up, taps_along, tokens_of
 from .warp import warp
 
 OFFSETS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
-"""Neighbors that the correlation compares, in the order of its channels."""
+"""Offsets of the neighbors that the correlation compares, in the order of its channels."""
 
 
 def resize(x: Tensor, factor: float) -> Tensor:
-    """Bilinear, without antialiasing, pixel centers at half positions."""
+    """Bilinear resize, without antialiasing, pixel centers at half positions."""
     return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 def rescale_flow(flow: Tensor, factor: float) -> Tensor:
-    """A flow at another resolution: its map is resized and its pixels are counted anew."""
+    """A flow at another resolution: its map is resized, its values scaled to the new pixels."""
     return resize(flow, factor).mul_(factor)
 
 
@@ -90,7 +90,7 @@ class IFNet(nn.Module):
 
 
 def correlation(blend: Rows, features: Tensor, flow: Tensor) -> Rows:
-    """[B, 9, H, W] float32: cosine of `blend` [B, C, H, W] and the neighbors of a warped map.
+    """[B, 9, H, W] float32: cosines of `blend` [B, C, H, W] and the neighbors in a warped map.
 
     `features`: [B, C, H, W]; `flow`: [B, 2, H, W].
     """
@@ -117,7 +117,7 @@ def correlation(blend: Rows, features: Tensor, flow: Tensor) -> Rows:
 
 
 def warped(features: Tensor, flow: Tensor) -> Rows:
-    """A map [B, C, H, W] seen along `flow` [B, 2, H, W]; computed in float32, in the map's type."""
+    """A map [B, C, H, W] warped by `flow` [B, 2, H, W]; computed in float32, in the map's dtype."""
     B, C, H, W = features.shape
 
     def compute(start: int, stop: int) -> Tensor:
@@ -130,17 +130,17 @@ def warped(features: Tensor, flow: Tensor) -> Rows:
 
 
 def has_kernels(features: Tensor) -> bool:
-    """Whether there are kernels of one launch for such a map on its device."""
+    """Whether there are fused kernels for such a map on its device."""
     return features.shape[1] in CHANNELS and has_triton(features.device)
 
 
 def as_type(source: Rows, dtype: torch.dtype) -> Rows:
-    """The same map in another type."""
+    """The same map in another dtype."""
     return mapped(lambda rows: rows.to(dtype), source)
 
 
 def length(x: Tensor) -> Tensor:
-    """Length of the vector of channels at every position, a little above zero; [B, 1, H, W]."""
+    """Length of the channel vector at every position, kept slightly above zero; [B, 1, H, W]."""
     return (x.square().sum(dim=1, keepdim=True) + 1e-12).sqrt()
 
 
@@ -169,8 +169,8 @@ class RefineBlock(nn.Module):
     def forward(self, features: tuple[Tensor, Tensor], flow: Tensor, bands: Bands) -> Tensor:
         """Features of both frames [B, C, H, W], flow [B, 4, H, W] -> corrected flow.
 
-        The features are of the type that is computed in. Nothing but the flow is kept: a band goes
-        through all layers before the next.
+        The features are in the dtype of the computation. Only the flow is kept: each band goes
+        through all layers before the next one starts.
         """
         flows = flow.split(2, dim=1)
         seen = [remembered(warped(x, f), reach=1) for x, f in zip(features, flows, strict=True)]
@@ -184,11 +184,11 @@ class RefineBlock(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What its convolutions compute in; flows are float32."""
+        """Dtype of its convolutions; flows are float32."""
         return kernel_of(self.gru[0]).weight.dtype
 
     def blend(self, seen0: Rows, seen1: Rows) -> Rows:
-        """Mix of both warped features, by which of them is not hidden."""
+        """Mix of both warped features, weighted by which of them is not hidden."""
 
         def compute(start: int, stop: int) -> Tensor:
             first, second = seen0.compute(start, stop), seen1.compute(start, stop)
@@ -218,7 +218,7 @@ class RefineBlock(nn.Module):
 
 
 def chain(layers: Iterable[nn.Module], source: Rows) -> Rows:
-    """Convolutions that keep the size, and their activations, one after the other."""
+    """Size-preserving convolutions and their activations, in sequence."""
     layers = list(layers)
     while layers:
         layer = layers.pop(0)
@@ -231,7 +231,7 @@ def chain(layers: Iterable[nn.Module], source: Rows) -> Rows:
 
 
 class RefineNet(nn.Module):
-    """Flow at full resolution from IFNet's and the features of four resolutions."""
+    """Flow at full resolution from IFNet's flow and features at four resolutions."""
 
     def __init__(self, ops: Operations) -> None:
         super().__init__()
@@ -242,7 +242,7 @@ class RefineNet(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type in which it takes features; others are converted."""
+        """Dtype in which it takes features; others are converted."""
         return self.rf_block1.dtype
 
     def forward(

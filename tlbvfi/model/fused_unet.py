@@ -1,12 +1,12 @@
-"""The walk along the bridge in Triton kernels, for NVIDIA GPUs: 47 of them a step.
+"""The walk along the bridge in Triton kernels, for NVIDIA GPUs: 47 kernels per step.
 
-The latent is so small that a GPU is done with a layer before the next is launched, so what counts is
-how many there are. PyTorch's convolutions, norms, additions and attention take some 150 kernels a
-step. Here a norm with its SiLU, the resampling, the concatenation, the bias and the residual are all
-part of the convolution that follows or precedes them, and the moments of what a kernel makes are its
-by-product.
+The latent is so small that a GPU finishes a layer before the next is launched, so what counts is
+the number of kernels. PyTorch's convolutions, norms, additions and attention take some 150 per
+step. Here a norm with its SiLU, the resampling, the concatenation, the bias and the residual are
+all part of the convolution that follows or precedes them, and each kernel also computes the
+moments of its result.
 
-Factors are float16 halves as in `split`, accurate as float32.
+Factors are float16 halves as in `split`, with float32 accuracy.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from .unet import LATENT, WIDTH, LatentAttention, Resampling, TimedResBlock, UNe
 SCALES: dict[Resampling | None, int] = {"down": -1, None: 0, "up": 1}
 
 FEW_PIXELS = 6400
-"""Below so many, programs take squares of 4x4 pixels instead of 8x8: there are enough for a whole GPU."""
+"""Below this, programs take squares of 4x4 pixels instead of 8x8, so that they fill a whole GPU."""
 HALO_BLOCKS = {4: 64, 8: 128}
-"""Pixels of a square with those around it, up to the next power of two, by its side."""
+"""By side of a square: its pixels and those around it, rounded up to a power of two."""
 STAGES = 3
-"""A convolution loads two lines of taps ahead, in 72 KiB of shared memory at most."""
+"""A convolution loads two lines of taps ahead, in at most 72 KiB of shared memory."""
 OLDEST = (8, 0)
-"""Compute capability (A100) from which Triton multiplies on tensor cores."""
+"""Lowest compute capability (A100) on which Triton multiplies on tensor cores."""
 BLOCK_KEYS = 64
 BLOCK_VALUES = 1024
 
 
 @cache
 def is_available(device: torch.device) -> bool:
-    """Whether the kernels run on `device`, and fast."""
+    """Whether the kernels run on `device`, and are fast there."""
     return has_triton(device) and torch.cuda.get_device_capability(device) >= OLDEST
 
 
@@ -56,7 +56,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """A weight as the kernels take it, [rows, columns] halves."""
+    """A weight in the form the kernels take, [rows, columns] halves."""
 
     large: Tensor
     small: Tensor
@@ -65,7 +65,7 @@ class Factors:
 def convolutions(unet: UNet) -> dict[str, Tensor]:
     """The weights of all convolutions by name, [C_out, C_in, ...].
 
-    The first is two: that of the state, and, by the name `context`, that of the context.
+    The first is split in two: the state's part under its own name, the context's under `context`.
     """
     parameters = {name: getattr(layer, "weight", None) for name, layer in unet.named_modules()}
     weights = {name: w for name, w in parameters.items() if isinstance(w, Tensor) and w.ndim > 2}
@@ -76,7 +76,7 @@ def convolutions(unet: UNet) -> dict[str, Tensor]:
 def pack(unet: UNet, device: torch.device) -> Tensor:
     """All `convolutions` on `device`, [2, values] float16 `halves`: [taps * C_in, C_out] of each.
 
-    Channels are filled up with zeros to whole blocks.
+    Channels are padded with zeros to whole blocks.
     """
     flat = []
     for weight in convolutions(unet).values():
@@ -87,7 +87,7 @@ def pack(unet: UNet, device: torch.device) -> Tensor:
 
 
 def unpack(unet: UNet, packed: Tensor) -> dict[str, Factors]:
-    """The parts of what `pack` made, by name; views."""
+    """The parts of the result of `pack` by name, as views."""
     shapes = {name: _packed_shape(weight) for name, weight in convolutions(unet).items()}
     sizes = [rows * columns for rows, columns in shapes.values()]
     halved = (half.split(sizes) for half in packed)
@@ -110,10 +110,10 @@ def walk_bridge(
     packed: Tensor,
     few_pixels: int = FEW_PIXELS,
 ) -> Tensor:
-    """`bridge.sample_bridge` with the denoiser `unet`, on a device that it `is_available` on.
+    """`bridge.sample_bridge` with the denoiser `unet`, on a device where it `is_available`.
 
-    `y`: [B, 3, 3, h, w] float32, h and w multiples of 4; `noise`: a draw for every step but the last;
-    `modulations`: [steps, blocks, 64], of `UNet.embed`; `packed`: of `pack`.
+    `y`: [B, 3, 3, h, w] float32, h and w multiples of 4; `noise`: a draw for every step but the
+    last; `modulations`: [steps, blocks, 64] from `UNet.embed`; `packed`: from `pack`.
     """
     network = FusedUNet(unet, packed, few_pixels)
     y = y.contiguous()
@@ -130,7 +130,7 @@ def walk_bridge(
 def step_along(
     weights: BridgeStep, x: Tensor, offset: Tensor, end: Tensor, noise: Tensor | None
 ) -> Tensor:
-    """The state after a step from `x`, of which `offset` is predicted; all of one shape, contiguous."""
+    """The state after a step from `x` with the predicted `offset`; all of one shape, contiguous."""
     out = torch.empty_like(x)
     kernel_named("bridge_kernel", "sampler_kernels")[(-(-x.numel() // BLOCK_VALUES),)](
         x,
@@ -150,7 +150,7 @@ def step_along(
 
 
 class FusedUNet:
-    """The forward pass of a `UNet` with weights that were packed."""
+    """The forward pass of a `UNet` with packed weights."""
 
     def __init__(self, unet: UNet, packed: Tensor, few_pixels: int = FEW_PIXELS) -> None:
         self.unet = unet
@@ -164,7 +164,7 @@ class FusedUNet:
         return self._convolve(y, self._first, self._factors["context"]).values
 
     def denoise(self, x: Tensor, context: Tensor, modulations: Tensor) -> Tensor:
-        """`UNet.forward`, [B, 3, 3, h, w] contiguous as `x`; `context`: as of `context`."""
+        """`UNet.forward`, [B, 3, 3, h, w] contiguous like `x`; `context`: from `self.context`."""
         following = iter(modulations)
         h = self._convolve(x, self._first, more=[context], has_bias=False)
         skips = [h]
@@ -185,7 +185,7 @@ class FusedUNet:
         return parts[0]
 
     def _residual(self, block: TimedResBlock, parts: Sequence[Clip], modulation: Tensor) -> Clip:
-        """`TimedResBlock.forward` of the channels of all parts."""
+        """`TimedResBlock.forward` on the concatenated channels of all parts."""
         h = self._convolve(
             parts, block.in_layers["2"], norm=block.in_layers["0"], resampling=block.resampling
         )
@@ -213,11 +213,10 @@ class FusedUNet:
         projection: Any = None,  # noqa: ANN401
         has_bias: bool = True,
     ) -> Clip:
-        """A 3x3x3 convolution of the channels of clips, or of a latent, and what is around it.
+        """A 3x3x3 convolution of the concatenated channels of clips, or of a latent.
 
-        Before it `norm` with SiLU, `modulation` [64] and `resampling`, as far as there are any; after
-        it the bias and `more`, resampled and sent through `projection`. A latent that comes out has
-        no moments.
+        Before it come `norm` with SiLU, `modulation` [64] and `resampling`, if given; after it the
+        bias and `more`, resampled and sent through `projection`. A latent result has no moments.
         """
         clips = [Clip(x, x)] if isinstance(x, Tensor) else x
         first, last = clips[0], clips[-1]
@@ -326,11 +325,11 @@ class FusedUNet:
         return found
 
     def _side(self, height: int, width: int) -> int:
-        """Pixels on a side of the squares that a map is computed in."""
+        """Side, in pixels, of the squares in which a map is computed."""
         return 8 if 3 * height * width >= self._few_pixels else 4
 
     def _squares(self, height: int, width: int) -> int:
-        """How many they are in a clip, which has three frames."""
+        """Number of squares in a clip, which has three frames."""
         side = self._side(height, width)
         return 3 * -(-height // side) * -(-width // side)
 

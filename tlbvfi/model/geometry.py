@@ -8,7 +8,7 @@ from typing import Literal
 Padding = Literal["reference", "tight"]
 
 MINIMUM_SIDE = 16
-"""Shortest side of a frame that is accepted, in pixels."""
+"""Shortest accepted side of a frame, in pixels."""
 
 SMALLEST_PADDED = 256
 LATENT_CELL = 32
@@ -18,8 +18,8 @@ LATENT_CELL = 32
 def padded_side(side: int, padding: Padding) -> int:
     """Length to which a side of `side` pixels is padded.
 
-    `reference` is the rule of the paper's code, multiples of 512 except for 256 itself;
-    `tight` the least that the attention windows at 1/32 allow, multiples of 256.
+    `reference` is the rule of the paper's code, multiples of 512 except for 256 itself; `tight` is
+    the least that the attention windows at 1/32 allow, multiples of 256.
     """
     if side <= SMALLEST_PADDED:
         return SMALLEST_PADDED
@@ -74,7 +74,8 @@ def plan_geometry(
 ) -> Geometry:
     """Geometry of frames of `height` x `width` pixels; the flow scale may be rounded.
 
-    The caller has checked that both sides are at least `MINIMUM_SIDE` and `flow_scale` in (0, 1].
+    The caller must have checked that both sides are at least `MINIMUM_SIDE` and `flow_scale` is in
+    (0, 1].
     """
     padded_height, padded_width = padded_side(height, padding), padded_side(width, padding)
     return Geometry(

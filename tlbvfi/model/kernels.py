@@ -1,4 +1,4 @@
-"""The Triton kernels: whether a device runs them, and each by its name."""
+"""Access to the Triton kernels: whether a device runs them, and each by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("tlbvfi.model")
 def has_triton(device: torch.device) -> bool:
     """Whether kernels run on `device`: a CUDA GPU, with Triton and what it needs to compile.
 
-    Found out by running one, once per device.
+    Determined by running one, once per device.
     """
     if device.type != "cuda" or find_spec("triton") is None:
         return False
@@ -26,13 +26,13 @@ def has_triton(device: torch.device) -> bool:
         one = torch.zeros(1, device=device)
         with torch.cuda.device_of(one):
             kernel_named("probe_kernel")[(1,)](one)
-        works, why = one.item() == 1, "it computes something else than it is told to"
-    except Exception as error:  # noqa: BLE001 - a compiler, a driver: whatever fails, there is another way
+        works, why = one.item() == 1, "a test kernel computed a wrong result"
+    except Exception as error:  # noqa: BLE001 - a compiler, a driver: PyTorch works all the same
         works, why = False, str(error)
     if not works:
         log.warning(
-            "Triton does not work on %s (%s): plain PyTorch is used, which takes longer and gives "
-            "the same; install a C compiler, or the Triton that fits this PyTorch.",
+            "Triton does not work on %s (%s): plain PyTorch is used, which is slower and gives the "
+            "same frames; install a C compiler, or the Triton version that fits this PyTorch.",
             device,
             why,
         )
@@ -40,12 +40,12 @@ def has_triton(device: torch.device) -> bool:
 
 
 def kernel_named(name: str, module: str = "triton_kernels") -> Any:  # noqa: ANN401 - as Triton has wrapped it
-    """A kernel of a module that can be imported only where Triton is."""
+    """A kernel from a module that can be imported only if Triton is installed."""
     return getattr(import_module(f".{module}", __package__), name)
 
 
 def rows_of(x: Tensor) -> Tensor:
-    """[B, rows, W, C] of a map [B, C, rows, W], a view where channels_last rows follow each other."""
+    """[B, rows, W, C] of a map [B, C, rows, W]; a view if its channels_last rows are adjacent."""
     tokens = x.permute(0, 2, 3, 1)
     _, _, W, C = tokens.shape
     return tokens if tokens.stride()[1:] == (W * C, C, 1) else tokens.contiguous()

@@ -1,9 +1,9 @@
 """Blocks that encoder and decoder share: residual blocks, attention, resampling.
 
-Maps are [B, C, H, W], kept in the channels_last memory format: the convolutions of oneDNN and
-cuDNN run fastest on it and attention sees its tokens without a copy. Clips are [B, C, T, H, W]
-and plainly contiguous.
-Tensors are overwritten where they are not needed any more; what a caller keeps is never touched.
+Maps are [B, C, H, W] in the channels_last memory format: the convolutions of oneDNN and cuDNN run
+fastest on it, and attention reads its tokens without a copy. Clips are [B, C, T, H, W] and
+contiguous.
+Tensors are overwritten when they are no longer needed; what a caller keeps is never touched.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ NORM_EPS = 1e-6
 
 
 class Operations(Protocol):
-    """The layers a network is built of: `torch.nn`, or a namespace that casts or offloads weights."""
+    """The layers of a network: `torch.nn`, or a namespace that casts or offloads weights."""
 
     @property
     def Conv1d(self) -> Callable[..., Any]: ...  # noqa: N802 - the names of torch.nn
@@ -56,7 +56,7 @@ class Operations(Protocol):
 
 
 def swish(x: Tensor) -> Tensor:
-    """x * sigmoid(x), in place: always applied to a fresh result of a norm."""
+    """x * sigmoid(x), in place: always applied to the fresh result of a norm."""
     return F.silu(x, inplace=True)
 
 
@@ -66,7 +66,7 @@ def new_group_norm(ops: Operations, channels: int) -> nn.Module:
 
 
 def per_frame(norm: nn.Module, clip: Tensor) -> Tensor:
-    """`norm` with statistics of each frame of a clip [B, C, T, H, W] alone."""
+    """`norm` with separate statistics for each frame of a clip [B, C, T, H, W]."""
     B, C, T, H, W = clip.shape
     frames = clip.transpose(1, 2).reshape(B * T, C, H, W).contiguous()
     return norm(frames).reshape(B, T, C, H, W).transpose(1, 2).contiguous()
@@ -124,13 +124,13 @@ class ResBlock2d(nn.Module):
         self.conv1 = ops.Conv2d(channels, out_channels, 3, padding=1)
         self.norm2 = new_group_norm(ops, out_channels)
         self.conv2 = ops.Conv2d(out_channels, out_channels, 3, padding=1)
-        # Where the width stays the reference stores a shortcut convolution that it never runs.
+        # If the width stays the same, the reference stores a shortcut convolution it never runs.
         self.nin_shortcut = (
             ops.Conv2d(channels, out_channels, 1) if channels != out_channels else None
         )
 
     def forward(self, x: Rows, moments: Moments, bands: Bands) -> Rows:
-        """`moments`: those of `x`. The second half, at least, is computed when asked for."""
+        """`moments`: those of `x`. At least the second half is computed on demand."""
         first, second = kernel_of(self.conv1), kernel_of(self.conv2)
         h = convolved(first.without_bias(), normed(self.norm1, x, moments, "silu"))
         h, gathered = settle(h, bands)
@@ -142,7 +142,7 @@ class ResBlock2d(nn.Module):
 
 
 class ResBlock3d(nn.Module):
-    """Residual block of a clip; `fuse` makes one frame of three."""
+    """Residual block of a clip; `fuse` reduces three frames to one."""
 
     def __init__(self, ops: Operations, channels: int, *, fuse: bool = False) -> None:
         super().__init__()
@@ -159,15 +159,15 @@ class ResBlock3d(nn.Module):
 
 
 def convolve_clip(conv: Any, clip: Tensor) -> Tensor:  # noqa: ANN401
-    """A convolution layer of any namespace, of a clip [B, C, T, H, W]."""
+    """A convolution layer of any namespace, applied to a clip [B, C, T, H, W]."""
     return convolve_by_frame(conv, clip) if clip.is_cuda else conv(clip)
 
 
 def convolve_by_frame(conv: Any, clip: Tensor) -> Tensor:  # noqa: ANN401
-    """A convolution of a clip [B, C, T, H, W] as one of a map that has all frames for its channels.
+    """A convolution of a clip [B, C, T, H, W] as one of a map whose channels hold all frames.
 
-    That is how tensor cores get to do it, see `split`: worth the products with zeros, where a frame
-    of the result does not see one of the clip.
+    In this form tensor cores can compute it, see `split`. That is worth the products with zeros for
+    frames of the clip that a frame of the result does not see.
     """
     B, _, frames, H, W = clip.shape
     before, zeros, _ = conv.padding
@@ -191,8 +191,8 @@ def convolve_by_frame(conv: Any, clip: Tensor) -> Tensor:  # noqa: ANN401
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of one head, [B, L, C] each.
 
-    On a CPU contiguous, because only then PyTorch takes the kernels that never hold all L x L weights;
-    those of a GPU want the channels of a token next to each other.
+    Contiguous on a CPU, because only then PyTorch chooses kernels that never hold all L x L
+    weights; GPU kernels need the channels of a token next to each other.
     """
     q, k, v = (x if x.is_cuda and x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     q, k, v = (x[:, None] for x in (q, k, v))
@@ -226,14 +226,14 @@ class Resample(nn.Module):
 
 
 def windows(x: Tensor) -> Tensor:
-    """[B, H, W, C] seen as groups of 8x8 neighbors: [B, H / 8, W / 8, 8, 8, C], a view."""
+    """[B, H, W, C] as groups of 8x8 neighbors: [B, H / 8, W / 8, 8, 8, C], a view."""
     B, H, W, C = x.shape
     x = x.view(B, H // WINDOW, WINDOW, W // WINDOW, WINDOW, C)
     return x.permute(0, 1, 3, 2, 4, 5)
 
 
 def grid(x: Tensor) -> Tensor:
-    """[B, H, W, C] seen as groups of 8x8 tokens spread over the map: [B, H / 8, W / 8, 8, 8, C]."""
+    """[B, H, W, C] as groups of 8x8 tokens spread over the map: [B, H / 8, W / 8, 8, 8, C]."""
     B, H, W, C = x.shape
     x = x.view(B, WINDOW, H // WINDOW, WINDOW, W // WINDOW, C)
     return x.permute(0, 2, 4, 1, 3, 5)
@@ -242,7 +242,7 @@ def grid(x: Tensor) -> Tensor:
 def position_bias(table: Tensor) -> Tensor:
     """[64, 64] bias of query i, key j from the table [225, 1] of relative positions.
 
-    Row (yi - yj + 7) * 15 + (xi - xj + 7): with the keys counted backward that is a plain stride.
+    Row (yi - yj + 7) * 15 + (xi - xj + 7): a plain stride if the keys are counted backward.
     """
     side = 2 * WINDOW - 1
     strides = (side, 1, side, 1)
@@ -262,7 +262,7 @@ class GroupAttention(nn.Module):
         self.rel_pos_bias = ops.Embedding((2 * WINDOW - 1) ** 2, 1)
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """[N, 64, C] of both; the result belongs to the queries."""
+        """[N, 64, C] both, and the result for the queries."""
         bias = position_bias(self.rel_pos_bias.weight).to(queries)
         q, k, v = self.to_q(queries), self.to_k(keys), self.to_v(keys)
         attended = F.scaled_dot_product_attention(
@@ -285,7 +285,7 @@ class FeedForward(nn.Module):
 
 
 class Normed(nn.Module):
-    """A layer norm and the function that follows it; how they are joined is the caller's."""
+    """A layer norm and the function that follows it; the caller combines them."""
 
     def __init__(self, ops: Operations, channels: int, fn: nn.Module) -> None:
         super().__init__()
@@ -326,10 +326,10 @@ def transform_groups(
 ) -> None:
     """Attention within groups of 64 tokens, then the feed-forward layer, in place.
 
-    `x`, `context`: views [B, H / 8, W / 8, 8, 8, C] of maps, one and the same for self-attention.
+    `x`, `context`: views [B, H / 8, W / 8, 8, 8, C] of maps, the same object for self-attention.
     """
     B, lines, W, _, _, C = x.shape
-    expanded = 4 * C * WINDOW**2 * W * B  # values of a line of groups in the feed-forward layer
+    expanded = 4 * C * WINDOW**2 * W * B  # values per line of groups in the feed-forward layer
     for start, stop in bands.cut(lines, expanded):
         group = x[:, start:stop]
         tokens = group.reshape(-1, WINDOW**2, C)

@@ -1,6 +1,6 @@
-"""How a pair is computed within a budget of memory: which maps are stored, how large bands are.
+"""How a pair is computed within a memory budget: which maps are stored, how large bands are.
 
-The frames are the same under every plan. What a stage takes and costs is counted per padded pixel
+The frames are the same under every plan. Memory and cost of a stage are counted per padded pixel
 (SPEC sections 4, 11 to 13 and 15), so that choosing a plan is plain arithmetic.
 """
 
@@ -18,35 +18,35 @@ from .bands import WHOLE_MAPS, Bands
 from .geometry import Geometry
 
 WEIGHTS = 44_300_000
-"""Numbers that inference uses."""
+"""Number of parameters that inference uses."""
 LIBRARIES = {"cpu": 110_000_000, "cuda": 128_000_000}
 """Bytes that torch and its libraries take once they have computed something, by type of device.
 
-On a GPU these are what cuBLAS works in, of which PyTorch counts 32 MB for each stream.
+On a GPU this is cuBLAS's workspace, of which PyTorch counts 32 MB for each stream.
 """
 
 IN_HAND = {"cpu": 4, "cuda": 1}
-"""Frames on their way from the decoder and to the encoder, where memory is counted."""
+"""Frames in the queues from the decoder and to the encoder, on the device whose memory counts."""
 
 FLOAT = 4
-"""Bytes of what is float32 whatever the decoder computes in."""
+"""Bytes of a value that is float32 whatever the decoder computes in."""
 FRAMES = 2
 FRAME_VALUES, LEVEL_VALUES = 3, 26.75
-"""Per padded pixel: the frame, and what the encoder's levels made of it."""
+"""Per padded pixel: the frame, and the outputs of the encoder's levels."""
 CANVAS_VALUES = 93
 """Per pixel of the reduced canvas: the canvas and all that the flow is estimated from."""
 FIRST_VALUES = 67
-"""Per pixel, where the flow is estimated at full size: what it needs beside the levels."""
+"""Per pixel, if the flow is estimated at full size: what it needs beside the levels."""
 
 CPU_BANDS = (1 << 20, 1 << 19)
-"""Values of a band on a CPU: more than 4 MB of float32 are slower, much less saves nothing."""
+"""Values of a band on a CPU: more than 4 MB of float32 is slower, much less saves nothing."""
 CPU_FLOW_BANDS = (1 << 22, 1 << 21, 1 << 20)
-"""The same where many layers follow each other, so that a band needs many rows beyond its own."""
+"""The same for the flow, where many layers in a row make a band need many rows beyond its own."""
 GPU_BANDS = (None, *(1 << n for n in range(29, 18, -1)))
 WHOLE_VALUES = (1 << 30) - 1
 """Values of the widest map that a GPU computes in one step.
 
-Kernels of 32-bit indices end at twice as many, and attention of older PyTorch at 65535 groups.
+Kernels with 32-bit indices stop at twice as many, and attention of older PyTorch at 65535 groups.
 """
 
 
@@ -59,12 +59,12 @@ class MemoryPlan:
     """The encoder on the reduced canvas."""
     flow: Bands = WHOLE_MAPS
     clip: Bands = WHOLE_MAPS
-    """What the encoder does of both frames together."""
+    """The part of the encoder that takes both frames together."""
     decode: Bands = WHOLE_MAPS
     keeps_flow_features: bool = True
-    """Whether these serve both pairs of a frame, or are computed for each pair anew."""
+    """Whether these are kept for both pairs of a frame, or computed again for each pair."""
     peak: int = 0
-    """Bytes that features and maps take at most, the weights left aside; about."""
+    """Approximate peak bytes of features and maps, without the weights."""
 
 
 WHOLE = MemoryPlan()
@@ -79,10 +79,10 @@ def plan_memory(
     dtype: torch.dtype = torch.float32,
     batch: int = 1,
 ) -> MemoryPlan:
-    """The fastest plan within `available` bytes; where there is none, the one that takes least.
+    """The fastest plan within `available` bytes; if there is none, the one that takes least.
 
-    `available` is what features and maps may take, None no limit; `device` the type of the device,
-    `dtype` that of the decoder.
+    `available` is what features and maps may take, None for no limit; `device` the type of the
+    device, `dtype` that of the decoder.
     """
     plans = [
         _fastest(_Stages(geometry, device, batch, dtype.itemsize, keeps=keeps), available)
@@ -95,7 +95,7 @@ def plan_memory(
 
 
 def _fastest(stages: _Stages, available: int | None) -> tuple[MemoryPlan, float]:
-    """The fastest plan of these stages, or the one that takes least, and the FLOPs it spends."""
+    """The fastest plan of these stages, or the one that takes least, and the FLOPs it needs."""
     bands, flow_bands = (
         (CPU_BANDS, CPU_FLOW_BANDS) if stages.device == "cpu" else (GPU_BANDS, GPU_BANDS)
     )
@@ -119,10 +119,10 @@ def _fastest(stages: _Stages, available: int | None) -> tuple[MemoryPlan, float]
 
 
 def give_back_freed_memory(device: torch.device) -> None:
-    """Let the system have what bands took on a CPU.
+    """Return the freed memory of bands to the system, on a CPU.
 
-    The GNU allocator keeps what is freed between things that are still there: several hundred MB
-    after the many bands of a stage.
+    The GNU allocator keeps freed blocks that lie between live ones: several hundred MB after the
+    many bands of a stage.
     """
     if device.type == "cpu" and sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
@@ -132,10 +132,10 @@ def give_back_freed_memory(device: torch.device) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Storable:
-    """A map that may be stored to save computing it again."""
+    """A map that may be stored so that it is not computed again."""
 
     values: float
-    """Of it and of what is stored at the same time."""
+    """Values of this map and of what is stored at the same time."""
     cost: float
     """FLOPs that storing it saves."""
 
@@ -149,28 +149,28 @@ class _Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stage:
-    """What a stage takes and costs."""
+    """Memory and cost of a stage."""
 
     needed: float
-    """Bytes that are there in any case."""
+    """Bytes that are taken in any case."""
     itemsize: int = FLOAT
     """Bytes of a value of its maps."""
     storable: Sequence[_Storable] = ()
     widest: float
     """Values of its widest map."""
     row: float
-    """Values of that for each row of the map that is walked over."""
+    """Values of the widest map for each row of the map that is walked over."""
     maps: float
-    """Maps as wide as that, or parts of them, that a band takes at once."""
+    """Number of maps of that width that a band holds at once; may be fractional."""
     around: float
-    """Values that each of them has beyond the band's own rows."""
+    """Values that each of these maps has beyond the band's own rows."""
     halo: int
-    """Rows that a band is computed beyond its own."""
+    """Rows that are computed beyond the band's own."""
     cost: float
     """FLOPs with everything stored, nothing computed twice."""
 
     def choose(self, sizes: Sequence[int | None], available: int | None) -> _Choice:
-        """The fastest way that fits; where none does, the one that takes least."""
+        """The fastest choice that fits; if none does, the one that takes least."""
         sizes = [size for size in sizes if size is not None or self.widest <= WHOLE_VALUES]
         choices = [self._choice(values, available) for values in sizes]
         fitting = [c for c in choices if available is None or c.peak <= available]
@@ -217,7 +217,7 @@ class _Stages:
 
     @property
     def kept(self) -> float:
-        """Bytes per pixel of both frames' features, outside of the flow's stages."""
+        """Bytes per pixel of both frames' features, outside the flow's stages."""
         return FRAMES * (self.features + (self.canvas_features if self.keeps_canvas else 0))
 
     @property
@@ -307,7 +307,7 @@ class _Stages:
         itemsize: int = FLOAT,
         storable: Sequence[tuple[float, float]] = (),
     ) -> _Stage:
-        """`maps`: on a CPU, whose small bands need not be told from their halo, and on a GPU."""
+        """`maps`: on a CPU, where it includes the halo of its small bands, and on a GPU."""
         on_cpu, on_gpu = maps
         is_cpu = self.device == "cpu"
         return _Stage(

@@ -1,6 +1,7 @@
-"""The nearest of a codebook, by differences.
+"""The nearest code of a codebook, by differences.
 
-Not as |z|^2 + |e|^2 - 2 z.e, which cancels, and which a matrix unit would compute in reduced precision.
+Not as |z|^2 + |e|^2 - 2 z.e, which suffers from cancellation, and which a matrix unit would compute
+in reduced precision.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from .kernels import has_triton, kernel_named
 
 BLOCK_VECTORS, BLOCK_CODES = 32, 256
 AT_ONCE = 1024
-"""Vectors whose distances to all codes are held without a kernel."""
+"""Vectors whose distances to all codes are held at once without a kernel."""
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
@@ -24,7 +25,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def nearest_in_kernel(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """The same of float32, K a multiple of `BLOCK_CODES`, on a device that `has_triton`."""
+    """`nearest` for float32, K a multiple of `BLOCK_CODES`, on a device that `has_triton`."""
     vectors = vectors.contiguous()
     out = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     with torch.cuda.device_of(out):

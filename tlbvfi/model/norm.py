@@ -1,8 +1,8 @@
 """Group norm in two passes: moments of a map gathered piece by piece, then applied.
 
 Moments are merged in float64, so cutting a map into pieces does not change them beyond rounding.
-PyTorch's own group norm is not used on channels_last maps: on a CPU it computes the variance of
-these as E[x^2] - E[x]^2 in one float32 pass, which was measured 2e-3 off on a 512x512 map.
+PyTorch's own group norm is not used on channels_last maps: on a CPU it computes their variance as
+E[x^2] - E[x]^2 in one float32 pass, which was measured 2e-3 off on a 512x512 map.
 """
 
 from dataclasses import dataclass
@@ -36,24 +36,24 @@ class Moments:
 
 
 class Gathering:
-    """Moments of a map in the making: of its rows, one by one, in order.
+    """Gathers the moments of a map from its rows, in order.
 
-    Each row's are those of the row alone, and all are merged in one go at the end (Chan, Golub and
-    LeVeque 1979), so the result is the same however the rows came.
+    Moments are computed for each row alone and merged in one go at the end (Chan, Golub and LeVeque
+    1979), so the result does not depend on how many rows are added at a time.
     """
 
     def __init__(self, x: Tensor, height: int) -> None:
         """`x`: the first rows [B, C, rows, W] of a map of `height`."""
         B, C, _, self._width = x.shape
-        # Written into, rather than gathered in a list: small tensors that stay between large ones
-        # that go keep the allocator from using the room again.
+        # Preallocated rather than gathered in a list: small tensors that live on between freed
+        # large ones keep the allocator from reusing the space.
         self._means = torch.empty((B, height, C), device=x.device)
         self._squares = torch.empty_like(self._means)
         self._rows = 0
         self._has_kernels = has_kernels(x)
 
     def add(self, x: Tensor) -> None:
-        """The following rows."""
+        """Add the next rows."""
         B, C, H, W = x.shape
         if self._has_kernels:
             fused_row_moments(x, self._means, self._squares, self._rows)
@@ -66,11 +66,11 @@ class Gathering:
             self._rows = following.stop
 
     def moments(self) -> Moments:
-        """Of all the rows."""
+        """The moments of all rows."""
         if self._has_kernels:
             mean, squares = fused_moments(self._means, self._squares, self._width)
             return Moments(self._width * self._rows, mean, squares)
-        # Apple's GPUs know no float64.
+        # Apple's GPUs have no float64.
         exact = torch.float32 if self._means.device.type == "mps" else torch.float64
         means, squares = self._means.to(exact), self._squares.to(exact)
         mean = means.mean(dim=1, keepdim=True)
@@ -80,7 +80,7 @@ class Gathering:
 
 def _of_rows(values: Tensor) -> tuple[Tensor, Tensor]:
     """Means and summed squared deviations of every row of [B, rows, W, C]: [B, rows, C] each."""
-    if values.is_cuda:  # one pass, and no map of deviations; on a CPU eight times slower
+    if values.is_cuda:  # one pass and no map of deviations, but eight times slower on a CPU
         variances, means = torch.var_mean(values, dim=2, correction=0)
         return means, variances * values.shape[2]
     means = values.mean(dim=2, keepdim=True)
@@ -88,7 +88,7 @@ def _of_rows(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def has_kernels(x: Tensor) -> bool:
-    """Whether moments and norm of a map [B, C, H, W] are computed by kernels of our own."""
+    """Whether our own kernels compute moments and norm of a map [B, C, H, W]."""
     return fits_map(x) and has_triton(x.device)
 
 
@@ -124,7 +124,7 @@ def factor_and_offset(
 
 
 def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: NormActivation) -> Tensor:
-    """activation(x * factor + offset) of a map [B, C, H, W], computed in float32; in the type of `x`.
+    """activation(x * factor + offset) of a map [B, C, H, W]; computed in float32, in x's dtype.
 
     `factor`, `offset`: [B, C] float32.
     """

@@ -1,8 +1,8 @@
 """Group norms in Triton kernels, for NVIDIA GPUs.
 
 The maps of encoder and decoder are so large that what counts is how often they pass through memory.
-For a value of float16, PyTorch's moments and norm take 32 bytes, in float32 on the way; those of the
-kernels here 6: it is read once for the moments, and read and written for norm and activation.
+For each float16 value, PyTorch's moments and norm move 32 bytes, with float32 intermediates; the
+kernels here move 6: one read for the moments, one read and one write for norm and activation.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from .kernels import kernel_named, rows_of
 
 CHANNELS = 32
-"""Channels of a map come in multiples of this."""
+"""A map's number of channels must be a multiple of this."""
 BLOCK_PIXELS = 64
 BLOCK_CHANNELS, BLOCK_ROWS = 16, 256
 BLOCK_VALUES = 2048
-"""Values a program scales: 16 for each of 128 threads."""
+"""Values scaled per program: 16 for each of 128 threads."""
 
 NormActivation = Literal["silu", "relu"]
 
 
 def fits_map(x: Tensor) -> bool:
-    """Whether there are kernels for a map [B, C, H, W]: of channels in blocks of `CHANNELS`."""
+    """Whether there are kernels for a map [B, C, H, W]: C must be a multiple of `CHANNELS`."""
     return x.shape[1] % CHANNELS == 0
 
 
@@ -73,7 +73,7 @@ def factor_and_offset(
 ) -> tuple[Tensor, Tensor]:
     """(factor, offset), [B, C] float32: the norm of x + added is x * factor + offset.
 
-    `mean`, `squares`: of `merged`, for `count` values a channel; `added`: [C].
+    `mean`, `squares`: from `merged`, for `count` values per channel; `added`: [C].
     """
     B, C = mean.shape
     factor, offset = mean.new_empty((2, B, C), dtype=torch.float32).unbind()
@@ -100,8 +100,8 @@ def factor_and_offset(
 def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: NormActivation) -> Tensor:
     """activation(x * factor + offset) of a map that `fits_map`, on a device that `has_triton`.
 
-    `x`: [B, C, h, W]; `factor`, `offset`: [B, C] float32. Result: channels_last, in the type of `x`;
-    computed in float32.
+    `x`: [B, C, h, W]; `factor`, `offset`: [B, C] float32. Result: channels_last, in the dtype of
+    `x`; computed in float32.
     """
     B, C, rows, width = x.shape
     x = rows_of(x)

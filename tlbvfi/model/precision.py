@@ -1,4 +1,4 @@
-"""How exactly matrix units compute, set for the length of a block and then restored."""
+"""The precision of matrix units, set for the duration of a block and then restored."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 COMPUTE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""Types the convolutions of the decoder can compute in."""
+"""Dtypes the decoder's convolutions can compute in."""
 
 
 @contextmanager
 def matmul_precision(*, tf32: bool) -> Iterator[None]:
     """Float32 products in full precision, or with `tf32` in NVIDIA's 19-bit format.
 
-    PyTorch lets cuDNN use TF32 by default, so exactness has to be asked for. The switches are
-    those of the process: other threads that compute meanwhile see them too.
+    PyTorch lets cuDNN use TF32 by default, so full precision must be requested. The switches belong
+    to the process: other threads that compute meanwhile see them too.
     """
     before = float32_precision()
     _set(["tf32" if tf32 else "ieee"] * len(before))
@@ -28,15 +28,15 @@ def matmul_precision(*, tf32: bool) -> Iterator[None]:
 
 
 def float32_precision() -> tuple[str, ...]:
-    """What every switch stands at, in PyTorch's words: "tf32", "ieee" or, if not set, "none"."""
+    """The value of every switch, in PyTorch's words: "tf32", "ieee" or, if not set, "none"."""
     if _knows_new_names():
         return tuple(switch.fp32_precision for switch in _new_names())
     return tuple("tf32" if switch.allow_tf32 else "ieee" for switch in _old_names())
 
 
 def _set(precisions: Sequence[str]) -> None:
-    # By their old names as well: where these disagree with the new ones, reading them is an error,
-    # for whoever does. The new ones are the finer and have the last word.
+    # The old names are set as well: if they disagree with the new ones, any code that reads them
+    # gets an error. The new ones are finer and set last.
     for switch, precision in zip(_old_names(), precisions, strict=False):
         switch.allow_tf32 = precision == "tf32"
     if _knows_new_names():
@@ -54,6 +54,6 @@ def _old_names() -> Sequence[Any]:
 
 
 def _new_names() -> Sequence[Any]:
-    """In the order of the old ones, of which cuDNN's stands for two."""
+    """In the order of the old names, of which cuDNN's stands for two."""
     cudnn: Any = torch.backends.cudnn
     return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn

@@ -1,8 +1,8 @@
 """A function of tensors as one CUDA graph per shape: recorded once, replayed without launch gaps.
 
-Meant for the sampler, whose ten steps are hundreds of small kernels that take longer to launch one by
-one than to run. What is recorded must not wait for the GPU or copy to it, and must compute the
-same kernels whatever the values are.
+Meant for the sampler, whose ten steps are hundreds of small kernels that take longer to launch one
+by one than to run. The recorded function must not wait for the GPU or copy to it, and must launch
+the same kernels whatever the values are.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ log = logging.getLogger("tlbvfi.model")
 
 Function = Callable[..., Tensor]
 Record = Callable[[Function, Sequence[Tensor]], tuple[Callable[[], None], Tensor]]
-"""(function, its inputs) -> (what computes it anew from the same memory, where the result is)."""
+"""(function, its inputs) -> (a call that recomputes it from the same memory, its output)."""
 
 GRAPHS_KEPT = 4
 """Shapes whose graphs are kept; each holds the memory its function takes."""
 
 WARM_UPS = 3
-"""Runs before recording, in which libraries choose kernels and take memory of their own."""
+"""Runs before recording, in which libraries choose kernels and allocate their own memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Graph:
     replay: Callable[[], None]
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        """The function of `inputs`, in memory of its own."""
+        """The function of `inputs`, in newly allocated memory."""
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given, non_blocking=True)
         self.replay()
@@ -50,8 +50,8 @@ class Graph:
 class GraphedSampler:
     """Replays a function of tensors; the first call with new shapes records it.
 
-    Frames are those of the function itself: the same kernels run in the same order. Weights may be
-    moved between calls, which has the function recorded again. For one thread at a time, and not
+    Results equal those of the function itself: the same kernels run in the same order. Weights may
+    be moved between calls; the function is then recorded again. For one thread at a time, and not
     to be traced by torch.compile.
     """
 
@@ -61,7 +61,7 @@ class GraphedSampler:
         weights: Callable[[], Iterable[Tensor]],
         record: Record | None = None,
     ) -> None:
-        """`sample`: of tensors, to one; it may use those of `weights`, and else no tensor.
+        """`sample`: maps tensors to one tensor; the only others it may use are those of `weights`.
 
         `record`: how it is recorded; default: by a `GpuRecorder`.
         """
@@ -75,7 +75,7 @@ class GraphedSampler:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """`sample(*inputs)`.
 
-        The first input is on the GPU. The others may also be on the CPU; where they are page-locked
+        The first input is on the GPU. The others may be on the CPU; if they are page-locked,
         nothing waits for them.
         """
         addresses = [weight.data_ptr() for weight in self._weights()]
@@ -84,24 +84,24 @@ class GraphedSampler:
             self._addresses = addresses
         key = _key(inputs)
         graph = self._graphs.pop(key, None) or self._recorded(inputs)
-        self._graphs[key] = graph  # the last used is the last
+        self._graphs[key] = graph  # most recently used last
         while len(self._graphs) > GRAPHS_KEPT:
             del self._graphs[next(iter(self._graphs))]
         return graph(inputs)
 
     def _recorded(self, inputs: Sequence[Tensor]) -> Graph:
-        # Tensors made in inference mode could not be written to outside of it; leaving it turns
+        # Tensors made in inference mode could not be written to outside it; leaving it turns
         # gradients on.
         with torch.inference_mode(False), torch.no_grad():
             own = [torch.empty_like(x, device=inputs[0].device).copy_(x) for x in inputs]
             try:
                 replay, output = self._record(self._sample, own)
-            except RuntimeError as error:  # an allocator or a driver that does not do graphs
+            except RuntimeError as error:  # an allocator or a driver without graph support
                 if is_out_of_memory(error):
                     raise
                 log.warning(
                     "CUDA graphs do not work here (%s): the sampler's steps run one by one, which "
-                    "takes longer and gives the same.",
+                    "is slower and gives the same frames.",
                     str(error).split("\n", 1)[0],
                 )
                 self._record = compute_anew
@@ -110,13 +110,13 @@ class GraphedSampler:
 
 
 def _key(inputs: Sequence[Tensor]) -> object:
-    """All that decides which kernels run."""
+    """Everything that decides which kernels run."""
     shapes = tuple((tuple(x.shape), x.dtype) for x in inputs)
     return inputs[0].device, shapes, float32_precision()
 
 
 def compute_anew(function: Function, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """The `Record` of a function that cannot be recorded."""
+    """The `Record` for functions that cannot be recorded."""
     output = function(*inputs)
 
     def replay() -> None:
@@ -128,7 +128,7 @@ def compute_anew(function: Function, inputs: Sequence[Tensor]) -> tuple[Callable
 class GpuRecorder:
     """Records CUDA graphs that share one pool of memory.
 
-    They may share it in any order, because nobody reads a graph's memory once its result is copied.
+    They may run in any order, because a graph's memory is not read after its result is copied.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class GpuRecorder:
         device = inputs[0].device
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream(device)
-        # Where recording fails, PyTorch leaves its own stream the current one.
+        # If recording fails, PyTorch leaves its own stream as the current one.
         with torch.cuda.stream(current), torch.autocast("cuda", enabled=False):
             if self._stream is None or self._stream.device != device:
                 self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
@@ -150,7 +150,7 @@ class GpuRecorder:
             with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UPS):
                     function(*inputs)
-            # Other threads go on: they decode, and may take page-locked memory meanwhile.
+            # Other threads continue: they decode and may allocate page-locked memory meanwhile.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):

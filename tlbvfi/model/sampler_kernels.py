@@ -1,11 +1,11 @@
-"""The Triton kernels of the sampler; to be imported only where Triton is.
+"""The Triton kernels of the sampler; import only if Triton is installed.
 
-Maps are [B, 3, h, w, 32] float32: of a pixel, its 32 channels one after the other. The latent itself
-is [B, 3, 3, h, w]. Products are of float16 halves, see `split`, in float32 accuracy.
+Maps are [B, 3, h, w, 32] float32, with the 32 channels of a pixel adjacent. The latent itself is
+[B, 3, 3, h, w]. Products are of float16 halves, see `split`, with float32 accuracy.
 
-Every map is computed in squares of one frame, and comes with the moments of its squares, [B, squares, 2,
-32]: of each channel mean and sum of squared deviations. Whoever norms the map merges them, so a norm
-takes no kernel of its own.
+Every map is computed in squares of one frame and comes with the moments of its squares,
+[B, squares, 2, 32]: mean and sum of squared deviations of each channel. The kernel that norms the
+map merges them, so a norm needs no kernel of its own.
 """
 # Triton is installed with PyTorch's CUDA builds only; its functions are compiled from their source.
 # pyright: basic, reportMissingImports=false
@@ -21,17 +21,17 @@ WIDTH = tl.constexpr(32)
 FRAMES = tl.constexpr(3)
 DOWN, SAME, UP = tl.constexpr(-1), tl.constexpr(0), tl.constexpr(1)
 SIZES = ("height", "width", "side_in")
-"""Arguments that no variant of a kernel is to be compiled for."""
+"""Arguments for whose values kernels are not specialized."""
 SQUARES_AT_ONCE = tl.constexpr(128)
-"""Squares whose moments are merged at once."""
+"""Number of squares whose moments are merged at once."""
 
 
 @triton.jit
 def merged(moments, height, width, side):
     """(mean, summed squared deviations) of the channels of a map, from those of its squares.
 
-    (Chan, Golub and LeVeque 1979.) Means are taken relative to that of the first square, which is as
-    far from that of all as squares are from each other, so that what cancels is small.
+    (Chan, Golub and LeVeque 1979.) Means are taken relative to that of the first square, which is
+    only as far from the overall mean as squares are from each other, so little cancels.
     """
     channel = tl.arange(0, WIDTH)
     columns = tl.cdiv(width, side)
@@ -55,7 +55,7 @@ def merged(moments, height, width, side):
 
 @triton.jit
 def mean_of_pairs(x):
-    """[32] -> [32]: what every two neighbors have in common."""
+    """[32] -> [32]: the mean of every two neighbors, for both of them."""
     pairs = tl.reshape(x, (WIDTH // 2, 2))
     mean = 0.5 * tl.sum(pairs, axis=1)
     return tl.reshape(tl.broadcast_to(mean[:, None], (WIDTH // 2, 2)), (WIDTH,))
@@ -65,7 +65,7 @@ def mean_of_pairs(x):
 def norm_of(moments, weight, bias, height, width, side, eps, IS_PAIRED: tl.constexpr):
     """(mean, factor, offset), [32]: the norm of x is (x - mean) * factor + offset.
 
-    `IS_PAIRED`: two neighboring channels are a group, not each its own.
+    `IS_PAIRED`: every two neighboring channels are a group; otherwise each channel is its own.
     """
     channel = tl.arange(0, WIDTH)
     mean, deviations = merged(moments, height, width, side)
@@ -80,7 +80,7 @@ def norm_of(moments, weight, bias, height, width, side, eps, IS_PAIRED: tl.const
 
 @triton.jit
 def store_moments(moments, total, inside):
-    """Moments of one square of a map, `total` [pixels, 32] of which those `inside` count."""
+    """Store moments of one square of a map, from the pixels `inside` of `total` [pixels, 32]."""
     channel = tl.arange(0, WIDTH)
     count = tl.sum(inside.to(tl.float32), axis=0)
     mean = tl.div_rn(tl.sum(tl.where(inside[:, None], total, 0.0), axis=0), count)
@@ -91,7 +91,7 @@ def store_moments(moments, total, inside):
 
 @triton.jit
 def moments_of(height, width, side):
-    """How many values the moments of one map are."""
+    """Number of values in the moments of one map."""
     return tl.cdiv(height, side) * tl.cdiv(width, side) * (FRAMES * 2 * WIDTH)
 
 
@@ -107,7 +107,7 @@ def square_of(height, width, SIDE: tl.constexpr):
 
 @triton.jit
 def stored_size(height, width, SCALE: tl.constexpr):
-    """Height and width of a map that is resampled to these."""
+    """Height and width of a map before it is resampled to these."""
     if SCALE == DOWN:
         return 2 * height, 2 * width
     if SCALE == UP:
@@ -117,7 +117,7 @@ def stored_size(height, width, SCALE: tl.constexpr):
 
 @triton.jit
 def activated(x, mean, factor, offset, IS_NORMED: tl.constexpr):
-    """SiLU of the norm, where there is one."""
+    """SiLU of the norm, if `IS_NORMED`, else `x`."""
     if IS_NORMED:
         x = (x - mean[None, :]) * factor[None, :] + offset[None, :]
         x *= tl.sigmoid(x)
@@ -131,8 +131,8 @@ def resampled(
 ):  # fmt: skip
     """[N, 32] values of a frame, activated and then halved or doubled; zero where not `seen`.
 
-    `width`: that of the frame as it is stored; `pixels`: of the clip, where `CHANNELS` is not 32 and
-    channels are stored one after the other.
+    `width`: that of the stored frame; `pixels`: of the clip, if `CHANNELS` is not 32 and each
+    channel is stored as a plane.
     """
     channel = tl.arange(0, WIDTH)
     if CHANNELS == WIDTH:
@@ -161,10 +161,10 @@ def convolved(
     staged, small_staged, large, small, frame, first, last, one, smaller,
     PARTS: tl.constexpr, SIDE: tl.constexpr,
 ):  # fmt: skip
-    """[pixels of a square, 32]: the convolution of what is staged of frames `first` to `last`.
+    """[pixels of a square, 32]: the convolution of the staged frames `first` to `last`.
 
-    Channels of the result are rows until the end: products of 64 rows would take the instruction of
-    Hopper for large matrices, and wait for each.
+    Channels of the result are rows until the end: products of 64 rows would use Hopper's
+    instruction for large matrices, and wait for each.
     """
     around: tl.constexpr = SIDE + 2
     depth: tl.constexpr = PARTS * WIDTH
@@ -234,14 +234,14 @@ def clip_convolution_kernel(
 ):
     """out = bias + more + the 3x3x3 convolution of SiLU(norm(x)), for a square of one frame.
 
-    `PARTS`: 2 where the input is the channels of `x` and those of `other`. `SCALE`: of the activated
-    input. `modulation`: [64], scale and shift of what is normed. `CHANNELS`, `CHANNELS_OUT`: 32, or as
-    many as a latent has. `more`: a map, resampled by `MORE_SCALE`; where it `IS_PROJECTED`, the product
-    of its channels, and those of `more_other`, with a weight. `SIDE`, `side_in`: of the squares of `out`
-    and of the input.
+    `PARTS`: 2 if the input is the channels of `x` and those of `other`. `SCALE`: of the activated
+    input. `modulation`: [64], scale and shift of the normed input. `CHANNELS`, `CHANNELS_OUT`: 32,
+    or as many as a latent has. `more`: a map, resampled by `MORE_SCALE`; if it `IS_PROJECTED`, the
+    product of its channels, and those of `more_other`, with a weight. `SIDE`, `side_in`: of the
+    squares of `out` and of the input.
 
-    First the input of the square and a pixel around it is activated and split, once for all 27 taps,
-    into `staged`, memory of this program alone; then the taps are products of what lies there.
+    First the input of the square and one pixel around it is activated and split, once for all 27
+    taps, into `staged`, memory of this program alone; then the taps are products of that.
     """
     image = tl.program_id(1)
     frame, top, left = square_of(height, width, SIDE)
@@ -306,7 +306,7 @@ def clip_convolution_kernel(
         staged, small_staged, large, small, frame, first, last, one, smaller, PARTS, SIDE
     )
 
-    # 3. Add what is to be added.
+    # 3. Add bias and `more`.
     pixel = tl.arange(0, SIDE * SIDE)
     row = top + pixel // SIDE
     column = left + pixel % SIDE
@@ -423,7 +423,7 @@ def attention_kernel(
     SIDE: tl.constexpr,
     BLOCK_KEYS: tl.constexpr,
 ):
-    """out = x + bias + attention @ weight, of tokens as `tokens_kernel` leaves them."""
+    """out = x + bias + attention @ weight, on tokens from `tokens_kernel`."""
     image = tl.program_id(1)
     frame, top, left = square_of(height, width, SIDE)
     pixel = tl.arange(0, SIDE * SIDE)
@@ -497,7 +497,7 @@ def bridge_kernel(
     HAS_NOISE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """out = a step of the bridge from the state `x`, `offset` away from clean; see `bridge`."""
+    """out = one step of the bridge from state `x`, which is `offset` from clean; see `bridge`."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     state = tl.load(x + at, inside, 0.0)

@@ -1,4 +1,4 @@
-"""Two frames in, the frame between them out: the border where input is checked and noise is made."""
+"""Two frames in, the mid frame out: the border where input is checked and noise is drawn."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ HALFWAY = Fraction(1, 2)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """How a frame is found; every field changes the result."""
+    """How a frame is computed; every field changes the result."""
 
     steps: int = 10
-    """Steps along the bridge, 1 to 500. More take longer; below 3 the reference cannot go."""
+    """Steps along the bridge, 1 to 500. More take longer; the reference cannot go below 3."""
     flow_scale: float = 0.5
-    """Scale in (0, 1] at which the flow is estimated; rounded to what the network can do."""
+    """Scale in (0, 1] at which the flow is estimated; rounded to one the network can use."""
     padding: Padding = "reference"
-    """`reference` pads to multiples of 512 as the paper's code, `tight` to multiples of 256."""
+    """`reference` pads to multiples of 512 like the paper's code, `tight` to multiples of 256."""
     tf32: bool = False
     """Let NVIDIA GPUs round the factors of float32 products to 10 bits. Not exact."""
 
@@ -53,12 +53,13 @@ class SamplingOptions:
         """
         if min(height, width) < MINIMUM_SIDE:
             raise FrameError(
-                f"Frames are {width}x{height}: TLB-VFI needs at least {MINIMUM_SIDE} pixels a side."
+                f"Frames are {width}x{height}: TLB-VFI needs at least {MINIMUM_SIDE} pixels per "
+                "side."
             )
         return plan_geometry(height, width, flow_scale=self.flow_scale, padding=self.padding)
 
     def report(self, geometry: Geometry) -> None:
-        """Tell the log where the flow scale used is not the one asked for."""
+        """Log the flow scale if it is not the requested one."""
         used = float(geometry.flow_scale)
         if abs(used - self.flow_scale) > 1e-9:
             size = f"{geometry.width}x{geometry.height}"
@@ -66,9 +67,9 @@ class SamplingOptions:
 
 
 def draw_noise(seed: int, geometry: Geometry, steps: int) -> Tensor:
-    """steps - 1 draws of N(0, 1), [steps - 1, 1, 3, 3, h, w] on the CPU, a function of `seed` alone.
+    """steps - 1 draws of N(0, 1), [steps - 1, 1, 3, 3, h, w] on the CPU, determined by `seed`.
 
-    Drawn on the CPU because every device has a generator of its own.
+    Drawn on the CPU because the generators of devices differ.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = (1, LATENT, 3, *geometry.latent)
@@ -133,7 +134,7 @@ def sample(
     Raises:
         FrameError: frames that are not RGB floats of one size on the model's device, with sides
             of at least 16 pixels and finite values.
-        SettingsError: an option is out of its range, or `noise` has other shapes.
+        SettingsError: an option is out of range, or `noise` has the wrong shape.
     """
     options = SamplingOptions(steps=steps, flow_scale=flow_scale, padding=padding, tf32=tf32)
     check_frames(frame0, frame1, model.device)

@@ -1,15 +1,15 @@
-"""Convolution in float32 accuracy on tensor cores, in one Triton kernel.
+"""Convolution with float32 accuracy on tensor cores, in one Triton kernel.
 
 A float32 factor is split into two of float16, x = large + small / 2048, which keep 22 bits of its
-mantissa. Of the four products of two split factors three are summed; the fourth is below float32's
+mantissa. Of the four products of two split factors, three are summed; the fourth is below float32's
 rounding. (Ootomo and Yokota 2022, "Recovering single precision accuracy from Tensor Cores".) TF32
-would do without the factor, at half the rate. A value beyond 65504 becomes infinite, as everywhere
-in float16.
+would not need the factor 2048, but runs at half the rate. A value beyond 65504 becomes infinite, as
+everywhere in float16.
 
-Why not three convolutions of cuDNN: splitting the map and adding the results would pass many more
-maps through memory, and tensor cores cut their sums: emulated, that alone put latents 2e-4 off
+Why not three cuDNN convolutions: splitting the map and adding the results would pass many more maps
+through memory, and tensor cores truncate their sums: emulated, that alone put latents 2e-4 off
 instead of 3e-5, with no code changed either way (benchmarks/model_precision.py). The kernel adds up
-sums of 32 channels outside of the tensor cores.
+sums of 32 channels outside the tensor cores.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from torch import Tensor
 from .kernels import has_triton, kernel_named, rows_of
 
 PAYS_OFF = ((8, 0), (9, 0), (10, 0))
-"""Compute capabilities (A100, H100, B200) whose float16 rate is well above three times the float32 rate.
+"""Compute capabilities (A100, H100, B200) whose float16 rate is well above 3x the float32 rate.
 
-On GeForce cards it is twice that at most.
+On GeForce cards it is at most twice that rate.
 """
 
 SMALLER = 2048.0
-"""What the small part of a factor is multiplied by: 2**11, so that it is about as large as the other."""
+"""Multiplier of a factor's small part: 2**11, which makes it about as large as the other part."""
 
 BLOCK_PIXELS, BLOCK_IN, BLOCK_OUT = 128, 32, 64
 WARPS = 8
 REGISTERS = {9: 128}
-"""Of a thread at most, by major compute capability: with 128 two programs share a multiprocessor.
+"""Most per thread, by major compute capability: with 128, two programs share a multiprocessor.
 
-Where nothing stands the compiler chooses. Either way nothing is spilled, for 8.0 and 9.0.
+For others the compiler chooses. On 8.0 and 9.0 nothing is spilled either way.
 """
 
 
 @cache
 def is_available(device: torch.device) -> bool:
-    """Whether the kernel runs on `device` and is meant to be faster there than plain float32."""
+    """Whether the kernel runs on `device` and should be faster there than plain float32."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) not in PAYS_OFF:
         return False
     return has_triton(device)
@@ -49,7 +49,7 @@ def is_available(device: torch.device) -> bool:
 
 @cache
 def registers(device: torch.device) -> int | None:
-    """Registers that a thread of the kernel is to have at most."""
+    """Most registers that a thread of the kernel may have."""
     if device.type != "cuda":  # in Triton's interpreter
         return None
     return REGISTERS.get(torch.cuda.get_device_capability(device)[0])
@@ -78,11 +78,11 @@ def conv2d(
     padding: tuple[int, int] = (0, 0),
     plus: Tensor | None = None,
 ) -> Tensor:
-    """`torch.nn.functional.conv2d` of a map and a weight that `fits`, to float32 rounding, + `plus`.
+    """`torch.nn.functional.conv2d` of a map and a weight that `fits`, up to rounding, + `plus`.
 
     `x`: [B, C_in, H, W], `weight`: [C_out, C_in, k, k]; both are best channels_last, the layout of
     the result [B, C_out, *size]. `padding`: rows of zeros above and columns on the left; below and
-    on the right there are as many as it takes. `plus`: as the result.
+    on the right there are as many as needed. `plus`: as the result.
     """
     channels_out, channels_in, side, _ = weight.shape
     batch, _, height, width = x.shape

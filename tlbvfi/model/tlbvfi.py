@@ -1,11 +1,11 @@
 """TLB-VFI: video frame interpolation by a temporal-aware latent Brownian bridge.
 
 The model reads top to bottom: features of each frame, the latent clip of both frames around an
-unknown one, the bridge from that latent to the clean one, the flow, and the decoder that puts the
-frame together from warped features and warped frames.
+unknown one, the bridge from that latent to the clean one, the flow, and the decoder, which builds
+the frame from warped features and warped frames.
 
-Frames are RGB in [0, 1] everywhere but in the flow estimator on a reduced canvas, which the
-reference feeds with [-1, 1]. The unknown frame is mid-gray.
+Frames are RGB in [0, 1], except in the flow estimator on a reduced canvas, which the reference
+feeds with [-1, 1]. The unknown frame is mid-gray.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from .memory import WHOLE, MemoryPlan, give_back_freed_memory
 from .unet import UNet
 
 UNKNOWN = 0.5
-"""Value of every pixel of the frame to be found, before it is found."""
+"""Value of every pixel of the unknown frame."""
 
 Sampler = Callable[[Tensor, int, "Sequence[Tensor] | Tensor"], Tensor]
 """(latent of the frames, steps, noise) -> clean latent."""
@@ -38,32 +38,32 @@ FLOW_LEVELS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowFeatures:
-    """What the flow between a frame and another is estimated from."""
+    """A frame's part of what the flow is estimated from."""
 
     canvas: Tensor
     """The padded frame, or its reduced canvas in [-1, 1]."""
     features: Sequence[Tensor]
-    """The encoder's first features of it, and its first three levels."""
+    """The encoder's first features of the canvas, and its first three levels."""
 
 
 @dataclass(slots=True, kw_only=True)
 class FrameFeatures:
-    """What is known of one frame, for both pairs it belongs to."""
+    """Everything computed from one frame, shared by both pairs it belongs to."""
 
     geometry: Geometry
     frame: Tensor
     """Padded, [B, C, Hp, Wp] in [0, 1]; RGB, and further channels that are only warped."""
     levels: Sequence[Tensor] | None = None
-    """What the encoder's five levels made of it; that of level i is at 1 / 2**(i + 1).
+    """Outputs of the encoder's five levels; that of level i is at 1 / 2**(i + 1).
 
-    Where memory is short they are computed when the first pair needs them.
+    If memory is short, they are computed when the first pair needs them.
     """
     flow: FlowFeatures | None = None
-    """None where it is computed for every pair anew, to save memory."""
+    """None if computed again for every pair, to save memory."""
 
     @property
     def rgb(self) -> Tensor:
-        """The padded frame as the encoder takes it."""
+        """The padded frame as input for the encoder."""
         return self.frame[:, :3].contiguous(memory_format=torch.channels_last)
 
 
@@ -77,21 +77,21 @@ class TLBVFI(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where frames and features have to be."""
+        """Where frames and features must be."""
         return self.vqgan.quantize.embedding.weight.device
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Type the convolutions of the decoder compute in."""
+        """Dtype of the decoder's convolutions."""
         return self.vqgan.decoder.conv_out.weight.dtype
 
     def to_compute_dtype(self, dtype: torch.dtype) -> "TLBVFI":
-        """Let convolutions compute in `dtype` where it does not show; the rest is float32.
+        """Run convolutions in `dtype` where the difference does not show; the rest is float32.
 
-        bfloat16: the decoder; float16: the flow as well, which bfloat16 would move too far. All
-        that leads to the quantizer stays exact, because a latent that is a little off can take
+        bfloat16: the decoder; float16: the flow as well, which bfloat16 would change too much.
+        Everything before the quantizer stays exact, because a slightly different latent can take
         another code: with the encoder in float16 up to 4 % of the codes changed, in bfloat16 9 %.
-        There GPUs that have no fast float32 split its factors instead. Positions, flows and norms are
+        There, GPUs without fast float32 split its factors instead. Positions, flows and norms are
         float32.
         """
         decoder = self.vqgan.decoder
@@ -105,7 +105,7 @@ class TLBVFI(nn.Module):
         return self
 
     def encode(self, frame: Tensor, geometry: Geometry, plan: MemoryPlan = WHOLE) -> FrameFeatures:
-        """Features of frames [B, C >= 3, H, W] in [0, 1] of the size that `geometry` was made for."""
+        """Features of frames [B, C >= 3, H, W] in [0, 1], of the size `geometry` was made for."""
         features = FrameFeatures(geometry=geometry, frame=pad_frame(frame, geometry))
         if plan.keeps_flow_features:
             self.levels_of(features, plan)
@@ -113,18 +113,18 @@ class TLBVFI(nn.Module):
         return features
 
     def levels_of(self, features: FrameFeatures, plan: MemoryPlan = WHOLE) -> Sequence[Tensor]:
-        """The encoder's levels of a frame, computed if they were not yet."""
+        """The encoder's levels of a frame, computed on first use."""
         if features.levels is None:
             encoder = self.vqgan.encoder
             levels = encoder.levels(encoder.first(features.rgb), LEVELS, plan.encode)
-            if features.geometry.reduces_flow:  # then only the decoder looks at these
+            if features.geometry.reduces_flow:  # then only the decoder uses these
                 levels[:-1] = [level.to(self.compute_dtype) for level in levels[:-1]]
             features.levels = levels
             give_back_freed_memory(self.device)
         return features.levels
 
     def stack(self, features: Sequence[FrameFeatures], plan: MemoryPlan = WHOLE) -> FrameFeatures:
-        """Features of frames of one geometry as those of a batch, in their order."""
+        """Features of several frames of one geometry, stacked into a batch in their order."""
         if len(features) == 1:
             return features[0]
         flows = [f.flow for f in features if f.flow is not None]
@@ -145,7 +145,7 @@ class TLBVFI(nn.Module):
         )
 
     def encode_canvas(self, features: FrameFeatures, plan: MemoryPlan = WHOLE) -> FlowFeatures:
-        """What the flow is estimated from, where that is done on a smaller canvas."""
+        """What the flow is estimated from if that is done on a smaller canvas."""
         encoder, geometry = self.vqgan.encoder, features.geometry
         frame = features.frame[:, :3, : geometry.height, : geometry.width]
         canvas = reduce_frame(frame, geometry)
@@ -157,7 +157,7 @@ class TLBVFI(nn.Module):
         return FlowFeatures(canvas=canvas.mul_(2).sub_(1), features=known)
 
     def flow_features(self, features: FrameFeatures, plan: MemoryPlan = WHOLE) -> FlowFeatures:
-        """What the flow is estimated from, kept or computed now."""
+        """What the flow is estimated from: the kept features, or features computed now."""
         if features.flow is not None:
             return features.flow
         if features.geometry.reduces_flow:
@@ -168,7 +168,7 @@ class TLBVFI(nn.Module):
         return FlowFeatures(canvas=rgb, features=[first, *levels])
 
     def encode_unknown(self, geometry: Geometry, plan: MemoryPlan = WHOLE) -> Tensor:
-        """The last level of the unknown frame, [1, 256, h, w]: the same for all pairs of a geometry."""
+        """The last level of the unknown frame, [1, 256, h, w]; all pairs of a geometry share it."""
         size = (1, 3, geometry.padded_height, geometry.padded_width)
         gray = torch.full(size, UNKNOWN, device=self.device)
         gray = gray.contiguous(memory_format=torch.channels_last)
@@ -186,7 +186,7 @@ class TLBVFI(nn.Module):
         deepest0, deepest1 = (self.levels_of(f, plan)[-1] for f in (features0, features1))
         luma0, luma1 = luma(features0.frame), luma(features1.frame)
         deepest = (deepest0, unknown.expand_as(deepest0), deepest1)
-        # The weights of luma add up to 0.9999, so gray keeps a luma a little below itself.
+        # The luma weights add up to 0.9999, so the luma of gray is slightly below its value.
         lumas = (
             luma0,
             luma(features0.frame.new_full((1, 3, 1, 1), UNKNOWN)).expand_as(luma0),
@@ -195,14 +195,14 @@ class TLBVFI(nn.Module):
         return per_frame(self.vqgan.quant_conv, self.vqgan.encoder(deepest, lumas, plan.clip))
 
     def sample_latent(self, y: Tensor, steps: int, noise: Sequence[Tensor] | Tensor) -> Tensor:
-        """The clean latent clip, from that of the frames; [B, 3, 3, h, w] both."""
+        """The clean latent clip from the frames' latent clip; [B, 3, 3, h, w] both."""
         return self.walk_bridge(y, noise, *self.prepare_walk(steps))
 
     def prepare_walk(self, steps: int) -> tuple[Tensor, ...]:
-        """What `walk_bridge` takes beside latent and noise; to be computed once for a device.
+        """The arguments of `walk_bridge` beside latent and noise; compute them once per device.
 
-        [steps, blocks, 64], what the denoiser is told of each step, and where kernels take them, its
-        weights as `fused_unet.pack` gives them.
+        The denoiser's embedding of each step, [steps, blocks, 64], and, if fused kernels are
+        available, its weights as `fused_unet.pack` gives them.
         """
         unet, device = self.denoise_fn, self.device
         embeddings = unet.embed(step_list(steps), device)
@@ -217,7 +217,7 @@ class TLBVFI(nn.Module):
         embeddings: Tensor,
         packed: Tensor | None = None,
     ) -> Tensor:
-        """`sample_latent` of what `prepare_walk` gave: nothing but tensors of the device in it."""
+        """`sample_latent` with the result of `prepare_walk`, using only tensors on the device."""
         unet = self.denoise_fn
         if packed is not None:
             return fused_walk(unet, y, noise, embeddings, packed)
@@ -229,7 +229,7 @@ class TLBVFI(nn.Module):
     def estimate_flow(
         self, features0: FrameFeatures, features1: FrameFeatures, plan: MemoryPlan = WHOLE
     ) -> Tensor:
-        """Flow from the frame between into both frames, [B, 4, Hp, Wp]."""
+        """Flow from the mid frame into both frames, [B, 4, Hp, Wp]."""
         decoder, geometry = self.vqgan.decoder, features0.geometry
         known0, known1 = (self.flow_features(f, plan) for f in (features0, features1))
         flow = decoder.flownet(known0.canvas, known1.canvas)
@@ -248,7 +248,7 @@ class TLBVFI(nn.Module):
         flow: Tensor,
         plan: MemoryPlan = WHOLE,
     ) -> Tensor:
-        """Frame between [B, C, H, W] in [0, 1], of the quantized latent clip."""
+        """Mid frame [B, C, H, W] in [0, 1] from the quantized latent clip."""
         clip = per_frame(self.vqgan.post_quant_conv, latent)
         levels = [self.levels_of(features, plan) for features in (features0, features1)]
         logits = self.vqgan.decoder(clip, *levels, flow, plan.decode)
@@ -269,9 +269,9 @@ class TLBVFI(nn.Module):
         """Frame halfway between two frames, [B, C, H, W] in [0, 1].
 
         `unknown`: from `encode_unknown` for the same geometry; `noise`: steps - 1 draws of
-        N(0, 1), [B, 3, 3, h, w] each; `sample`: what is called in place of `sample_latent`.
+        N(0, 1), [B, 3, 3, h, w] each; `sample`: called instead of `sample_latent`.
         """
-        # The flow first: where its features are not kept, they are gone before the largest maps come.
+        # The flow first: if its features are not kept, they are freed before the largest maps.
         flow = self.estimate_flow(features0, features1, plan)
         give_back_freed_memory(self.device)
         y = self.encode_clip(features0, unknown, features1, plan)
@@ -282,7 +282,7 @@ class TLBVFI(nn.Module):
 
 
 def pad_frame(frame: Tensor, geometry: Geometry) -> Tensor:
-    """`frame` continued below and on the right by reflection, and where that ends by its border."""
+    """`frame` padded below and on the right by reflection, and beyond that by its border."""
     down = geometry.padded_height - geometry.height
     right = geometry.padded_width - geometry.width
     reflected = (min(down, geometry.height - 1), min(right, geometry.width - 1))
@@ -292,10 +292,10 @@ def pad_frame(frame: Tensor, geometry: Geometry) -> Tensor:
 
 
 def reduce_frame(frame: Tensor, geometry: Geometry) -> Tensor:
-    """The unpadded frame at the flow's scale, at the top left of a mid-gray canvas."""
+    """The unpadded frame at the flow's scale, in the top left corner of a mid-gray canvas."""
     height, width = geometry.reduced_frame
     scale = float(geometry.flow_scale)
-    # Sampled at (d + 0.5) / scale - 0.5 even where the size had to be rounded down.
+    # Sampled at (d + 0.5) / scale - 0.5 even if the size had to be rounded down.
     small = torch.ops.aten.upsample_bilinear2d(frame, (height, width), False, scale, scale)
     rest = (0, geometry.canvas[1] - width, 0, geometry.canvas[0] - height)
     canvas = F.pad(small, rest, value=UNKNOWN)

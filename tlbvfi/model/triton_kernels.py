@@ -1,8 +1,8 @@
-"""The Triton kernels; to be imported only where Triton is.
+"""The Triton kernels; import only if Triton is installed.
 
-Channels lie one after the other (channels_last), and warp, correlation and convolution count pixels over
-a batch of rows. All arithmetic is float32, or as exact; square roots
-and quotients are rounded as IEEE 754 says.
+Channels are adjacent (channels_last), and warp, correlation and convolution count pixels over a
+batch of rows. All arithmetic is float32 or as exact; square roots and quotients are rounded as in
+IEEE 754.
 """
 # Triton is installed with PyTorch's CUDA builds only; its functions are compiled from their source.
 # pyright: basic, reportMissingImports=false
@@ -23,7 +23,7 @@ def whole_and_rest(shift, origin, size):
     """`origin + shift` as in `lookup._taps`: the pixel before it, and the fraction beyond that."""
     floor = tl.floor(shift)
     rest = shift - floor
-    # Within a size of the image, so that it fits an integer; what lies outside is clamped anyway.
+    # Limited to one size beyond the image, so that it fits an integer; outside is clamped anyway.
     near = tl.minimum(tl.maximum(floor, -1.0 - size), 1.0 + size)
     whole = near.to(tl.int32) + origin
     rest = tl.where(whole < 0, 0.0, tl.where(whole > size - 2, 1.0, rest))
@@ -54,13 +54,13 @@ def token(features, image, row, column, inside, height, width, channel):
 
 @triton.jit
 def mixed(first, second, weight):
-    """`first` and `second` by the weight of `second`; exact where that is 0 or 1."""
+    """Mix of `first` and `second` by the weight of `second`; exact where that is 0 or 1."""
     return (1 - weight) * first + weight * second
 
 
 @triton.jit
 def length(x):
-    """[BLOCK, C] -> [BLOCK], a little above zero."""
+    """[BLOCK, C] -> [BLOCK] lengths, kept slightly above zero."""
     return tl.sqrt_rn(tl.sum(x * x, axis=1) + 1e-12)
 
 
@@ -72,7 +72,7 @@ def cosine(reference, own, found):
 
 @triton.jit
 def across(features, image, row, column, right, inside, height, width, channel):
-    """Three neighbors in a row, each between two pixels: from four tokens."""
+    """Three neighbors in a row, each between two pixels, from four tokens."""
     first = token(features, image, row, column - 1, inside, height, width, channel)
     second = token(features, image, row, column, inside, height, width, channel)
     third = token(features, image, row, column + 1, inside, height, width, channel)
@@ -143,8 +143,8 @@ def correlation_kernel(
 ):
     """out[pixel, 3 * (dy + 1) + dx + 1] = cosine of blend[pixel] and the neighbor (dy, dx).
 
-    The nine neighbors share their fractions, so the 4x4 tokens around them, mixed sideways line by
-    line and then downward, are all there is to load.
+    The nine neighbors share their fractions, so only the 4x4 tokens around them are loaded, and
+    mixed sideways line by line, then downward.
     """
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = pixel < count
@@ -187,7 +187,7 @@ def row_moments_kernel(
 ):
     """Means and summed squared deviations of one row of `rows`, [B, height, C] from `start` on.
 
-    Those of pieces of the row are merged (Chan, Golub and LeVeque 1979), so it is read once.
+    Moments of pieces of the row are merged (Chan, Golub and LeVeque 1979), so it is read once.
     """
     number = tl.program_id(0)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -268,7 +268,7 @@ def factors_kernel(
 ):
     """Factor and offset, [B, C] float32, of one group of the norm of x + added; in float64.
 
-    `mean`, `square`: moments of x, `count` values a channel, [B, C].
+    `mean`, `square`: moments of x, `count` values per channel, [B, C].
     """
     per_group: tl.constexpr = C // GROUPS
     number = tl.arange(0, BLOCK)
@@ -312,7 +312,7 @@ def scaled_kernel(
     if IS_SILU:
         found *= tl.sigmoid(found)
     else:
-        found = tl.where(found < 0, 0.0, found)  # which lets NaN through, as ReLU does
+        found = tl.where(found < 0, 0.0, found)  # passes NaN through, as ReLU does
     place = out + image.to(tl.int64) * per_image + at
     tl.store(place, found.to(out.dtype.element_ty), inside)
 
@@ -326,11 +326,11 @@ def halved(x, smaller):
 
 @triton.jit
 def plus_product(total, large, small, large_factors, small_factors, one, smaller):
-    """total + the matrix product of two that are `halved`, but for that of their small parts.
+    """total + the matrix product of two `halved` factors, without that of their small parts.
 
-    Tensor cores cut their sums instead of rounding them, so the product is added outside of them
-    (Ootomo and Yokota 2022), times `one`, which is 1.0 and unknown to the compiler: a plain addition
-    it would move back into the tensor core.
+    Tensor cores truncate their sums instead of rounding them, so the product is added outside them
+    (Ootomo and Yokota 2022), times `one`, which is 1.0 but unknown to the compiler: it would move a
+    plain addition back into the tensor core.
     """
     sums = tl.dot(small, large_factors)
     sums = tl.dot(large, small_factors, sums)
@@ -368,9 +368,9 @@ def convolution_kernel(
 ):
     """out[pixel, :] = bias + more + the sum over taps of x[pixel of the tap, :] @ weight[tap].
 
-    The weight is large + small / smaller, both float16, and so is x split; see `split`.
+    The weight is large + small / smaller, both float16, and x is split likewise; see `split`.
 
-    Pixels are counted over the batch, channels lie one after the other. `above` and `left`: rows
+    Pixels are counted over the batch, channels are adjacent. `above` and `left`: rows
     and columns of zeros around the input; pixels beyond it on the other sides are zero as well.
     `more_stride`: values between images of `more`.
     """
@@ -409,7 +409,7 @@ def convolution_kernel(
 def activation_kernel(
     x, bias, slope, count, C: tl.constexpr, IS_GELU: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """x <- GELU or PReLU of x + bias, in place, channels one after the other."""
+    """x <- GELU or PReLU of x + bias, in place; channels are adjacent."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     channel = (at % C).to(tl.int32)
@@ -432,7 +432,7 @@ def sum_kernel(
     HAS_BIAS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """x <- x + bias + other of a piece of an image, in place; channels lie one after the other."""
+    """x <- x + bias + other of a piece of an image, in place; channels are adjacent."""
     image = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < per_image
@@ -448,7 +448,7 @@ def sum_kernel(
 def nearest_kernel(
     vectors, codebook, out, count, CODES: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr
 ):
-    """out[n] = number of the code [CODES, 3] nearest to vector [count, 3], of several the first."""
+    """out[n] = index of the code [CODES, 3] nearest to vector n [count, 3]; on ties the first."""
     number = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = number < count
     x = tl.load(vectors + 3 * number, inside, 0.0)[:, None]

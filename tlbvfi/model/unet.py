@@ -19,7 +19,7 @@ Resampling = Literal["down", "up"]
 
 
 def sinusoid(timesteps: Tensor) -> Tensor:
-    """[S] timesteps -> [S, 32]: cosines, then sines, of 16 falling frequencies."""
+    """[S] timesteps -> [S, 32]: cosines, then sines, of 16 decreasing frequencies."""
     half = WIDTH // 2
     exponents = torch.arange(half, device=timesteps.device, dtype=torch.float32) / half
     angles = timesteps[:, None].float() * torch.exp(-math.log(10000) * exponents)
@@ -32,7 +32,7 @@ def unet_norm(ops: Operations, channels: int) -> nn.Module:
 
 
 def resample(x: Tensor, how: Resampling | None) -> Tensor:
-    """Half or twice the height and width of a clip; its frames stay."""
+    """A clip at half or twice the height and width; the number of frames stays."""
     if how == "down":
         return F.avg_pool3d(x, (1, 2, 2))
     if how == "up":
@@ -58,7 +58,7 @@ class TimedResBlock(nn.Module):
         self.skip_connection = ops.Conv3d(channels, WIDTH, 1) if channels != WIDTH else None
 
     def modulation(self, emb: Tensor) -> Tensor:
-        """Scale and shift [S, 64] of embedded timesteps [S, 128]."""
+        """Scale and shift [S, 64] from embedded timesteps [S, 128]."""
         return self.emb_layers["1"](F.silu(emb))
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
@@ -140,18 +140,18 @@ class UNet(nn.Module):
         )
 
     def embed(self, timesteps: Sequence[int], device: torch.device) -> Tensor:
-        """[S, blocks, 64] modulations of all blocks, in order, by all steps of a schedule at once."""
+        """[S, blocks, 64] modulations of all blocks, in order, for all steps of a schedule."""
         emb = self.time_embed(sinusoid(torch.tensor(timesteps, device=device)))
         blocks = [block for block in self.modules() if isinstance(block, TimedResBlock)]
         return torch.stack([block.modulation(emb) for block in blocks], dim=1)
 
     def embed_context(self, y: Tensor) -> Tensor:
-        """What the context `y` [B, 3, T, h, w] adds to the first convolution, in every step alike."""
+        """What the context `y` [B, 3, T, h, w] adds to the first convolution in every step."""
         weight, bias = weight_and_bias(self.input_blocks.get_submodule("0.0"), y)
         return F.conv3d(y, weight[:, LATENT:], bias, padding=1)
 
     def forward(self, x: Tensor, context: Tensor, modulations: Tensor) -> Tensor:
-        """State x [B, 3, T, h, w], `embed_context` of the context, `embed` of the step -> as x."""
+        """State x [B, 3, T, h, w], results of `embed_context` and of `embed` -> offset, as x."""
         following = iter(modulations.split(1))
         weight, _ = weight_and_bias(self.input_blocks.get_submodule("0.0"), x)
         h = F.conv3d(x, weight[:, :LATENT], padding=1).add_(context)

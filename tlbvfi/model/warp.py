@@ -29,7 +29,7 @@ def sample_at(image: Tensor, grid: Tensor) -> Tensor:
 
 
 def warp(image: Tensor, flow: Tensor) -> Tensor:
-    """`image` seen along `flow`: result[v, u] = image[v + flow_y, u + flow_x], clamped to the border.
+    """`image` warped by `flow`: result[v, u] = image[v + flow_y, u + flow_x], clamped to the border.
 
     `image`: [B, C, H, W]; `flow`: [B, 2, H, W], x then y, pixels of this resolution.
     """

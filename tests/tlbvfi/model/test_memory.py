@@ -260,4 +260,4 @@ def test_what_cannot_fit_is_told_once_in_one_sentence(model, caplog):
     assert needed[0] > 10**8
     (record,) = caplog.records
     assert record.getMessage().startswith("frames of 640x480 take about 0.3 GB without the weights")
-    assert "the 0.1 GB there are" in record.getMessage()
+    assert "the 0.1 GB available" in record.getMessage()
