@@ -1,4 +1,4 @@
-"""Frames as the arrays or tensors of whoever calls: read as they are, mid frames made alike."""
+"""Frames as the caller's arrays or tensors: read as they are, with mid frames of the same kind."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class FrameFormat(Generic[A]):
         """The format of one frame.
 
         Raises:
-            FrameError: it is no frame; the text says with which number and what frames are.
+            FrameError: it is not a frame; the text gives its number and says what frames are.
         """
         if not isinstance(frame, np.ndarray | Tensor):
             raise FrameError(
-                f"frame {index} is of type {type(frame).__name__}: hand in numpy arrays or tensors."
+                f"frame {index} is of type {type(frame).__name__}: pass numpy arrays or tensors."
             )
         found = cls(
             shape=tuple(frame.shape),
@@ -61,7 +61,7 @@ class FrameFormat(Generic[A]):
             raise FrameError(f"frame {index} is {found}, but frame 0 is {self}: make them alike.")
 
     def image(self, frame: A) -> Tensor:
-        """[3 or 4, H, W] float32 on the CPU, nominally in [0, 1]; floats keep what lies beyond."""
+        """[3 or 4, H, W] float32 on the CPU, nominally in [0, 1]; floats keep values beyond it."""
         planes = np.moveaxis(_on_cpu(frame), -1, 0)
         if planes.dtype.kind == "u":
             image = np.divide(planes, np.float32(np.iinfo(planes.dtype).max), dtype=np.float32)
@@ -71,7 +71,7 @@ class FrameFormat(Generic[A]):
         return torch.from_numpy(np.ascontiguousarray(gray_as_rgb))
 
     def frame(self, image: Tensor) -> A:
-        """An image of `image`'s kind as a frame: integers are rounded to the nearest and clipped."""
+        """An image like the result of `self.image` as a frame; integers are rounded and clipped."""
         if self.shape[2] == 1:
             image = image.mean(dim=0, keepdim=True)
         values = np.ascontiguousarray(np.moveaxis(image.numpy(), 0, -1))
@@ -97,7 +97,7 @@ class FrameFormat(Generic[A]):
 
 
 def _integer_type(dtype: np.dtype | torch.dtype) -> type[np.uint8 | np.uint16] | None:
-    """The integers a frame is made of; None for floats, and for what no frame is made of."""
+    """The integer type of a frame; None for floats and for unsupported types."""
     name = str(dtype).removeprefix("torch.")
     return next((kind for kind in INTEGERS if kind.__name__ == name), None)
 

@@ -1,4 +1,4 @@
-"""Many videos, one after the other: what fails is told, and the rest is done all the same."""
+"""Many videos, one after the other: a failure is reported, and the rest is still done."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".nut", ".ts", ".mts", ".m2ts", ".mpg",
     ".mpeg", ".mxf", ".wmv", ".flv", ".ogv", ".3gp",
 )  # fmt: skip
-"""Files of a folder that are taken for videos."""
+"""Suffixes by which videos are found in a folder."""
 
 AUTO_CONTAINERS = (".mp4", ".mov", ".mkv", ".webm")
-"""What codec `auto` keeps of the source's container; others become the first."""
+"""Containers of the source that codec `auto` keeps; others become the first of these."""
 
 FAILURES = (VideoError, InterpolationError, FFmpegError, OSError, RuntimeError, MemoryError)
-"""What one video or its codec, the disk or a GPU can do to a job; the next one may do well."""
+"""Errors from one video, its codec, the disk or a GPU; the next video may still succeed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,21 +45,21 @@ class VideoTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoOutcome:
-    """What became of it."""
+    """How one video's job ended."""
 
     task: VideoTask
     result: JobResult | None
-    """None where it failed."""
+    """None if it failed."""
     error: str = ""
     """Why it failed, in one sentence."""
 
 
 def plan_videos(inputs: Sequence[Path], folder: Path, *, codec: str) -> list[VideoTask]:
-    """A task for each input, named like it, in `folder`.
+    """A task for each input, with an output in `folder` named after the input.
 
-    An input that is a folder stands for the videos in it, in the order of their names, or, if there
-    are none, for its images as one video. The container is the source's where `codec` fits in;
-    image codecs get a folder for each input.
+    A folder stands for the videos in it, in the order of their names, or, if there are none, for
+    its images as one video. The source's container is kept if `codec` fits into it; image codecs
+    get a folder for each input.
 
     Raises:
         SettingsError: two outputs would have the same name, an output is one of the inputs, or a
@@ -75,7 +75,7 @@ def plan_videos(inputs: Sequence[Path], folder: Path, *, codec: str) -> list[Vid
 def run_videos(
     tasks: Iterable[VideoTask], run: Callable[[VideoTask], JobResult]
 ) -> Iterator[VideoOutcome]:
-    """Run every task and tell what became of it, as it is done."""
+    """Run every task and yield its outcome as soon as it ends."""
     for task in tasks:
         try:
             yield VideoOutcome(task=task, result=run(task))
@@ -110,10 +110,10 @@ def _refuse_collisions(tasks: Sequence[VideoTask]) -> None:
     for task in tasks:
         if task.output.resolve() in sources:
             raise SettingsError(
-                f"{task.output} is one of the inputs and would be written to: choose another "
+                f"{task.output} is one of the inputs and would be overwritten: choose another "
                 "--out-dir."
             )
-        # Some disks do not tell names apart that differ in nothing but case.
+        # Some file systems do not distinguish names that differ only in case.
         other = taken.setdefault(str(task.output).casefold(), task)
         if other is not task:
             raise SettingsError(

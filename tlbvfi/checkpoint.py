@@ -1,8 +1,8 @@
-"""TLB-VFI weights: from a file to a model, to an identity, to a smaller file.
+"""TLB-VFI weights: loading, hashing and converting a checkpoint file.
 
 The official `vimeo_unet.pth` is a dict whose `model` holds the weights, most of them twice, beside
-gigabytes of training state. It is mapped into memory and read weights-only: no code in a file is
-ever run, and only what inference needs is copied out.
+gigabytes of training state. It is mapped into memory and read weights-only: code in a file is never
+run, and only what inference needs is copied.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = logging.getLogger("tlbvfi.checkpoint")
 Format = Literal["safetensors", "zip"]
 
 DUPLICATES = "cond_stage_model."
-"""The official file names the autoencoder a second time under this prefix."""
+"""The official file holds the autoencoder a second time under this prefix."""
 
 UNUSED = re.compile(
     r"(m_t|variance_t|m_tminus|variance_tminus|variance_t_tminus|posterior_variance_t"
@@ -50,7 +50,7 @@ OTHER_NETWORKS = (
     ("Stable Diffusion", "model.diffusion_model."),
     ("a LoRA", "lora_"),
 )
-"""(name, beginning of its tensors' names) of what is easily taken for TLB-VFI."""
+"""(name, prefix of its tensors' names) of networks easily mistaken for TLB-VFI."""
 
 
 def _bare(layer: type[nn.Module]) -> type[nn.Module]:
@@ -58,9 +58,9 @@ def _bare(layer: type[nn.Module]) -> type[nn.Module]:
 
 
 class Bare:
-    """The layers of `torch.nn`, without the random values that weights would replace at once.
+    """The layers of `torch.nn` without random initialization, as weights replace it at once.
 
-    Drawing them on the meta device makes PyTorch load its compiler: 75 MB and a second.
+    On the meta device, initialization makes PyTorch load its compiler: 75 MB and a second.
     """
 
     Conv1d, Conv2d, Conv3d = _bare(nn.Conv1d), _bare(nn.Conv2d), _bare(nn.Conv3d)
@@ -78,15 +78,15 @@ def load_checkpoint(
 ) -> TLBVFI:
     """TLB-VFI with the weights of a `.pth` or `.safetensors` file, ready to call.
 
-    `dtype`: float32 equals the reference. float16 and bfloat16 are for GPUs: the decoder computes in
-    it, everything before the quantizer and the flow stay in float32.
-    `operations`: the layers to build from, such as ComfyUI's that cast or offload weights; None:
+    `dtype`: float32 equals the reference. float16 and bfloat16 are for GPUs: the decoder computes
+    in that dtype; everything before the quantizer and the flow stay in float32.
+    `operations`: the layers to build from, such as ComfyUI's, which cast or offload weights; None:
     those of torch.nn.
 
     Raises:
         ModelMissingError: there is no such file.
-        CheckpointError: the file is damaged, unsafe, or of another network.
-        SettingsError: another dtype.
+        CheckpointError: the file is damaged, unsafe, or belongs to another network.
+        SettingsError: unsupported dtype.
     """
     if dtype not in COMPUTE_DTYPES:
         raise SettingsError(f"TLB-VFI runs in float32, float16 or bfloat16, got {dtype}.")
@@ -119,17 +119,17 @@ def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype = torc
     """Write what inference needs of `source` to the safetensors file `target`, atomically.
 
     `dtype`: type of the numbers in the file; below float32 the file is half the size and frames
-    are no longer the reference's.
+    no longer equal the reference's.
 
     Raises:
         ModelMissingError, CheckpointError: as `load_checkpoint`.
-        SettingsError: another dtype, or `target` is not a `.safetensors`.
-        OutputError: the disk is full, or `target` cannot be written there.
+        SettingsError: unsupported dtype, or `target` is not a `.safetensors`.
+        OutputError: the disk is full, or `target` cannot be written.
     """
     if dtype not in COMPUTE_DTYPES:
         raise SettingsError(f"weights can be float32, float16 or bfloat16, got {dtype}.")
     if Path(target).suffix != ".safetensors":
-        raise SettingsError(f"{target} must end in .safetensors: that is what is written.")
+        raise SettingsError(f"{target} must end in .safetensors, the format it is written in.")
     weights = read_weights(Path(source))
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
     with disk_errors(Path(target)), atomic_file(Path(target)) as temporary:
@@ -138,10 +138,10 @@ def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype = torc
 
 def _save(weights: dict[str, Tensor], temporary: Path, target: Path) -> None:
     temporary.touch()
-    usual = temporary.stat().st_mode  # safetensors makes files that nobody else may read
+    usual = temporary.stat().st_mode  # safetensors makes files that only the owner can read
     try:
         save_file(weights, temporary, metadata={"format": "pt", "network": "tlbvfi"})
-    except SafetensorError as error:  # it knows no OSError
+    except SafetensorError as error:  # it raises no OSError
         raise OutputError(
             f"{target} cannot be written ({error}): free some space or choose another folder."
         ) from error
@@ -149,7 +149,7 @@ def _save(weights: dict[str, Tensor], temporary: Path, target: Path) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors inference uses, by name, as stored (mapped into memory where the file allows).
+    """The tensors inference uses, by name, as stored (memory-mapped if the file allows).
 
     Raises:
         ModelMissingError, CheckpointError: as `load_checkpoint`.
@@ -165,7 +165,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _format(path: Path) -> Format:
-    """What the content of the file says it is, whatever its name."""
+    """The file's format by its content, whatever its name."""
     if not path.is_file():
         raise ModelMissingError(f"There is no TLB-VFI model at {path}: check the path.")
     with path.open("rb") as file:
@@ -178,7 +178,7 @@ def _format(path: Path) -> Format:
 
 
 def _unreadable(head: bytes) -> str:
-    """Why a file that begins with `head` is no weights file, and what to do."""
+    """Why a file that begins with `head` is not a weights file, and what to do."""
     if not head:
         return "is empty: download it again."
     if head.startswith(b"PK"):
@@ -198,7 +198,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path.name} is not a whole safetensors file ({error}): download it again."
+            f"{path.name} is not a complete safetensors file ({error}): download it again."
         ) from error
 
 
@@ -208,7 +208,7 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except UnpicklingError as error:
         raise CheckpointError(
-            f"{path.name} holds something else than weights, which could be code and was not "
+            f"{path.name} holds something other than weights, which could be code and was not "
             "opened: use the official file or a .safetensors file."
         ) from error
     except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError) as error:
@@ -222,7 +222,7 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_foreign_archive(path: Path) -> None:
-    """torch would start an archive of code, and name neither that nor a plain zip."""
+    """Refuse zip files that are not weights; torch would run a TorchScript archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -239,20 +239,20 @@ def _refuse_foreign_archive(path: Path) -> None:
             "checkpoint."
         )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(  # and some kilobytes could stand for more than the memory
+        raise CheckpointError(  # and a few kilobytes could unpack to more than the memory
             f"{path.name} is compressed, which PyTorch's own files are not: choose the TLB-VFI "
             "checkpoint as it was published."
         )
 
 
 def _placed(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Own float32 copy (the file may go away) in the layout that convolutions like."""
+    """Own float32 copy (the file may go away) in the layout that is fastest for convolutions."""
     layout = torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
     return tensor.to(device=device, dtype=torch.float32, memory_format=layout, copy=True)
 
 
 def _check(weights: Mapping[str, Tensor], name: str) -> None:
-    """Raise unless the names and shapes are those of the network, naming what differs."""
+    """Raise unless names and shapes are those of the network; the text names what differs."""
     with torch.device("meta"):
         wanted = TLBVFI(Bare()).state_dict()
     if not wanted.keys() & weights.keys():
@@ -280,13 +280,13 @@ def _check(weights: Mapping[str, Tensor], name: str) -> None:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether it is neither complex nor quantized, sparse or without content."""
+    """Whether a tensor is neither complex nor quantized, sparse or without content."""
     is_dense = tensor.layout == torch.strided and not tensor.is_meta
     return is_dense and tensor.is_floating_point()
 
 
 def _network(names: Iterable[str]) -> str:
-    """The network that tensors of these names belong to, as far as it is known."""
+    """The network that tensors of these names belong to, if it is known."""
     names = list(names)
     for network, beginning in OTHER_NETWORKS:
         if any(name.startswith(beginning) for name in names):

@@ -1,4 +1,4 @@
-"""What a job is asked to do, as frozen values: one place for types, defaults and ranges."""
+"""The settings of a job as frozen dataclasses: one place for types, defaults and ranges."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .spans import CutRule
 from .timeline import MAX_TIMES
 
 SlowmoSound = Literal["drop", "stretch"]
-"""What becomes of the sound in slow motion: it is left out, or lasts as long at its own pitch."""
+"""The sound in slow motion: left out, or stretched to the new length at its own pitch."""
 
 DEFAULT_CHUNK_SECONDS = Fraction(2)
-"""Short enough that a crash costs little, long enough that its own GOPs cost under 1 % of size."""
+"""Short enough that a crash costs little, long enough that its own GOPs add under 1 % of size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkLength:
     """When a chunk ends: after seconds of source, after output frames, or at a size in bytes.
 
-    At most one of the three is given; seconds is the default. Chunks end between two pairs. Seconds
-    and frames are counted at the source's average rate, so that a chunk is a fixed number of pairs
-    and a resumed job cuts where the first run did. Bytes adapts to the picture.
+    At most one of the three may be given; seconds is the default. Chunks end between two pairs.
+    Seconds and frames are counted at the source's average rate, so that a chunk is a fixed number
+    of pairs and a resumed job cuts where the first run did. Bytes adapts to the picture.
     """
 
     seconds: Fraction | None = None
@@ -35,13 +35,13 @@ class ChunkLength:
         given = [v for v in (self.seconds, self.frames, self.bytes) if v is not None]
         if len(given) > 1:
             raise SettingsError(
-                "a chunk's length is given in seconds, frames or bytes, not in two."
+                "a chunk's length is given in seconds, frames or bytes: choose only one of them."
             )
         if given and given[0] <= 0:
             raise SettingsError(f"a chunk's length must be above 0, got {given[0]}.")
 
     def pairs(self, source_rate: Fraction, frames_per_pair: Fraction) -> int | None:
-        """Pairs in a chunk, at least 1; None where the size decides."""
+        """Pairs in a chunk, at least 1; None if the size decides."""
         if self.bytes is not None:
             return None
         if self.frames is not None:
@@ -51,30 +51,30 @@ class ChunkLength:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobConfig:
-    """Everything that decides the output frames and files of a job, apart from source and method."""
+    """Everything that decides the output frames and files of a job, except source and method."""
 
     times: int | None = None
-    """Bisection depth: (N - 1) * 2**times + 1 frames. 1 where neither fps nor slowmo is given."""
+    """Bisection depth: (N - 1) * 2**times + 1 frames. 1 if neither fps nor slowmo is given."""
     fps: Fraction | None = None
     """Exact output rate, whatever the source's; with slowmo it defaults to the source's."""
     slowmo: Fraction = Fraction(1)
     """How many times longer the output lasts."""
     slowmo_sound: SlowmoSound = "drop"
     depth: int = 3
-    """Methods that only bisect show, at a target rate, the nearest of 2**depth - 1 mid frames."""
+    """At a target rate, methods that only bisect show the nearest of 2**depth - 1 mid frames."""
     cuts: CutRule = "hold"
     """What is shown between the last frame of a scene and the first of the next."""
     retime: bool = False
-    """Whether frames that repeat the one before (animation on twos) make room for motion."""
+    """Whether frames that repeat the one before (animation on twos) are replaced by motion."""
     seed: int = 0
     """Seed of the methods that draw noise."""
     start: Fraction | None = None
     """Seconds after the first frame where the window [start, end) opens."""
     end: Fraction | None = None
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
-    """Of the output; of the chunks as well, unless these are a mezzanine or the output is images."""
+    """For the output, and for the chunks unless they are a mezzanine or the output is images."""
     mezzanine: EncoderSettings | None = None
-    """Of the chunks, where these are encoded once more, into the output, at the end."""
+    """For the chunks, if they are encoded again, into the output, at the end."""
     software_twin: bool = False
     """Whether a hardware encoder that cannot run here is replaced by its software twin."""
     chunk: ChunkLength = field(default_factory=ChunkLength)

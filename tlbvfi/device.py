@@ -8,7 +8,7 @@ from .errors import SettingsError
 
 
 def choose_device(name: str) -> torch.device:
-    """Device called `name` (cpu, cuda, cuda:1, ...); `auto` is a GPU where there is one.
+    """Device called `name` (cpu, cuda, cuda:1, ...); `auto` is a GPU if there is one.
 
     Raises:
         SettingsError: there is no such device here.

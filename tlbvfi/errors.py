@@ -1,15 +1,15 @@
 """What can go wrong while interpolating, in words for the person who runs the job.
 
 InterpolationError
-├── SettingsError        a setting, or a combination of settings, is out of its range
+├── SettingsError        a setting is out of range, or settings contradict each other
 ├── FrameError           frames that cannot be interpolated: shape, dtype, device, NaN
 ├── ModelMissingError    a method needs a weights file that was not found
-├── CheckpointError      a weights file is damaged, unsafe, or of another network
-├── DownloadError        a download was refused, broke off, or brought the wrong file
+├── CheckpointError      a weights file is damaged, unsafe, or belongs to another network
+├── DownloadError        a download was refused, broke off, or delivered the wrong file
 ├── WorkflowError        a ComfyUI workflow cannot be read, rewritten or run as it is
-├── ClientError          a running ComfyUI refused, failed, or answered with nonsense
-│   └── ServerLostError  it cannot be reached; what it is doing goes on without us
-└── MemoryBudgetError    the job does not fit into the memory there is
+├── ClientError          a running ComfyUI refused, failed, or gave an invalid answer
+│   └── ServerLostError  it cannot be reached; its queue continues without us
+└── MemoryBudgetError    the job does not fit into the available memory
 """
 
 
@@ -18,7 +18,7 @@ class InterpolationError(Exception):
 
 
 class SettingsError(InterpolationError):
-    """A setting is out of its range, or two settings contradict each other."""
+    """A setting is out of range, or two settings contradict each other."""
 
 
 class FrameError(InterpolationError):
@@ -34,11 +34,11 @@ class CheckpointError(InterpolationError):
 
 
 class DownloadError(InterpolationError):
-    """A download was refused, broke off, or brought another file than the one promised."""
+    """A download was refused, broke off, or delivered a different file than the one promised."""
 
 
 class MemoryBudgetError(InterpolationError):
-    """The job does not fit into the memory there is, even with the smallest settings."""
+    """The job does not fit into the available memory, even with the smallest settings."""
 
 
 class WorkflowError(InterpolationError):
@@ -46,8 +46,8 @@ class WorkflowError(InterpolationError):
 
 
 class ClientError(InterpolationError):
-    """A running ComfyUI refused a request, failed in a node, or answered with nonsense."""
+    """A running ComfyUI refused a request, failed in a node, or gave an invalid answer."""
 
 
 class ServerLostError(ClientError):
-    """A running ComfyUI cannot be reached; what it is doing goes on without us."""
+    """A running ComfyUI cannot be reached; its queue continues without us."""

@@ -12,14 +12,14 @@ SHORTAGE = (
     "ALLOC_FAILED",
     "could not create a primitive",
 )
-"""Words of errors that have no type of their own.
+"""Texts of out-of-memory errors that have no type of their own.
 
 In order: drivers and MPS, PyTorch on a CPU, the same on Windows, NVIDIA's libraries, oneDNN.
 """
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated on `device`: of the GPU, else of the machine."""
+    """Bytes that can still be allocated: on the GPU, or on a CPU in the machine's RAM."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -27,14 +27,14 @@ def free_memory(device: torch.device) -> int:
 
 
 def used_memory(device: torch.device) -> int:
-    """Bytes taken already: by tensors on a GPU, else by the whole process."""
+    """Bytes already taken: by tensors on a GPU, else by the whole process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return psutil.Process().memory_info().rss
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    """Whether an error means that memory ran out, on a GPU or a CPU."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error) for word in SHORTAGE)

@@ -1,4 +1,4 @@
-"""Where the weights files of the methods are looked for, and where they come from."""
+"""Where the weights files of the methods are searched for, and where they come from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ModelSource:
 
     method: str
     names: tuple[str, ...]
-    """File names that are looked for, best first."""
+    """File names to search for, best first."""
     repository: str
     """The project on huggingface.co that publishes the file."""
     published: str
@@ -38,7 +38,7 @@ class ModelSource:
         return f"tlbvfi download {self.method}"
 
     def page(self, base_url: str = HUGGING_FACE) -> str:
-        """Address of the repository, for a person with a browser."""
+        """Address of the repository, for a browser."""
         return f"{base_url.rstrip('/')}/{self.repository}"
 
     def url(self, base_url: str = HUGGING_FACE) -> str:
@@ -64,7 +64,7 @@ SOURCES = {
 
 
 def model_source(method: str) -> ModelSource:
-    """Weights files of a method.
+    """The weights files of a method.
 
     Raises:
         SettingsError: the method needs none, or there is no such method.
@@ -84,7 +84,7 @@ def find_model(
     """The weights file of `method`: the first that exists of
 
     1. `path`, as given on the command line: the file, or a folder that holds it. Nothing else is
-       looked at then, so that a typing error never runs another model;
+       searched then, so that a typo never runs another model;
     2. the folder named by the environment variable TLBVFI_MODELS;
     3. `folders`, in their order (in ComfyUI: its model folders);
     4. the cache folder, where `tlbvfi download` puts it (`cache_folder`).
@@ -92,7 +92,7 @@ def find_model(
     A folder may hold the file under any of the method's `names`; the first name wins.
 
     Raises:
-        ModelMissingError: there is none; the text says where to put it and what runs without.
+        ModelMissingError: there is none; the text says where to put it and what runs without it.
         SettingsError: the method needs no file, or there is no such method.
     """
     source = model_source(method)
@@ -113,17 +113,17 @@ def download_folder(
 ) -> Path:
     """Where a download goes: `folder` if given, else TLBVFI_MODELS, else the cache folder.
 
-    `find_model` looks in the last two by itself.
+    `find_model` searches the last two by itself.
     """
     named = _named_folder(environment)
     return Path(folder) if folder else (named[0] if named else cache_folder(environment))
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """The user's cache folder for this program: `tlbvfi` in the place the platform has for it.
+    """The user's cache folder for this program: `tlbvfi` in the platform's cache folder.
 
-    $XDG_CACHE_HOME where set, else %LOCALAPPDATA% on Windows, ~/Library/Caches on macOS and
-    ~/.cache elsewhere.
+    $XDG_CACHE_HOME if set, else %LOCALAPPDATA% on Windows, ~/Library/Caches on macOS and ~/.cache
+    elsewhere.
     """
     local = environment.get("LOCALAPPDATA") if sys.platform == "win32" else None
     home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")

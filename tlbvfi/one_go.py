@@ -1,6 +1,6 @@
-"""One video in one go: nothing but its target is written, and nothing of it can be resumed.
+"""One video in one go: nothing but its target is written, and it cannot be resumed.
 
-For what lives in memory at one end or both. From file to file, a job (`job.py`) is the better way.
+For a source or target in memory. From file to file, use a job (`job.py`).
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ def run_in_one_go(
     metadata: Mapping[str, str] | None = None,
     on_event: OnEvent = log_notices,
 ) -> int:
-    """Interpolate `source` into `target`, a video file of the kind `suffix`; the number of frames.
+    """Interpolate `source` into `target`, a video file of type `suffix`; return the frame count.
 
-    A path appears when it is whole; what was written into a file object stays there on failure.
+    A path appears once the file is complete; a file object keeps what was written before a failure.
     `sound`: file whose sound, subtitles, chapters and metadata are carried over. `on_event` is
     called in this thread, once per output frame, and may raise to stop.
 
     Raises:
-        VideoError: source, encoder or target are not as they have to be.
-        InterpolationError: settings or frames that do not fit together.
+        VideoError: the source, encoder or target is unusable.
+        InterpolationError: settings or frames do not fit together.
     """
     if suffix not in MUXERS:
         raise OutputError(
-            f"{suffix or 'a name without suffix'} is no kind of video file: choose one of "
+            f"{suffix or 'a name without suffix'} is not a type of video file: choose one of "
             f"{', '.join(MUXERS)}."
         )
     plan = make_plan(source, method, config, suffix=suffix, identify=False)
@@ -121,7 +121,7 @@ def _open_writer(
 def _clock(plan: Plan, window: Window | None) -> tuple[int, int]:
     """(first frame's tick, ticks per tick of the plan) on the output's clock.
 
-    That is the source's, on which its sound is, or begins with the window.
+    That is the source's clock, which its sound uses, or begins with the window.
     """
     origin = plan.origin - (window.start if window else 0)
     ticks = origin / plan.manifest.stream.time_base

@@ -1,4 +1,4 @@
-"""What a job tells while it runs: small values handed to one callback, which may raise to stop it."""
+"""The progress events of a job: small values passed to one callback, which may raise to stop it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Started:
     session_folder: Path
     frames_total: int | None
     frames_done: int
-    """Output frames that earlier runs have committed."""
+    """Output frames that earlier runs committed."""
     encoder: str
 
 
@@ -42,7 +42,7 @@ class FrameDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkDone:
-    """A chunk is durable: a crash from here on does not cost it."""
+    """A chunk is durable: a later crash does not lose it."""
 
     chunks_done: int
     bytes_written: int
@@ -53,7 +53,7 @@ class ChunkDone:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
-    """Lossless chunks are being encoded once, into the final file or into images; in frames."""
+    """Lossless chunks are being encoded into the final file or into images; counts are frames."""
 
     done: int
     total: int
@@ -79,18 +79,18 @@ OnEvent = Callable[[Event], None]
 
 
 def log_notices(event: Event) -> None:
-    """For callers who do not want to be told: what they should read all the same goes to the log."""
+    """For callers without a callback of their own: log only the notices, as warnings."""
     if isinstance(event, Notice):
         log.warning("%s", event.text)
 
 
 @dataclass(slots=True)
 class Meter:
-    """Counts frames and bytes and extrapolates; it reads the clock, so one meter serves one run."""
+    """Counts frames and bytes and extrapolates; it reads the clock, so each run needs its own."""
 
     frames_total: int | None
     frames_before: int = 0
-    """Frames that earlier runs have committed."""
+    """Frames that earlier runs committed."""
     chunks_done: int = 0
     bytes_written: int = 0
     frames_made: int = 0
@@ -98,7 +98,7 @@ class Meter:
     _started: float = field(default_factory=time.monotonic)
 
     def frame(self, image: Tensor | None) -> FrameDone:
-        """Count one more frame and say where the job stands."""
+        """Count one more frame and return the job's progress."""
         self.frames_made += 1
         done = self.frames_before + self.frames_made
         rate = self.frames_made / max(time.monotonic() - self._started, 1e-6)
@@ -112,7 +112,7 @@ class Meter:
         )
 
     def chunk(self, frames: int, size: int) -> ChunkDone:
-        """Count one more committed chunk and predict the size of all."""
+        """Count one more committed chunk and predict the total size."""
         self.chunks_done += 1
         self.bytes_written += size
         self._frames_committed += frames

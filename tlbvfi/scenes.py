@@ -1,11 +1,11 @@
 """Where a new scene begins, and which frames only repeat the one before.
 
-A decision looks at signatures (small thumbnails) of a few frames around a pair and at nothing else:
-no running averages, no state. A job therefore decides the same however it is cut into chunks and
-wherever it resumes.
+A decision looks only at signatures (small thumbnails) of a few frames around a pair: no running
+averages, no state. A job therefore decides the same however it is cut into chunks and wherever it
+resumes.
 
-The ideas are known ones. A motion-compensated difference measured against the picture's own detail
-is how x264 places keyframes (`scenecut`); comparing a difference with those of its neighbors is the
+The ideas are known. A motion-compensated difference measured against the picture's own detail is
+how x264 places keyframes (`scenecut`); comparing a difference with those of its neighbors is the
 AdaptiveDetector of PySceneDetect; the largest change of a small area is how FFmpeg's `mpdecimate`
 finds repeated frames.
 """
@@ -30,35 +30,35 @@ if TYPE_CHECKING:
 Picture = NDArray[np.float32]  # NDArray[Any] is what OpenCV's type hints make of it
 
 F = TypeVar("F")
-"""What the caller calls a frame."""
+"""The caller's type of frame."""
 
 FRAMES_BEFORE = 3
 """Frames that the decision on pair n looks at, up to and including n: n-2, n-1, n."""
 
 FRAMES_AFTER = 3
-"""Frames it looks at from n+1 on: n+1, n+2, n+3. A flash of up to two frames is seen through."""
+"""Frames it looks at from n+1 on: n+1, n+2, n+3. A flash of up to two frames is no cut."""
 
 _CUT = 0.5
-"""Share of two pictures' detail that neither motion nor light explains, from which on they may be two
-scenes. In benchmarks/scene_cuts.py cuts score 0.59 and more, other pairs 0.42 and less, unless the
-change lasts."""
+"""Share of two pictures' detail, unexplained by motion or light, from which they may be two scenes.
+In benchmarks/scene_cuts.py cuts score 0.59 and more, other pairs 0.42 and less, unless the change
+lasts."""
 _SPIKE = 2.0
-"""How far a cut stands out above a lasting change: a fade, a dissolve, a whip pan, a large object.
-In the benchmark cuts do so 3.1 times, others 1.7 times."""
+"""Ratio by which a cut exceeds a lasting change: a fade, a dissolve, a whip pan, a large object.
+In the benchmark cuts exceed it 3.1 times, others 1.7 times."""
 _SIDE = 48
-"""Pixels of the thumbnail for cuts, in both directions: fine detail does not tell scenes apart."""
+"""Side of the thumbnail for cuts, in pixels: fine detail does not tell scenes apart."""
 _BLOCK = 8
 _REACH = 6
-"""Motion searched for, in thumbnail pixels: an eighth of the picture from frame to frame."""
+"""Search radius for motion, in thumbnail pixels: an eighth of the picture from frame to frame."""
 _NOISE = 0.003
 """Difference, on a scale of 0 to 1, that grain and codec leave in a block of the thumbnail."""
 _GAIN = 8.0
-"""Contrast ratio beyond which one picture cannot be the other one in another light."""
+"""Contrast ratio beyond which one picture cannot be the other in a different light."""
 
 _SAMPLES = 540
-"""Rows and columns are skipped where more are left: every pixel of a 4K frame would take 70 ms."""
+"""Rows and columns are skipped down to about this many: a whole 4K frame would take 70 ms."""
 _DETAIL_SIDE = 96
-"""Pixels of the thumbnail for duplicates: a moving mouth must stay visible in it."""
+"""Side of the thumbnail for duplicates, in pixels: a moving mouth must stay visible in it."""
 _SPOT = 0.015
 _SPOT_CONTRAST = 0.1
 """A repeated frame's largest change is `_SPOT + _SPOT_CONTRAST * contrast`: x264 at crf 23 stays
@@ -66,12 +66,13 @@ below, a mouth of 2 % of the width opening by a line is above, in dark scenes to
 _GRAIN = 0.0045
 """Mean change that grain may leave in a repeated frame."""
 _DRIFT = 0.0006
-"""RMS change that a shift or a fade of the whole picture may explain: slow motion is no repetition."""
+"""RMS change up to which a shift or a fade of the whole picture still counts as a repetition, so
+that slow motion does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Signature:
-    """What is remembered of a frame: 64 kB, whatever its size."""
+    """What is kept of a frame: 64 kB, whatever its size."""
 
     colors: Picture
     """[48, 48, 3] luma and two color differences."""
@@ -81,7 +82,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchedPair(Generic[F]):
-    """Two consecutive frames and what they are to each other."""
+    """Two consecutive frames and how they relate."""
 
     frame0: F
     frame1: F
@@ -90,10 +91,10 @@ class WatchedPair(Generic[F]):
 
 
 def watch(frames: Iterable[F], image_of: Callable[[F], Tensor]) -> Iterator[WatchedPair[F]]:
-    """All pairs of consecutive frames, in order; it reads `FRAMES_AFTER` frames ahead.
+    """All pairs of consecutive frames, in order; reads `FRAMES_AFTER` frames ahead.
 
-    To go on in the middle of a video, begin `FRAMES_BEFORE` - 1 frames earlier and drop the pairs
-    that are not needed: the others are what they were in the first run.
+    To resume in the middle of a video, begin `FRAMES_BEFORE` - 1 frames earlier and drop the pairs
+    that are not needed: the others equal those of the first run.
     """
     before: deque[Signature] = deque(maxlen=FRAMES_BEFORE)
     ahead: deque[tuple[F, Signature]] = deque()
@@ -118,7 +119,7 @@ def watch(frames: Iterable[F], image_of: Callable[[F], Tensor]) -> Iterator[Watc
 
 
 def marked(frames: Iterable[F], image_of: Callable[[F], Tensor]) -> Iterator[tuple[F, bool, bool]]:
-    """(frame, begins a scene, repeats the one before) of every frame, in order; reads as `watch`."""
+    """(frame, begins a scene, repeats the one before) of every frame; reads ahead like `watch`."""
     pairs = watch(frames, image_of)
     first = next(pairs, None)
     if first is not None:
@@ -128,7 +129,7 @@ def marked(frames: Iterable[F], image_of: Callable[[F], Tensor]) -> Iterator[tup
 
 
 def sampling_step(height: int, width: int) -> int:
-    """Of a frame of this size, every so many-th row and column is looked at."""
+    """Step between the rows and columns that are looked at in a frame of this size."""
     return max(1, min(height, width) // _SAMPLES)
 
 
@@ -149,7 +150,7 @@ def signature(image: Tensor) -> Signature:
     red, green, blue = (np.clip(_shrink(plane, _DETAIL_SIDE), 0, 1) for plane in planes)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     colors = np.stack([luma, (red - luma) / 2, (blue - luma) / 2], axis=-1, dtype=np.float32)
-    # The blur makes half a pixel of motion cost little in the search by whole pixels.
+    # The blur makes half a pixel of motion cost little in the whole-pixel search.
     return Signature(
         colors=_shrink(cv2.GaussianBlur(colors, (0, 0), 1.0), _SIDE), luma=colors[..., 0]
     )
@@ -159,9 +160,9 @@ def is_cut(before: Sequence[Signature], after: Sequence[Signature]) -> bool:
     """Whether the pair (before[-1], after[0]) has two scenes.
 
     `before` holds the last `FRAMES_BEFORE` frames up to the pair's first, `after` the
-    `FRAMES_AFTER` frames from its second on; fewer only where the job begins or ends. Not cuts are
-    motion of any speed, objects passing, fades, dissolves of more than two frames, and flashes or
-    foreign frames after which the picture comes back within `FRAMES_AFTER`.
+    `FRAMES_AFTER` frames from its second on; fewer only where the job begins or ends. These are not
+    cuts: motion of any speed, objects passing, fades, dissolves of more than two frames, and
+    flashes or foreign frames after which the picture comes back within `FRAMES_AFTER`.
     """
     if _is_same_scene(before[-1], after[0]):
         return False
@@ -174,7 +175,7 @@ def is_cut(before: Sequence[Signature], after: Sequence[Signature]) -> bool:
 
 
 def is_duplicate(frame0: Signature, frame1: Signature) -> bool:
-    """Whether the second frame repeats the first, but for grain and what a codec does to it."""
+    """Whether the second frame repeats the first, apart from grain and codec artifacts."""
     change = frame1.luma - frame0.luma
     spot = np.abs(change).max()
     if spot > _SPOT + _SPOT_CONTRAST * frame0.luma.std() or np.abs(change).mean() > _GRAIN:
@@ -187,12 +188,12 @@ def _shrink(picture: NDArray[Any], side: int) -> Picture:
 
 
 def _lasting(changes: Sequence[float]) -> float:
-    """What two neighboring pairs have in common; one alone may be another cut."""
+    """The change that two neighboring pairs share; one pair alone may be another cut."""
     return min(changes) if len(changes) == 2 else 0.0
 
 
 def _is_same_scene(frame0: Signature, frame1: Signature) -> bool:
-    """Whether most of the picture is explained by what stays, or by motion, or by a change of light."""
+    """Whether most of the picture stays the same, up to motion or a change of light."""
     a, b = frame0.colors, frame1.colors
     still = _block_means(cv2.absdiff(a, b))
     if _share(_unexplained(_detail(a), still), _unexplained(_detail(b), still)) < _CUT:
@@ -201,14 +202,14 @@ def _is_same_scene(frame0: Signature, frame1: Signature) -> bool:
 
 
 def _novelty(a: Picture, b: Picture) -> float:
-    """Share, 0 to 1, of the detail of two pictures that is not in the other one, moved or not."""
+    """Share, 0 to 1, of the detail of two pictures that is not in the other, moved or not."""
     there = _unexplained(_detail(a), _motion_residual(a, b))
     back = _unexplained(_detail(b), _motion_residual(b, a))
     return _share(there, back)
 
 
 def _unexplained(detail: Picture, residual: Picture) -> tuple[float, float]:
-    """Part of the detail that is not found, and all there is."""
+    """The part of the detail that is not found, and all of it."""
     return np.maximum(residual - _NOISE, 0).sum(), (np.maximum(detail, residual) + _NOISE).sum()
 
 
@@ -220,7 +221,7 @@ def _share(*parts: tuple[float, float]) -> float:
 def _is_relit(a: Picture, b: Picture) -> bool:
     """Whether `b` has the detail of `a` at another brightness and contrast.
 
-    Only detail counts as evidence: two flat pictures of different color are not the same one.
+    Only detail counts as evidence: two flat pictures of different colors are not the same.
     """
     contrast_a, contrast_b = float(a.std()), float(b.std())
     if not contrast_a / _GAIN <= contrast_b <= contrast_a * _GAIN or contrast_b == 0:

@@ -1,8 +1,8 @@
-"""Between which source frames there is motion: over a scene cut none, past repeated frames all.
+"""Between which source frames there is motion: none across a scene cut, all past repeated frames.
 
 A span is two source frames with motion between them and the pairs of source frames it covers: one
-pair as a rule, several where frames that repeat the one before (animation on twos) are re-timed.
-Every decision looks at a bounded number of frames, so it does not depend on where a job was cut.
+pair as a rule, several if frames that repeat the one before (animation on twos) are retimed. Every
+decision looks at a bounded number of frames, so it does not depend on where a job was cut.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 from .timeline import Slot, Timeline
 
 P = TypeVar("P")
-"""What the caller calls a picture: passed through untouched (a decoded frame, a tensor, nothing)."""
+"""The caller's type of picture: passed through untouched (a decoded frame, a tensor, nothing)."""
 
 CutRule = Literal["hold", "nearest", "ignore"]
-"""What is shown between the two frames of a cut: the first, the nearer, or a mid frame all the same."""
+"""What is shown between the two frames of a cut: the first, the nearer, or mid frames as usual."""
 
 LONGEST_RUN = 4
-"""Equal frames in a row that are taken for animation on twos to fours; more are a still picture."""
+"""Most equal frames in a row that count as animation on twos to fours; more are a still picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class SourceFrame(Generic[P]):
     begins_scene: bool = False
     """Whether a cut lies between the frame before and this one."""
     repeats: bool = False
-    """Whether it shows what the frame before shows."""
+    """Whether it shows the same as the frame before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Span(Generic[P]):
     """Two frames to interpolate between, and the source frames from one to the other."""
 
     frames: tuple[SourceFrame[P], ...]
-    """At least two; those between repeat the first."""
+    """At least two; those between the ends repeat the first."""
 
     @property
     def frame0(self) -> SourceFrame[P]:
@@ -61,7 +61,7 @@ class Span(Generic[P]):
         return self.frames[-1]
 
     def slots(self, timeline: Timeline, first: int) -> list[tuple[int, Slot]]:
-        """(pair, slot) of every output frame of the span, t counted along the whole of it.
+        """(pair, slot) of every output frame of the span, with t relative to the whole span.
 
         `first` is the source index the timeline counts its pairs from.
         """
@@ -77,9 +77,9 @@ def find_spans(frames: Iterable[SourceFrame[P]], *, retime: bool) -> Iterator[Sp
     """Spans of consecutive frames, in order; together they cover every pair once.
 
     With `retime`, up to `LONGEST_RUN` equal frames and the one after them are one span, unless that
-    one begins a scene: there is no motion towards it. Where the
-    first frame repeats one that is not there, its run counts as too long: begin `LONGEST_RUN`
-    frames early to see what a run from the very beginning sees.
+    one begins a scene: there is no motion towards it. If the first frame repeats one that was not
+    read, its run counts as too long: begin `LONGEST_RUN` frames early to get the spans of a run
+    from the very beginning.
     """
     run: list[SourceFrame[P]] = []
     is_still = False

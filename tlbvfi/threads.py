@@ -1,6 +1,6 @@
 """Stages that overlap: an iterator run ahead in a thread, and a sink fed through a queue.
 
-Both hold a bounded number of items, so memory stays a constant however fast one side is. Threads
+Both hold a bounded number of items, so memory stays constant however fast one side is. Threads
 rather than processes: PyAV, OpenCV and torch release the GIL, and ComfyUI loads this package under
 a name a child process could not import.
 """
@@ -16,7 +16,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL_SECONDS = 0.1
-"""How often a waiting thread looks whether the other side has gone."""
+"""How often a waiting thread checks whether the other side has stopped."""
 
 
 class _End:
@@ -27,7 +27,7 @@ class _End:
 
 
 def prefetch(items: Iterable[T], depth: int) -> Generator[T]:
-    """Yield `items`, taken from their iterator by a thread at most `depth` items ahead.
+    """Yield `items`, which a thread takes from their iterator at most `depth` items ahead.
 
     An exception of the iterator is raised here, after the items before it. Closing this generator
     stops the thread and closes the iterator in it.
@@ -69,7 +69,7 @@ def background(consume: Callable[[Iterator[T]], None], depth: int) -> Iterator[C
     that `consume` cleans up. An error of `consume` is raised by the next call that feeds it.
     """
     queue: Queue[T | _End] = Queue(depth)
-    stop = threading.Event()  # set once nobody reads the queue any more
+    stop = threading.Event()  # set once the queue is no longer read
     failure: list[BaseException] = []
 
     def items() -> Iterator[T]:
@@ -122,7 +122,7 @@ def _put(queue: Queue[T], item: T, stop: threading.Event) -> bool:
 
 
 def _drain(queue: Queue[T]) -> None:
-    """Drop what waits, so that the end mark is seen at once."""
+    """Drop waiting items, so that the end mark is seen at once."""
     try:
         while True:
             queue.get_nowait()

@@ -1,8 +1,8 @@
-"""Images between the CPU and the device of a method, copied beside what it computes.
+"""Copies of images between the CPU and a method's device, in parallel with its computation.
 
-On the CPU both ways hand on what they are given. On CUDA each way has a stream of its own and
-page-locked memory, which PyTorch's host allocator takes back and gives out again: as much of it
-exists as there are copies under way and images in somebody's hands, however long the clip.
+On the CPU both directions return their input. On CUDA each direction has its own stream and
+page-locked memory, which PyTorch's host allocator reuses: there is as much of it as there are
+copies under way and images in use, however long the clip.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ T = TypeVar("T")
 
 
 class Uploads:
-    """Copies CPU images to a device; to be kept as long as images go there.
+    """Copies CPU images to a device; keep it as long as images are copied there.
 
-    Their memory belongs to the stream of the copies, so a new object per image would claim more.
+    Their memory belongs to the stream of the copies, so a new object per image would take more.
     """
 
     def __init__(self) -> None:
         self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, image: Tensor, device: torch.device) -> Tensor:
-        """`image` on `device`, for use in the current stream; itself if it is there already.
+        """`image` on `device`, for use in the current stream; `image` itself if already there.
 
         On CUDA this returns while the copy is under way; `image` may be overwritten.
         """
@@ -44,7 +44,7 @@ class Uploads:
 
 
 class Download:
-    """An image on its way to the CPU, begun as soon as the current stream has computed it."""
+    """An image on its way to the CPU, copied as soon as the current stream has computed it."""
 
     def __init__(self, image: Tensor, stream: torch.cuda.Stream | None) -> None:
         self._image = image
@@ -66,31 +66,31 @@ class Download:
         return self._arrived is not None or self._image.device.type != "cpu"
 
     def result(self) -> Tensor:
-        """The image on the CPU, once it is there; the very same where it has always been there."""
+        """The image on the CPU, after waiting for it; the same object if it was there already."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._image.cpu()
 
 
 class Downloads:
-    """Begins copies of images to the CPU, all in one stream."""
+    """Starts copies of images to the CPU, all in one stream."""
 
     def __init__(self) -> None:
         self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, image: Tensor) -> Download:
-        """The way of `image`, on any device, to the CPU."""
+        """The started download of `image`, which may be on any device."""
         if image.is_cuda and (self._stream is None or self._stream.device != image.device):
             self._stream = torch.cuda.Stream(image.device)
         return Download(image, self._stream if image.is_cuda else None)
 
 
 def one_ahead(items: Iterable[T], takes_time: Callable[[T], bool]) -> Iterator[T]:
-    """`items` in order, but one that takes time only after the next such one has been begun.
+    """`items` in order, but a slow item only after the next slow item has been started.
 
-    So a device has work queued while the caller waits for and uses the item before. Nothing is
-    begun before it is needed for that; an error while beginning an item is raised after the items
-    before it.
+    This keeps work queued on a device while the caller waits for and uses the item before. Nothing
+    is started earlier than that; an error while starting an item is raised after the items before
+    it.
     """
     begun: deque[T] = deque()
     slow = 0

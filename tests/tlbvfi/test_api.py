@@ -167,7 +167,7 @@ def test_a_method_made_before_is_used_again():
         (np.zeros((3, 8, 8), np.uint8), "frame 0 is uint8 [8, 8]: frames are [height, width"),
         (np.zeros((3, 8, 8, 2), np.uint8), "1, 3 or 4 channels"),
         (np.zeros((3, 8, 8, 3), np.int64), "uint8, uint16 or float"),
-        (["a.png", "b.png"], "frame 0 is of type str: hand in numpy arrays or tensors"),
+        (["a.png", "b.png"], "frame 0 is of type str: pass numpy arrays or tensors"),
     ],
 )
 @pytest.mark.parametrize("cuts", ["hold", "ignore"])
@@ -456,7 +456,7 @@ def test_one_frame_from_an_iterator_is_refused(tmp_path):
 
 @pytest.mark.parametrize("container", ["xyz", "png", ""])
 def test_a_container_that_is_none_is_refused(container):
-    with pytest.raises(OutputError, match=r"no kind of video file: choose one of \.mp4"):
+    with pytest.raises(OutputError, match=r"not a type of video file: choose one of \.mp4"):
         interpolate_video(moving(3), BytesIO(), method="blend", input_fps=8, container=container)
 
 

@@ -1,4 +1,4 @@
-"""What FILM is built of: resampling, and convolutions that keep the size."""
+"""The building blocks of FILM: resampling, and convolutions that keep the size."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 CHANNELS_LAST = torch.channels_last
 """Layout of all features and weights: convolutions then need no reordered copy of their input,
-which at full size is a third of the peak memory."""
+which at full size would be a third of the peak memory."""
 
 WARP_CHANNELS = 32
 """Channels sampled at a time, so that float32 copies of half-precision features stay small."""
 
 
 def empty_like(x: Tensor, channels: int) -> Tensor:
-    """Uninitialized [B, channels, h, w] of the type and place of `x` [B, C, h, w]."""
+    """Uninitialized [B, channels, h, w] with the dtype and device of `x` [B, C, h, w]."""
     size = (x.shape[0], channels, *x.shape[2:])
     return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=CHANNELS_LAST)
 
@@ -30,7 +30,7 @@ def down(x: Tensor) -> Tensor:
 def upscale_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     """Flow on the next finer level of `size` (h, w), in that level's pixels.
 
-    The values are doubled exactly, also where the ratio of odd sizes is not quite two.
+    The values are doubled exactly, even if the ratio of odd sizes is not quite two.
     """
     return 2 * F.interpolate(flow, size=size, mode="bilinear", align_corners=False)
 
@@ -43,7 +43,7 @@ def upscale_nearest(x: Tensor, size: tuple[int, int]) -> Tensor:
 def sampling_grid(flow: Tensor) -> Tensor:
     """Positions x + flow for `sample`, [B, h, w, 2]; -1 and 1 are the outer edges of the image.
 
-    Positions are float32 whatever the working type: half precision has no room for fractions of
+    Positions are float32 whatever the working dtype: half precision is too coarse for fractions of
     a pixel.
     """
     height, width = flow.shape[-2:]
@@ -60,10 +60,10 @@ def _centers(side: int, device: torch.device) -> Tensor:
 
 
 def sample(image: Tensor, grid: Tensor, out: Tensor) -> None:
-    """Writes `image` [B, C, h, w], sampled at `grid`, into `out` of the same shape.
+    """Write `image` [B, C, h, w], sampled at `grid`, into `out` of the same shape.
 
-    Bilinear in float32, positions clamped to the image. Channels do not meet in sampling, so a few
-    at a time give the same values.
+    Bilinear in float32, positions clamped to the image. Channels are sampled independently, so a
+    few at a time give the same values.
     """
     for start in range(0, image.shape[1], WARP_CHANNELS):
         channels = slice(start, start + WARP_CHANNELS)
@@ -73,7 +73,7 @@ def sample(image: Tensor, grid: Tensor, out: Tensor) -> None:
 
 
 def warp(image: Tensor, flow: Tensor) -> Tensor:
-    """`image` [B, C, h, w] as read along `flow` [B, 2, h, w], x then y, in its pixels."""
+    """`image` [B, C, h, w] warped by `flow` [B, 2, h, w], x then y, in its pixels."""
     out = torch.empty_like(image)
     sample(image, sampling_grid(flow), out=out)
     return out
@@ -101,7 +101,7 @@ class Conv(nn.Module):
 
 
 class EvenConv(nn.Module):
-    """2x2 convolution that keeps the size, with the zeros at the right and the bottom alone."""
+    """2x2 convolution that keeps the size, with zeros only at the right and the bottom."""
 
     def __init__(self, inputs: int, outputs: int, *, operations: Any) -> None:  # noqa: ANN401
         super().__init__()

@@ -73,7 +73,7 @@ def _unreadable(head: bytes) -> str:
         return "is a web page, not weights: download the file itself, not the page about it"
     if head.startswith((b"PK", b"\x80")):
         return "is a PyTorch archive, which could hold code: use film_net_fp16.safetensors"
-    return "is not a whole safetensors file: download it again"
+    return "is not a complete safetensors file: download it again"
 
 
 def _placed(tensor: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:

@@ -12,15 +12,15 @@ ALLOCATOR_SHARE = 10
 
 
 def predict_peak_memory(height: int, width: int, *, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes FILM takes at most for one pair of `height` x `width`, weights and features included.
+    """Peak bytes of FILM for one pair of `height` x `width`, weights and features included.
 
-    What torch itself takes (some 300 MB of a process) is not. The peak is at the decoder's finest
+    Torch itself (some 300 MB of a process) is not included. The peak is at the decoder's finest
     level; more frames of the same pair do not add to it. From 256x256 to 1080x1920 a process on the
     CPU took between 5 % less and 11 % more (benchmarks/film_memory.py).
     """
     pixels = max(height, MINIMUM_SIDE) * max(width, MINIMUM_SIDE)
     stack = FUSED_CHANNELS[0] + FILTERS[0]
-    # A grid in float32, and the channels on their way: read and written, copied where they are half.
+    # A float32 grid, and the channels being sampled: read and written, copied if they are half.
     copies = 1 if dtype == torch.float32 else 2
     sampling = (2 + copies * WARP_CHANNELS) * torch.float32.itemsize
     working = stack * dtype.itemsize + max(FILTERS[0] * dtype.itemsize, sampling)

@@ -2,7 +2,7 @@
 
 Level 0 of a pyramid is the finest; a level is half the size of the one before, rounded down. A flow
 [B, 2, h, w] has channels x, y in pixels of its own level and is added to the position that is being
-filled. Grids and sampling are float32 whatever the working type.
+filled. Grids and sampling are float32 whatever the working dtype.
 Module names are those of the weights file.
 """
 
@@ -31,7 +31,7 @@ from .layers import (
 )
 
 MINIMUM_SIDE = 64
-"""Pixels; below, the coarsest level would be empty, so `features` pads and `frame` crops."""
+"""Pixels; below this, the coarsest level would be empty, so `features` pads and `frame` crops."""
 
 PARAMETERS = 34_436_667
 LEVELS = 7
@@ -40,7 +40,7 @@ FILTERS = (64, 128, 256, 512)
 """Channels of the four feature blocks, and of the decoder's levels."""
 
 FLOW_FILTERS = (32, 64, 128, 256)
-"""Channels of the flow predictors of levels 0, 1, 2 and of the one that levels 3 to 6 share."""
+"""Channels of the flow predictors of levels 0, 1, 2 and of the one shared by levels 3 to 6."""
 
 MAP_CHANNELS = tuple(sum(FILTERS[: level + 1]) for level in range(LEVELS))
 """Channels of the feature map of each level: 64, 192, 448, then 960."""
@@ -51,7 +51,7 @@ FUSED_CHANNELS = tuple(2 * (3 + channels + 2) for channels in MAP_CHANNELS[:FUSE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilmFeatures:
-    """What FILM keeps of one frame, whatever the other frame and t are.
+    """Features of one frame, independent of the other frame and of t.
 
     `images` and `maps`: seven levels each, [B, 3, h, w] and [B, MAP_CHANNELS, h, w].
     `height`, `width`: size of the frame itself, before sides below 64 were padded.
@@ -65,9 +65,9 @@ class FilmFeatures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilmFlows:
-    """Motion of a pair, whatever t is: five levels of [B, 2, h, w] each way.
+    """Motion of a pair, independent of t: five levels of [B, 2, h, w] each way.
 
-    `forward` lives on frame 0's pixels and points into frame 1, `backward` the other way round.
+    `forward` is on frame 0's pixels and points into frame 1, `backward` the other way round.
     """
 
     forward: tuple[Tensor, ...]
@@ -103,7 +103,7 @@ class FeatureExtractor(nn.Module):
         self.extract_sublevels = SubTree(operations=operations)
 
     def forward(self, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """F[l] = cat(S[l][0], S[l-1][1], S[l-2][2], S[l-3][3]), as far as they exist."""
+        """F[l] = cat(S[l][0], S[l-1][1], S[l-2][2], S[l-3][3]), without those that do not exist."""
         terms: list[list[Tensor]] = [[] for _ in images]
         maps = []
         for start, image in enumerate(images):
@@ -144,7 +144,7 @@ class FlowEstimator(nn.Module):
         self._predictors = nn.ModuleList(reversed(own))  # stored coarse to fine
 
     def forward(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Flow on a's pixels into b, all seven levels, from both feature pyramids."""
+        """Flow on a's pixels into b at all seven levels, from both feature pyramids."""
         flow = self._predictor(torch.cat([a[-1], b[-1]], dim=1))
         flows = [flow]
         for level in reversed(range(LEVELS - 1)):
@@ -159,7 +159,7 @@ class FlowEstimator(nn.Module):
 
 
 def _side_by_side(a: Tensor, b: Tensor, flow: Tensor) -> Tensor:
-    """`a` and `b` as `flow` moves it, [B, 2C, h, w]."""
+    """`a`, and `b` warped by `flow`, [B, 2C, h, w]."""
     channels = a.shape[1]
     maps = empty_like(a, 2 * channels)
     maps[:, :channels] = a
@@ -180,13 +180,13 @@ class Fusion(nn.Module):
         self.output_conv = operations.Conv2d(FILTERS[0], 3, 1)
 
     def forward(self, pair: AlignedPair) -> Tensor:
-        """Frame [B, 3, H, W] from the pair's frames and features at the moment t."""
+        """Frame [B, 3, H, W] from the pair's frames and features at time t."""
         coarsest = FUSED_LEVELS - 1
         net = pair.fill(pair.stack(coarsest), coarsest)
         for level, layers in zip(reversed(range(coarsest)), self.convs, strict=True):
             widen, mix, refine = layers.children()
             net = widen(upscale_nearest(net, pair.size(level)))
-            # Each tensor goes before the next comes: this is where memory peaks.
+            # Each tensor is freed before the next is allocated: this is where memory peaks.
             stack = pair.stack(level, extra=net.shape[1])
             stack[:, -net.shape[1] :] = net
             del net
@@ -197,7 +197,7 @@ class Fusion(nn.Module):
 
 
 def _fusion_level(level: int, inputs: int, *, operations: Any) -> nn.ModuleList:  # noqa: ANN401
-    """Onto the finer grid, then two convolutions, the first of them with the skip."""
+    """A convolution on the finer grid, then two more, the first of them with the skip."""
     outputs = FILTERS[level]
     return nn.ModuleList(
         [
@@ -210,24 +210,24 @@ def _fusion_level(level: int, inputs: int, *, operations: Any) -> nn.ModuleList:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlignedPair:
-    """Both frames with their features, moved to the moment t, level by level on demand."""
+    """Both frames with their features, moved to time t, level by level on demand."""
 
     features0: FilmFeatures
     features1: FilmFeatures
     flows: FilmFlows
     t: Tensor
-    """Scalar in the working type, so that 1 - t is rounded there as well."""
+    """Scalar in the working dtype, so that 1 - t is rounded to it as well."""
 
     def size(self, level: int) -> tuple[int, int]:
         """Height and width of a level."""
         return _size(self.features0.images[level])
 
     def stack(self, level: int, *, extra: int = 0) -> Tensor:
-        """Room for the fusion input of a level, [B, C + extra, h, w], uninitialized."""
+        """Buffer for the fusion input of a level, [B, C + extra, h, w], uninitialized."""
         return empty_like(self.features0.images[level], FUSED_CHANNELS[level] + extra)
 
     def fill(self, stack: Tensor, level: int) -> Tensor:
-        """`stack`, its first channels overwritten by [image0 map0 image1 map1 b f] at t.
+        """`stack`, with its first channels overwritten by [image0 map0 image1 map1 b f] at t.
 
         Frame 0 is read with the backward flow, frame 1 with the forward flow, each scaled to t.
         """
@@ -248,7 +248,7 @@ def _sample_features(features: FilmFeatures, level: int, flow: Tensor, *, out: T
 
 
 class FilmNet(nn.Module):
-    """FILM; `load_film` makes one.
+    """FILM; create it with `load_film`.
 
     Features of a frame serve both its pairs, flows of a pair serve every t:
 
@@ -256,8 +256,8 @@ class FilmNet(nn.Module):
         flows = film.flows(features0, features1)
         frame = film.frame(features0, features1, flows, Fraction(1, 2))
 
-    Calling the module does the same for a lone pair. Nothing is random and pairs of a batch do
-    not meet, so the features may be kept, on any device, for as long as they are of use.
+    Calling the module does the same for a single pair. Nothing is random and pairs of a batch are
+    independent, so the features may be kept, on any device, for as long as they are useful.
     """
 
     def __init__(
@@ -276,13 +276,13 @@ class FilmNet(nn.Module):
     def forward(
         self, frame0: Tensor, frame1: Tensor, times: Sequence[Fraction | float]
     ) -> list[Tensor]:
-        """Frames at `times` in [0, 1], [B, 3, H, W] each in the working type, not clamped.
+        """Frames at `times` in [0, 1], [B, 3, H, W] each in the working dtype, not clamped.
 
         `frame0`, `frame1`: [B, 3, H, W] in [0, 1], RGB as stored (gamma-encoded), any size.
-        t = 0 and t = 1 are legal but do not give back the frames themselves.
+        t = 0 and t = 1 are legal but do not return the frames themselves.
 
         Raises:
-            FrameError: the frames are not of that shape, or differ in it.
+            FrameError: the frames do not have that shape, or their shapes differ.
             SettingsError: a time is outside [0, 1].
         """
         features0, features1 = self.features(frame0), self.features(frame1)
@@ -311,7 +311,7 @@ class FilmNet(nn.Module):
 
     @torch.no_grad()
     def flows(self, features0: FilmFeatures, features1: FilmFeatures) -> FilmFlows:
-        """Motion between two frames, which every t of the pair shares.
+        """Motion between two frames, shared by every t of the pair.
 
         Raises:
             FrameError: the frames differ in size or number.
@@ -319,8 +319,8 @@ class FilmNet(nn.Module):
         shapes = [(*f.images[0].shape[:2], f.height, f.width) for f in (features0, features1)]
         if shapes[0] != shapes[1]:
             raise FrameError(
-                f"Both frames of a pair must have one size, got {list(shapes[0])} and "
-                f"{list(shapes[1])}: scale one to the other first."
+                f"Both frames of a pair must have the same size, got {list(shapes[0])} and "
+                f"{list(shapes[1])}: scale one of them first."
             )
         forward = self.predict_flow(features0.maps, features1.maps)[:FUSED_LEVELS]
         backward = self.predict_flow(features1.maps, features0.maps)[:FUSED_LEVELS]
@@ -340,7 +340,7 @@ class FilmNet(nn.Module):
             SettingsError: `t` is outside [0, 1].
         """
         if not 0 <= t <= 1:
-            raise SettingsError(f"A time lies between 0 (first frame) and 1 (second), got {t}.")
+            raise SettingsError(f"A time must be between 0 (first frame) and 1 (second), got {t}.")
         time = torch.tensor(float(t), dtype=self.dtype)
         pair = AlignedPair(features0=features0, features1=features1, flows=flows, t=time)
         return self.fuse(pair)[..., : features0.height, : features0.width]

@@ -80,7 +80,7 @@ def test_frames_of_another_kind_are_refused(film, frame):
 @pytest.mark.parametrize("shape", [(64, 80), (40, 64)])
 def test_frames_of_two_sizes_are_refused(film, shape):
     # 40 x 64 is padded to 64 x 64, which must not make it pass.
-    with pytest.raises(FrameError, match="must have one size"):
+    with pytest.raises(FrameError, match="must have the same size"):
         film(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, *shape), [0.5])
 
 
@@ -151,7 +151,7 @@ def test_a_file_that_does_not_fit_names_the_tensors(film_weights, tmp_path, chan
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not a whole safetensors file"),
+        (b"", "is not a complete safetensors file"),
         (b"\n<!DOCTYPE html><html>", "is a web page, not weights"),
         (b"PK\x03\x04constants.pkl", "is a PyTorch archive"),
         (b"\x80\x02}q\x00.", "is a PyTorch archive"),
@@ -167,7 +167,9 @@ def test_a_file_that_is_something_else_is_recognized(tmp_path, content, message)
 def test_a_file_that_was_cut_off_is_recognized(film_file, tmp_path):
     path = tmp_path / "film_net_fp16.safetensors"
     path.write_bytes(film_file.read_bytes()[:1_000_000])
-    with pytest.raises(CheckpointError, match="is not a whole safetensors file: download it again"):
+    with pytest.raises(
+        CheckpointError, match="is not a complete safetensors file: download it again"
+    ):
         load_film(path)
 
 
