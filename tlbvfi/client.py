@@ -1,8 +1,8 @@
-"""A prompt on a running ComfyUI, followed to its end over the websocket.
+"""Runs a prompt on a running ComfyUI and follows it over the websocket.
 
-It is queued under an id of our own, so that whatever happens to the connection, the server can be
-asked for it: it goes on there, and its result stays in the history. The websocket brings progress,
-and the images of SaveImageWebsocket; the history alone decides how a prompt has ended.
+It is queued under an id of our own, so that we can ask the server for it whatever happens to the
+connection: the server carries on, and the result stays in its history. The websocket brings
+progress and the images of SaveImageWebsocket; only the history decides how a prompt ended.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ log = logging.getLogger("tlbvfi.client")
 T = TypeVar("T")
 
 POLL_SECONDS = 5.0
-"""A message can be missed: the history is asked this often at least."""
+"""Messages can be missed, so the history is polled at least this often."""
 RETRY_SECONDS = 1.0
 SETTLE_SECONDS = 1.0
-"""Silence after which nothing more is expected of a prompt that has ended."""
+"""Silence after which no more messages are expected for a prompt that has ended."""
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PREVIEW, PREVIEW_WITH_NODE = 1, 4
 """Binary messages that carry an image (ComfyUI protocol.py)."""
@@ -56,14 +56,14 @@ PREVIEW, PREVIEW_WITH_NODE = 1, 4
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The prompt waits; `position` 1 is next."""
+    """The prompt waits in the queue; `position` 1 is next."""
 
     position: int
 
 
 @dataclass(frozen=True, slots=True)
 class NodeProgress:
-    """A node works; `value` of `maximum` steps are done, 0 of 0 where it does not say."""
+    """A node is running; `value` of `maximum` steps are done, 0 of 0 if it does not say."""
 
     node: str
     title: str
@@ -73,7 +73,7 @@ class NodeProgress:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLost:
-    """The server cannot be reached at the moment; it is tried again."""
+    """The server cannot be reached at the moment; we try again."""
 
     reason: str
 
@@ -84,9 +84,9 @@ class ReceivedImage:
 
     node: str
     index: int
-    """From 0 in its batch."""
+    """Position in its batch, from 0."""
     count: int
-    """Images of the batch."""
+    """Number of images in the batch."""
     data: bytes
 
 
@@ -105,15 +105,15 @@ def generate(
     on_event: OnServerEvent,
     on_image: OnImage,
 ) -> Json:
-    """The server's history entry of a prompt that has succeeded.
+    """The server's history entry of a prompt that succeeded.
 
-    `prompt`, nodes in API format, is queued unless the server knows `prompt_id`, a UUID, from before.
-    `needed` is a node that must run: where the server accepts the prompt without it, it is withdrawn.
-    A connection that is lost is taken up again for `server.lost_seconds`.
+    `prompt`, nodes in API format, is queued unless the server already knows `prompt_id`, a UUID.
+    `needed` is a node that must run: if the server accepts the prompt without it, the prompt is
+    canceled. A lost connection is retried for `server.lost_seconds`.
 
     Raises:
         ClientError: the prompt was refused, failed, was interrupted or forgotten, or takes too long.
-        ServerLostError: the server cannot be reached; what it has queued goes on there.
+        ServerLostError: the server cannot be reached; what it has queued continues there.
     """
     watch = _Watch(server=server, prompt=prompt, on_event=on_event, on_image=on_image)
     known_id = None
@@ -134,10 +134,10 @@ def generate(
 
 
 def patiently(server: Server, on_event: OnServerEvent, attempt: Callable[[], T]) -> T:
-    """The result of `attempt`, repeated while the server cannot be reached, for `lost_seconds`.
+    """The result of `attempt`, retried for `lost_seconds` while the server cannot be reached.
 
     Raises:
-        ServerLostError: it could not be reached in all that time.
+        ServerLostError: it could not be reached in that time.
     """
     begun = time.monotonic()
     while True:
@@ -151,15 +151,15 @@ def patiently(server: Server, on_event: OnServerEvent, attempt: Callable[[], T])
 
 
 def image_message(message: bytes) -> tuple[str, bytes]:
-    """Node ("" where it does not say) and image file of a binary message.
+    """Node ("" if not given) and image file of a binary message.
 
     Raises:
-        ValueError: another message, or a damaged one.
+        ValueError: a different kind of message, or a damaged one.
     """
     if len(message) < 8:
         raise ValueError("shorter than its header")
     event, second = struct.unpack_from(">II", message)
-    if event == PREVIEW:  # `second` is the format, which the image says itself
+    if event == PREVIEW:  # `second` is the format, which the image itself also states
         return "", message[8:]
     if event == PREVIEW_WITH_NODE and 8 + second <= len(message):
         about = as_dict(json.loads(message[8 : 8 + second]))
@@ -169,7 +169,7 @@ def image_message(message: bytes) -> tuple[str, bytes]:
 
 @dataclass(slots=True, kw_only=True)
 class _Watch:
-    """Follows one prompt: what runs, how far it is, and which image comes next."""
+    """Follows one prompt: which node runs, its progress, and which image comes next."""
 
     server: Server
     prompt: Json
@@ -177,13 +177,13 @@ class _Watch:
     on_image: OnImage
     running: str = ""
     steps: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """(value, maximum) of the nodes that have said so."""
+    """(value, maximum) of the nodes that reported them."""
     begun: float = field(default_factory=time.monotonic)
     heard: float = 0.0
-    """When the server last answered a question; 0: never."""
+    """When the server last answered a request; 0: never."""
 
     def until_done(self, socket: ClientConnection, prompt_id: str) -> Json:
-        """The prompt's history entry, as soon as there is one and all messages are taken in."""
+        """The prompt's history entry, once there is one and all messages are handled."""
         ended = False
         while True:
             entry = self._ask(prompt_id)
@@ -205,8 +205,8 @@ class _Watch:
             )
         if entry is None and limit is not None and self.heard - self.begun > limit:
             raise ClientError(
-                f"The generation takes longer than {limit:g} s and goes on at {self.server.url}: the "
-                "same command with a longer --timeout fetches it."
+                f"The generation takes longer than {limit:g} s and continues at {self.server.url}: "
+                "run the same command with a longer --timeout to fetch it."
             )
         if entry is None and position:
             self.on_event(Queued(position))
@@ -215,7 +215,7 @@ class _Watch:
     def _listen(
         self, socket: ClientConnection, prompt_id: str, *, silence: float, total: float = math.inf
     ) -> bool:
-        """Take messages in, until one says that the prompt has ended (True) or the time is over."""
+        """Handle messages until one says that the prompt has ended (True) or time is up (False)."""
         stop = time.monotonic() + total
         while (left := min(silence, stop - time.monotonic())) > 0:
             message = _receive(socket, left)
@@ -228,7 +228,7 @@ class _Watch:
         return False
 
     def _text(self, message: str, prompt_id: str) -> bool:
-        """Take note of a message; True where it says that the prompt has ended."""
+        """Handle a text message; True if it says that the prompt has ended."""
         try:
             content = as_dict(json.loads(message))
         except (ValueError, RecursionError):
@@ -265,12 +265,12 @@ class _Watch:
             log.debug("no image in a binary message: %s", error)
             return
         node = node or self.running
-        index, count = self.steps.get(node, (0, 0))  # told just before the image
+        index, count = self.steps.get(node, (0, 0))  # reported just before the image
         self.on_image(ReceivedImage(node, index, count, data))
 
 
 def _queue_once(server: Server, prompt: Json, prompt_id: str, client_id: str, needed: str) -> str:
-    """The id under which the server knows the prompt; it may do so from an earlier connection."""
+    """The id under which the server knows the prompt, perhaps from an earlier connection."""
     if queue_position(server, prompt_id) is not None or history(server, prompt_id) is not None:
         return prompt_id
     accepted = queue_prompt(server, prompt, prompt_id=prompt_id, client_id=client_id)
@@ -278,20 +278,20 @@ def _queue_once(server: Server, prompt: Json, prompt_id: str, client_id: str, ne
         cancel(server, accepted.prompt_id)
         raise ClientError(accepted.complaint)
     if accepted.complaint:
-        log.warning("%s; the rest of it runs.", accepted.complaint)
+        log.warning("%s; the rest of the prompt runs.", accepted.complaint)
     return accepted.prompt_id
 
 
 def _given_up(server: Server, error: ServerLostError) -> ServerLostError:
     return ServerLostError(
-        f"{str(error).rstrip('.')}, for {server.lost_seconds:g} s now; what was queued there goes on "
-        "without us, and the same command fetches it."
+        f"{str(error).rstrip('.')}, for {server.lost_seconds:g} s now; what was queued continues "
+        "there, and the same command fetches it."
     )
 
 
 @contextmanager
 def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
-    """A websocket of this client; the server sends what concerns its prompts there."""
+    """This client's websocket, over which the server sends messages about its prompts."""
     try:
         from websockets.exceptions import InvalidStatus, WebSocketException
         from websockets.sync.client import connect
@@ -306,7 +306,7 @@ def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
     with ExitStack() as stack:
         try:
             socket = stack.enter_context(
-                connect(  # images are compressed already; a few bytes could stand for `limit`
+                connect(  # images are already compressed; a few bytes could unpack to `limit`
                     url,
                     proxy=None,
                     compression=None,

@@ -1,7 +1,7 @@
-"""The questions and answers of a ComfyUI server over HTTP.
+"""Requests to a ComfyUI server over HTTP.
 
-Nothing of ComfyUI is imported, and nothing that comes from the server is trusted: sizes are limited,
-its texts are shortened to a line, and none of its names becomes a path.
+Nothing of ComfyUI is imported, and nothing from the server is trusted: sizes are limited, its texts
+are shortened to a line, and none of its names becomes a path.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from .remote_file import NoRedirects
 
 Json = Mapping[str, Any]
 Response = http.client.HTTPResponse | urllib.error.HTTPError
-"""What urllib answers; the error is an answer like any other."""
+"""What urllib returns; an HTTPError is a response like any other."""
 
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 TRANSIENT = (502, 503, 504)
-"""What a proxy answers while the server behind it restarts."""
+"""Statuses from a proxy while the server behind it restarts."""
 LONGEST_TEXT = 400
-"""Characters of a server's own words in a message of ours."""
+"""Most characters of a server's text that we quote in a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A ComfyUI server, and how much of its silence and of its bytes we take."""
+    """A ComfyUI server, and our limits on its silence and its bytes."""
 
     url: str = "http://127.0.0.1:8188"
     answer_seconds: float = 30.0
     """Silence within an answer, after which the connection counts as lost."""
     lost_seconds: float = 120.0
-    """How long a lost connection is tried again."""
+    """How long a lost connection is retried."""
     total_seconds: float | None = None
     """Longest wait for a generation; None: as long as it takes."""
     max_json_bytes: int = 256 * 2**20
@@ -54,10 +54,10 @@ class Server:
             is_whole = parts.port != 0 and bool(parts.hostname)
         except ValueError as error:
             raise _no_address(self.url) from error
-        if "@" in parts.netloc:  # which urllib would take for a part of the host's name
+        if "@" in parts.netloc:  # urllib would take it as part of the host name
             raise SettingsError(
-                f"The address of the ComfyUI server at {parts.hostname} holds a user's name or "
-                "password, which is not sent to any server: leave it out."
+                f"The address of the ComfyUI server at {parts.hostname} contains a user name or "
+                "password, which is never sent to a server: leave it out."
             )
         if parts.scheme not in ("http", "https") or not is_whole or parts.query:
             raise _no_address(self.url)
@@ -67,7 +67,7 @@ def server_url(text: str) -> str:
     """The address of a server as `Server.url`, from `host:port` or an http(s) or ws(s) address.
 
     Raises:
-        SettingsError: another kind of address.
+        SettingsError: not an address of this kind.
     """
     scheme, separator, rest = text.partition("://")
     if not separator:
@@ -78,12 +78,14 @@ def server_url(text: str) -> str:
 
 
 def _no_address(text: str) -> SettingsError:
-    return SettingsError(f"A ComfyUI server is named like http://127.0.0.1:8188, not {text!r}.")
+    return SettingsError(
+        f"{text!r} is not the address of a ComfyUI server: write it like http://127.0.0.1:8188."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileRef:
-    """A file in one of the server's folders, by the server's own words."""
+    """A file in one of the server's folders, as the server names it."""
 
     filename: str
     subfolder: str
@@ -92,13 +94,13 @@ class FileRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """A prompt the server has queued."""
+    """A prompt that the server queued."""
 
     prompt_id: str
     left_out: frozenset[str]
     """Nodes that will not run because something is wrong with them."""
     complaint: str
-    """What is wrong with them; empty where nothing is."""
+    """What is wrong with them; empty if nothing is."""
 
 
 def queue_prompt(server: Server, prompt: Json, *, prompt_id: str, client_id: str) -> Accepted:
@@ -106,7 +108,7 @@ def queue_prompt(server: Server, prompt: Json, *, prompt_id: str, client_id: str
 
     Raises:
         ClientError: the server refuses it; the text names the node.
-        ServerLostError: it cannot be reached; the prompt may be queued all the same.
+        ServerLostError: it cannot be reached; the prompt may be queued nevertheless.
     """
     body = {"prompt": prompt, "prompt_id": prompt_id, "client_id": client_id}
     status, raw = _request(server, "/prompt", body)
@@ -125,7 +127,7 @@ def queue_prompt(server: Server, prompt: Json, *, prompt_id: str, client_id: str
 
 
 def _refusal(answer: Json) -> str:
-    """What POST /prompt says is wrong, in one sentence."""
+    """The error that POST /prompt reports, in one sentence."""
     said = answer.get("error")
     if isinstance(said, dict):
         said = f"{said.get('message')} {said.get('details') or ''}"
@@ -137,7 +139,7 @@ def _refusal(answer: Json) -> str:
 
 
 def history(server: Server, prompt_id: str) -> Json | None:
-    """What the server remembers of a finished prompt; None: it is not finished, or unknown."""
+    """The server's history entry of a prompt; None: it is not finished, or unknown."""
     entry = _get_json(server, f"/history/{quote(prompt_id, safe='')}").get(prompt_id)
     return entry if isinstance(entry, dict) else None
 
@@ -166,7 +168,7 @@ def cancel(server: Server, prompt_id: str) -> None:
 
 
 def check_outcome(entry: Json, prompt: Json) -> Json:
-    """The history entry itself, if the prompt has succeeded.
+    """The history entry itself, if the prompt succeeded.
 
     Raises:
         ClientError: a node failed, or the prompt was interrupted.
@@ -205,12 +207,12 @@ def output_files(entry: Json, node: str, kind: str) -> list[FileRef]:
 
 
 def download(server: Server, ref: FileRef, path: Path) -> None:
-    """Write one of the server's files to `path`, whole or not at all.
+    """Write one of the server's files to `path`, completely or not at all.
 
     Raises:
         ClientError: the server no longer has it, or it is larger than `max_file_bytes`.
         ServerLostError: the connection broke.
-        OutputError: the disk is full, or has no room for what the server announces, or forbids it.
+        OutputError: the disk is full, lacks room for the announced size, or cannot be written.
     """
     query = {"filename": ref.filename, "subfolder": ref.subfolder, "type": ref.type}
     with _answer(server, f"/view?{urlencode(query, errors='replace')}") as response:
@@ -219,7 +221,7 @@ def download(server: Server, ref: FileRef, path: Path) -> None:
                 f"{server.url} no longer has {plain(ref.filename)} (HTTP {response.status}): run the "
                 "same command with --again to queue the prompt anew."
             )
-        announced = getattr(response, "length", None) or 0  # more than that is never read
+        announced = getattr(response, "length", None) or 0  # no more than this is read
         _refuse_too_large(server, ref, announced)
         require_space(path.parent, announced)
         with disk_errors(path), atomic_file(path) as part, part.open("wb") as file:
@@ -234,47 +236,48 @@ def download(server: Server, ref: FileRef, path: Path) -> None:
 def _refuse_too_large(server: Server, ref: FileRef, size: int) -> None:
     if size > server.max_file_bytes:
         raise ClientError(
-            f"{plain(ref.filename)} is larger than {server.max_file_bytes} bytes: no frame is."
+            f"{plain(ref.filename)} is larger than {server.max_file_bytes} bytes, too large for a "
+            "frame: check which node saves the frames."
         )
 
 
 def node_title(prompt: Json, node: Any) -> str:  # noqa: ANN401 - JSON
-    """`node 5 KSampler`; nodes that another one was expanded into are called after it."""
+    """`node 5 KSampler`; nodes that another node was expanded into get its name."""
     content = as_dict(prompt.get(str(node)) or prompt.get(str(node).split(".")[0]))
     return plain(f"node {node} {content.get('class_type', '')}")
 
 
 def plain(text: str) -> str:
-    """A server's words, fit for one line of a terminal."""
+    """A server's text, made fit for one line of a terminal."""
     words = re.sub(r"[\x00-\x20\x7f-\x9f]+", " ", text).strip()
     return words if len(words) <= LONGEST_TEXT else f"{words[:LONGEST_TEXT]}…"
 
 
 def whole(value: Any) -> int:  # noqa: ANN401 - JSON
-    """A number a server gave, 0 where it is none."""
+    """A number from a server, or 0 if it is not one."""
     return int(value) if isinstance(value, int | float) and abs(value) < 2**53 else 0
 
 
 def as_dict(value: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    """An object a server gave, empty where it is none."""
+    """An object from a server, or an empty one if it is not one."""
     return value if isinstance(value, dict) else {}
 
 
 def as_list(value: Any) -> list[Any]:  # noqa: ANN401 - JSON
-    """A list a server gave, empty where it is none."""
+    """A list from a server, or an empty one if it is not one."""
     return value if isinstance(value, list) else []
 
 
 @contextmanager
 def _answer(server: Server, path: str, body: Json | None = None) -> Iterator[Response]:
-    """The answer to a request, whatever its status.
+    """The response to a request, whatever its status.
 
     Raises:
         ServerLostError: there is none, or it breaks off.
     """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(server.url + path, data, {"Content-Type": "application/json"})
-    # No proxies: ComfyUI runs here or next door, and the websocket goes straight as well.
+    # No proxies: ComfyUI runs here or nearby, and the websocket connects directly as well.
     opener = urllib.request.build_opener(NoRedirects, urllib.request.ProxyHandler({}))
     try:
         try:
@@ -291,19 +294,19 @@ def _answer(server: Server, path: str, body: Json | None = None) -> Iterator[Res
         ssl.SSLError,
         ConnectionError,
         TimeoutError,
-        ValueError,  # a chunk of negative length, or a name that is no text for HTTP
+        ValueError,  # a chunk of negative length, or a name that HTTP cannot express
     ) as error:
         raise unreachable(server, error) from error
 
 
 def _check_whole(server: Server, response: Response) -> None:
-    """urllib takes a body that is shorter than announced for a whole one."""
+    """Refuse a body shorter than announced, which urllib takes as complete."""
     if getattr(response, "length", 0):
         raise ServerLostError(f"{server.url} broke off in the middle of an answer.")
 
 
 def _request(server: Server, path: str, body: Json | None = None) -> tuple[int, bytes]:
-    """Status and body of an answer."""
+    """Status and body of a response."""
     with _answer(server, path, body) as response:
         raw = response.read(server.max_json_bytes + 1)
         if len(raw) > server.max_json_bytes:
@@ -328,31 +331,37 @@ def _parsed(server: Server, path: str, raw: bytes) -> Json:
         answer = None
     if not isinstance(answer, dict):
         raise ClientError(
-            f"{server.url}{path} does not answer in JSON, so it is no ComfyUI: check the address."
+            f"{server.url}{path} does not answer in JSON, so it is not a ComfyUI server: check the "
+            "address."
         )
     return answer
 
 
 def bad_status(server: Server, path: str, status: int) -> ClientError:
-    """What an HTTP status that we cannot use means to a person."""
+    """An error that explains an unusable HTTP status to a person."""
     if status in (401, 403):
-        return ClientError(f"{server.url} does not let us in (HTTP {status}).")
+        return ClientError(
+            f"{server.url} refuses access (HTTP {status}): give an address that needs no login."
+        )
     if 300 <= status < 400:
         return ClientError(
-            f"{server.url} sends us elsewhere (HTTP {status}): give its own address."
+            f"{server.url} redirects to another address (HTTP {status}): give that one directly."
         )
     if status >= 500:
         return ClientError(f"{server.url} failed at {path} (HTTP {status}): see its log.")
-    return ClientError(f"{server.url}{path} does not exist (HTTP {status}), so it is no ComfyUI.")
+    return ClientError(
+        f"{server.url}{path} does not exist (HTTP {status}), so it is not a ComfyUI server: check "
+        "the address."
+    )
 
 
 def not_ready(server: Server, status: int) -> ServerLostError:
-    """A proxy answers, the server behind it does not."""
+    """The error for a proxy that answers while the server behind it does not."""
     return ServerLostError(f"{server.url} is not ready (HTTP {status}).")
 
 
 def unreachable(server: Server, error: Exception) -> ClientError:
-    """No connection, or a broken one; a bad certificate is not worth another try."""
+    """The error for a missing or broken connection; a bad certificate is not retried."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         return ClientError(

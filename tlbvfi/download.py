@@ -1,8 +1,8 @@
-"""Fetches a weights file when a person asks for it: resumable, and checked before it counts.
+"""Downloads a weights file when a person asks for it: resumable, and verified before use.
 
-A file is received under a temporary name beside its place and renamed when its size and SHA-256
-are those the server states. What has arrived survives a broken connection and a kill; the next call
-goes on from there, unless the file on the server has changed.
+A file is received under a temporary name beside its target and renamed once its size and SHA-256
+match those the server states. What has arrived survives a broken connection and a kill; the next
+call resumes from there, unless the file on the server has changed.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ WAITS = (1.0, 5.0, 15.0)
 """Seconds before asking again after an attempt that brought nothing new."""
 
 OnProgress = Callable[[int, int], None]
-"""Told (bytes done, bytes in all); may raise, which stops the download and keeps what has arrived."""
+"""Called with (bytes done, total bytes); may raise to stop, which keeps what has arrived."""
 
 log = logging.getLogger("tlbvfi.download")
 
 
 def ignore_progress(done: int, total: int) -> None:
-    """Tell nobody."""
+    """Do nothing."""
 
 
 def download(
@@ -48,15 +48,15 @@ def download(
     timeout_seconds: float = 30.0,
     waits: Sequence[float] = WAITS,
 ) -> Path:
-    """Path of the weights file of method `model` in `folder`, fetched unless it is there.
+    """Path of the weights file of method `model` in `folder`, downloaded unless it is there.
 
     `base_url`: huggingface.co or a mirror of it; https, or http to this machine itself.
     `timeout_seconds`: silence after which a connection counts as broken. `waits`: seconds between
-    attempts that bring nothing new; after the last of them the download is given up.
+    attempts that bring nothing new; after the last of them the download fails.
 
     Raises:
-        DownloadError: the server cannot be reached, refuses, or sends another file than promised;
-            the disk is too small; another process is downloading; another file has the name.
+        DownloadError: the server cannot be reached, refuses, or sends a file other than promised;
+            the disk is too small; another process is downloading; a different file has the name.
         OutputError: the folder cannot be written, or the disk became full.
         SettingsError: the method has no model file.
     """
@@ -66,7 +66,7 @@ def download(
         f"get {target.name} from {source.page(base_url)} with a browser and put it into {folder}"
     )
     remote = RemoteFile(source.url(base_url), otherwise=by_hand, timeout_seconds=timeout_seconds)
-    with disk_errors(target, if_full="free some space, the same command goes on from there"):
+    with disk_errors(target, if_full="free some space and run the same command again to resume"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target):
             promise = remote.ask()
@@ -79,7 +79,7 @@ def download(
 
 
 class _Part:
-    """A file on its way: the bytes so far, and a note of which version of the file they are of."""
+    """A partial file: the bytes so far, and a note of the version of the file they belong to."""
 
     def __init__(self, target: Path, promise: Promise) -> None:
         self.path = target.with_name(f"{target.name}.part")
@@ -87,7 +87,7 @@ class _Part:
         self.size_wanted = promise.size
         self._note = target.with_name(f"{target.name}.part.json")
         self.etag = self._read_etag()
-        """ETag of the server that sends the content, another one than the promise's."""
+        """ETag from the server that sends the content, which differs from the promise's."""
 
     @property
     def size(self) -> int:
@@ -95,31 +95,31 @@ class _Part:
         return self.path.stat().st_size if self.path.exists() else 0
 
     def request_headers(self) -> dict[str, str]:
-        """Headers that ask for what is missing, if anything can tell that the file is the same."""
+        """Headers that request the missing part, if it can be checked that the file is the same."""
         if not self.size or not (self.etag or self.promise.sha256):
             return {}
         condition = {"If-Range": self.etag} if self.etag else {}
         return {"Range": f"bytes={self.size}-", **condition}
 
     def restart(self, etag: str | None) -> None:
-        """Drop what has arrived and note which version comes now."""
+        """Drop what has arrived and note which version comes next."""
         self.path.write_bytes(b"")
         self.etag = etag
         note = {"version": self.promise.version, "etag": etag}
         self._note.write_text(json.dumps(note), encoding="utf-8")
 
     def append(self, block: bytes) -> None:
-        """Add what comes next."""
+        """Append the next bytes."""
         with self.path.open("ab") as file:
             file.write(block)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Delete the partial file and its note."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
 
     def publish(self, target: Path) -> None:
-        """Check the whole file and give it its name.
+        """Verify the whole file and rename it to `target`.
 
         Raises:
             DownloadError: it is not the file the server promised.
@@ -140,7 +140,7 @@ class _Part:
         self._note.unlink(missing_ok=True)
 
     def _read_etag(self) -> str | None:
-        """ETag of what has arrived; drops it where nothing says that it is of this version."""
+        """ETag of what has arrived; drops the file unless it is known to be of this version."""
         try:
             note = json.loads(self._note.read_text(encoding="utf-8"))
             version, etag = note["version"], note["etag"]
@@ -156,7 +156,7 @@ class _Part:
 def _receive(
     remote: RemoteFile, part: _Part, on_progress: OnProgress, waits: Sequence[float]
 ) -> None:
-    """Fill `part`, asking again after a break as long as something new arrives or `waits` last."""
+    """Fill `part`, retrying after a break as long as new bytes arrive or `waits` remain."""
     furthest = part.size
     remaining = list(waits)
     while True:
@@ -172,8 +172,8 @@ def _receive(
         else:
             raise DownloadError(
                 f"{remote.url} broke off after {part.size / 1e6:.1f} of "
-                f"{(part.size_wanted or 0) / 1e6:.1f} MB ({reason}): run the same command again, "
-                "it goes on from there."
+                f"{(part.size_wanted or 0) / 1e6:.1f} MB ({reason}): run the same command again to "
+                "resume."
             ) from reason
         log.debug("%s broke off at byte %d: %s", remote.url, part.size, reason)
 
@@ -203,7 +203,7 @@ def _receive_once(remote: RemoteFile, part: _Part, on_progress: OnProgress) -> N
 
 
 def _blocks(response: Response, wanted: int) -> Iterator[bytes]:
-    """`wanted` bytes of an answer, as they come."""
+    """`wanted` bytes of a response, as they arrive."""
     while wanted:
         try:
             block = response.read(min(BLOCK, wanted))
@@ -216,7 +216,7 @@ def _blocks(response: Response, wanted: int) -> Iterator[bytes]:
 
 
 def _continues(part: _Part, status: int, headers: Message) -> bool:
-    """Whether the answer goes on where `part` ends, in the same version of the file."""
+    """Whether the response continues where `part` ends, in the same version of the file."""
     etag = _strong_etag(headers)
     same = part.etag is None or etag is None or etag == part.etag
     return (
@@ -227,7 +227,7 @@ def _continues(part: _Part, status: int, headers: Message) -> bool:
 
 
 def _checked_size(remote: RemoteFile, part: _Part, headers: Message) -> int:
-    """Size of the whole file as the answer gives it, which must be the one promised."""
+    """Size of the whole file as stated in the response, which must be the promised one."""
     sent = headers.get("Content-Range", "").rpartition("/")[2] or headers.get("Content-Length")
     size = stated_size(sent)
     if size is None:
@@ -238,8 +238,8 @@ def _checked_size(remote: RemoteFile, part: _Part, headers: Message) -> int:
         wanted = part.size_wanted or part.size
         part.discard()
         raise DownloadError(
-            f"{remote.url} is {size} bytes long where the server promised {wanted}: it is not the "
-            "file that was asked for, try again later."
+            f"{remote.url} is {size} bytes long, but the server promised {wanted}: it is not the "
+            "requested file, try again later."
         )
     return size
 
@@ -266,7 +266,7 @@ def _same_file(target: Path, promise: Promise) -> Path:
 
 @contextmanager
 def _alone(target: Path) -> Iterator[None]:
-    """Keep a second download of the same file out.
+    """Keep out a second download of the same file.
 
     Raises:
         DownloadError: there is one.
@@ -276,11 +276,11 @@ def _alone(target: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise DownloadError(
-            f"{target.name} is already being downloaded to {target.parent}: wait for that to end."
+            f"{target.name} is already being downloaded to {target.parent}: wait until that ends."
         ) from error
 
 
 def _strong_etag(headers: Message) -> str | None:
-    """ETag that vouches for every byte; a weak one (W/) does not, RFC 9110 section 8.8.1."""
+    """ETag if it guarantees equal bytes; a weak one (W/) does not, RFC 9110 section 8.8.1."""
     etag = headers.get("ETag")
     return None if etag is None or etag.startswith("W/") else etag

@@ -1,7 +1,7 @@
-"""The frames of one ComfyUI prompt, in a folder that outlives a crash of ours.
+"""The frames of one ComfyUI prompt, in a folder that survives a crash of ours.
 
-The folder remembers under which id the prompt was queued. The same prompt again is therefore not
-generated again: what runs is followed, what has finished is fetched, what was fetched is used.
+The folder records the id under which the prompt was queued, so the same prompt is not generated
+again: a running one is followed, a finished one is fetched, and fetched frames are used.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger("tlbvfi.generation")
 
 FRAME_SAVERS = ("SaveImage", "SaveImageAdvanced", "SaveImageWebsocket")
 PREVIEWS = ("PreviewImage",)
-"""They keep frames until the server restarts: good enough where nothing else keeps them."""
+"""These keep frames until the server restarts: good enough if nothing else keeps them."""
 BY_WEBSOCKET = "SaveImageWebsocket"
 SOUND_SAVERS = ("SaveAudio", "SaveAudioMP3", "SaveAudioOpus", "SaveAudioAdvanced")
 
@@ -51,11 +51,11 @@ IMAGE_STARTS = {
     ".tif": (b"II*\0", b"MM\0*"),
     ".exr": b"\x76\x2f\x31\x01",
 }
-"""What files of these kinds begin with: the content decides, not the name a server gives."""
+"""What files of these types begin with: the content decides, not the server's name for it."""
 SOUND_SUFFIXES = (".flac", ".mp3", ".opus", ".ogg", ".wav", ".m4a")
 RECORD = "generation.json"
 ATTEMPTS = 2
-"""SaveImageWebsocket keeps nothing: what is lost is sent anew, from the server's cache."""
+"""SaveImageWebsocket keeps nothing: lost frames are sent again, from the server's cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +67,17 @@ class Generation:
     frames: int
     sound: Path | None
     was_there: bool
-    """Whether everything had been fetched before."""
+    """Whether everything had already been fetched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Record:
-    """What `generation.json` says."""
+    """The content of `generation.json`."""
 
     prompt_id: str
     client_id: str
     frames: int | None = None
-    """None until all of them are here."""
+    """None until all of them are fetched."""
     sound: str | None = None
 
 
@@ -124,16 +124,16 @@ def collect(
     output_folder: Path | None = None,
     on_event: OnServerEvent,
 ) -> Generation:
-    """The frames of a prompt, generated, or fetched, or found in `folder` from an earlier run.
+    """The frames of a prompt: generated, fetched, or found in `folder` from an earlier run.
 
-    `node` is the one whose images are the frames. `again` forgets what earlier runs have left.
-    `output_folder`: ComfyUI's own output folder, where it is on this machine; frames are linked
-    from there instead of downloaded.
+    `node` is the one whose images are the frames. `again` ignores what earlier runs left.
+    `output_folder`: ComfyUI's own output folder, if it is on this machine; frames are linked from
+    there instead of downloaded.
 
     Raises:
-        ClientError: the generation failed, or its frames are not to be had.
-        ServerLostError: the server cannot be reached; the same call goes on later.
-        OutputError: the disk of `folder` is full or forbids it.
+        ClientError: the generation failed, or its frames cannot be fetched.
+        ServerLostError: the server cannot be reached; the same call resumes later.
+        OutputError: the disk of `folder` is full or cannot be written.
     """
     with disk_errors(folder), _locked(folder):
         record = None if again else _usable_record(server, folder)
@@ -154,8 +154,8 @@ def collect(
                 return _generation(folder, done, was_there=False)
             record = None
     raise ClientError(
-        f"Frames of {node_title(prompt, node)} were lost on the way twice: replace it by a Save Image "
-        "node, which keeps them."
+        f"Frames of {node_title(prompt, node)} were lost on the way twice: replace it with a Save "
+        "Image node, which keeps them."
     )
 
 
@@ -176,7 +176,7 @@ def discard(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Collection:
-    """One prompt on its way into one folder."""
+    """Collects the frames of one prompt into one folder."""
 
     server: Server
     prompt: Json
@@ -186,8 +186,8 @@ class _Collection:
     on_event: OnServerEvent
 
     def run(self, record: _Record) -> _Record | None:
-        """Generate and fetch everything; None where frames sent over the websocket are missing."""
-        counts: list[int] = []  # of the batch, as told with every image of it
+        """Generate and fetch everything; None if frames sent over the websocket are missing."""
+        counts: list[int] = []  # size of the batch, as reported with each of its images
         entry = generate(
             self.server,
             self.prompt,
@@ -207,9 +207,9 @@ class _Collection:
         return replace(record, frames=frames, sound=self._fetch_sound(entry))
 
     def _take(self, image: ReceivedImage, counts: list[int]) -> None:
-        """A frame that came over the websocket; previews of other nodes pass by.
+        """Store a frame that came over the websocket; ignore previews of other nodes.
 
-        So does what is no part of the batch as it was announced, of which there could be any number.
+        Images outside the announced batch are ignored too, as there could be any number of them.
         """
         is_wanted = image.node == self.node and 0 <= image.index < image.count
         if is_wanted and image.data.startswith(IMAGE_STARTS[".png"]):
@@ -221,7 +221,7 @@ class _Collection:
         refs = output_files(entry, self.node, "images")
         if not refs:
             raise ClientError(
-                f"{node_title(self.prompt, self.node)} has saved no images: name the node that does "
+                f"{node_title(self.prompt, self.node)} saved no images: name the node that does "
                 "with --node."
             )
         there = set(_numbers(self.folder))
@@ -237,13 +237,13 @@ class _Collection:
         if suffix is None:
             arriving.unlink()
             raise ClientError(
-                f"{plain(ref.filename)} of {node_title(self.prompt, self.node)} is no image but "
-                "perhaps a video: tlbvfi comfy rewrite makes the workflow keep its frames."
+                f"{plain(ref.filename)} of {node_title(self.prompt, self.node)} is not an image, "
+                "perhaps a video: run tlbvfi comfy rewrite to make the workflow keep its frames."
             )
         arriving.replace(_frame_path(self.folder, number, suffix))
 
     def _fetch_sound(self, entry: Json) -> str | None:
-        """The first sound that the prompt has saved."""
+        """The first sound that the prompt saved."""
         for node, content in self.prompt.items():
             if as_dict(content).get("class_type") in SOUND_SAVERS:
                 for ref in output_files(entry, node, "audio"):
@@ -266,7 +266,7 @@ class _Collection:
 
 
 def _local_file(output_folder: Path, ref: FileRef) -> Path | None:
-    """The file a server names, if it really lies in its output folder."""
+    """The file a server names, if it really is in its output folder."""
     root = output_folder.resolve()
     try:
         path = (root / ref.subfolder / ref.filename).resolve()
@@ -287,7 +287,7 @@ def _frame_path(folder: Path, number: int, suffix: str) -> Path:
 
 
 def _numbers(folder: Path) -> Iterator[int]:
-    """Numbers, from 1, of the frames that are there."""
+    """Numbers, from 1, of the frames in the folder."""
     names = (re.fullmatch(r"frame_(\d{6,})", p.stem) for p in (folder / "frames").glob("frame_*"))
     return (int(name[1]) for name in names if name)
 
@@ -306,7 +306,7 @@ def _generation(folder: Path, record: _Record, *, was_there: bool) -> Generation
 
 
 def _usable_record(server: Server, folder: Path) -> _Record | None:
-    """What an earlier run has left, unless it is incomplete here and has failed there."""
+    """What an earlier run left, unless it is incomplete here and failed on the server."""
     record = _read_record(folder)
     if record is None:
         return None
@@ -320,7 +320,7 @@ def _usable_record(server: Server, folder: Path) -> _Record | None:
 
 
 def _new_record(folder: Path) -> _Record:
-    """A fresh id for a prompt; frames of an older one go."""
+    """A record with a fresh id for a prompt; frames of an older one are deleted."""
     (folder / "frames").mkdir(parents=True, exist_ok=True)
     for path in (folder / "frames").glob("frame_*"):
         path.unlink()
@@ -335,7 +335,7 @@ def _write_record(folder: Path, record: _Record) -> None:
 
 
 def _read_record(folder: Path) -> _Record | None:
-    """None where there is none, or none that makes sense."""
+    """The record in the folder; None if there is none or it is invalid."""
     try:
         return _Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -344,7 +344,7 @@ def _read_record(folder: Path) -> _Record | None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Two runs must not fetch into one folder."""
+    """Keep a second run from fetching into the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:

@@ -1,8 +1,8 @@
-"""A file on a web server: what is stated about it, and its bytes from any point on.
+"""A file on a web server: what the server states about it, and its bytes from any offset.
 
-The server is asked as huggingface.co's own client does: a HEAD request to the `resolve` address
-answers with `X-Linked-Size` and, as `X-Linked-Etag`, the SHA-256 of a large file, then redirects to
-a storage host that knows neither.
+Requests follow huggingface.co's own client: the response to a HEAD request to the `resolve` address
+holds `X-Linked-Size` and, as `X-Linked-Etag`, the SHA-256 of a large file, and redirects to a
+storage host that knows neither.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from .errors import DownloadError
 
 MAX_REDIRECTS = 5
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
-"""HTTP statuses that pass by themselves."""
+"""HTTP statuses of temporary failures."""
 
 Response = http.client.HTTPResponse | urllib.error.HTTPError
-"""What urllib answers; the error is an answer like any other."""
+"""What urllib returns; an HTTPError is a response like any other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,16 +39,16 @@ class Promise:
 
     @property
     def version(self) -> str | None:
-        """Changes when the content does; None where the server gives no clue."""
+        """Changes when the content does; None if the server states neither."""
         return self.sha256 or self.etag
 
 
 class BrokenOffError(Exception):
-    """The connection ended early; what has arrived is good."""
+    """The connection ended early; what has arrived is valid."""
 
 
 class NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Hands redirects back: the default handler follows them to any address, from https to http too."""
+    """Returns redirects: the default handler follows them anywhere, even from https to http."""
 
     def redirect_request(
         self,
@@ -63,10 +63,10 @@ class NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class RemoteFile:
-    """Requests for one file at `url`, and the words for what goes wrong with them.
+    """Requests for one file at `url`, and the errors for what goes wrong with them.
 
-    `otherwise`: what a person can do instead, for the end of a sentence. `timeout_seconds`: silence
-    after which a connection counts as broken.
+    `otherwise`: what a person can do instead, to end the sentence. `timeout_seconds`: silence after
+    which a connection counts as broken.
     """
 
     def __init__(self, url: str, *, otherwise: str, timeout_seconds: float) -> None:
@@ -79,8 +79,8 @@ class RemoteFile:
     def ask(self) -> Promise:
         """What the server states about the file.
 
-        Redirects are followed on the same host only: a storage host does not know the checksum,
-        and some refuse HEAD.
+        Redirects are followed only on the same host: a storage host does not know the checksum, and
+        some refuse HEAD.
 
         Raises:
             DownloadError: it cannot be reached or does not have the file.
@@ -119,13 +119,13 @@ class RemoteFile:
         return status, response
 
     def refusal(self, status: int) -> DownloadError:
-        """The server says no."""
+        """The error for a request that the server refuses."""
         return DownloadError(
-            f"The server does not give {self.url} ({_status_text(status)}): {self._otherwise}."
+            f"The server does not provide {self.url} ({_status_text(status)}): {self._otherwise}."
         )
 
     def web_page(self) -> DownloadError:
-        """A page came instead of the file: a login, a proxy, a hotel's network."""
+        """The error for a page instead of the file: a login, a proxy, a hotel's network."""
         return DownloadError(
             f"A web page came instead of {self.url}, perhaps from a proxy or a login: {self._otherwise}."
         )
@@ -145,7 +145,7 @@ class RemoteFile:
             response.close()
             self._check_address(following, url)
             url = following
-        raise DownloadError(f"{self.url} leads in circles: {self._otherwise}.")
+        raise DownloadError(f"{self.url} redirects too often: {self._otherwise}.")
 
     def _joined(self, url: str, location: str) -> str:
         try:
@@ -154,29 +154,29 @@ class RemoteFile:
             raise self._unsafe(location) from error
 
     def _send(self, method: str, url: str, headers: Mapping[str, str]) -> tuple[int, Response]:
-        # Compression would make ranges and lengths those of another file.
+        # With compression, ranges and lengths would not be those of the file.
         headers = {"User-Agent": "tlbvfi", "Accept-Encoding": "identity", **headers}
         try:
             request = urllib.request.Request(url, headers=headers, method=method)
             response = self._opener.open(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
             return error.code, error
-        except (OSError, http.client.HTTPException, ValueError) as error:  # or no text for HTTP
+        except (OSError, http.client.HTTPException, ValueError) as error:  # or not valid in HTTP
             raise BrokenOffError(
                 str(getattr(error, "reason", error)) or type(error).__name__
             ) from error
         return response.status, response
 
     def _check_address(self, url: str, origin: str) -> None:
-        """Only https, or http within this machine; a far server cannot point at this machine."""
+        """Allow only https, or http on this machine; a remote server cannot redirect to it."""
         try:
             parts = urlsplit(url)
         except ValueError as error:
             raise self._unsafe(url) from error
-        if "@" in parts.netloc:  # which urllib would take for a part of the host's name
+        if "@" in parts.netloc:  # urllib would take it as part of the host name
             raise DownloadError(
-                f"The address at {parts.hostname} holds a user's name or password, which is not sent "
-                "to any server: leave it out."
+                f"The address at {parts.hostname} contains a user name or password, which is never "
+                "sent to a server: leave it out."
             )
         is_here, begins_here = _is_loopback(parts.hostname), _is_loopback(urlsplit(origin).hostname)
         schemes = ("https", "http") if is_here and begins_here else ("https",)
@@ -188,7 +188,7 @@ class RemoteFile:
 
 
 def stated_size(text: str | None) -> int | None:
-    """The number of bytes that a header states; None where it states none."""
+    """The number of bytes that a header states; None if it states none."""
     return int(text) if text and re.fullmatch(r"[0-9]{1,18}", text) else None
 
 

@@ -1,4 +1,4 @@
-"""ComfyUI workflows that end in a video file, turned into ones that keep every frame.
+"""Rewrites ComfyUI workflows that end in a video file so that they keep every frame.
 
 A node that saves a video compresses it. Interpolating that file and saving it again compresses
 twice; keeping the frames, or ending in our own nodes, compresses once.
@@ -21,26 +21,26 @@ DAMAGE = (
     *(KeyError, IndexError, TypeError, ValueError, AttributeError),
     *(OverflowError, RecursionError),
 )
-"""What comes of a workflow that no ComfyUI has saved."""
+"""Errors from a workflow that was not saved by ComfyUI."""
 FRAMES_FOLDER = "tlbvfi_frames"
 RUN_STAMP = "%year%%month%%day%_%hour%%minute%%second%"
-"""ComfyUI's server puts the time here: frames of two generations must not share a folder."""
+"""ComfyUI's server replaces this with the time: two generations must not share a folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptFrames:
-    """A node that now saves frames, and what the video they were meant for was to be."""
+    """A node that now saves frames, and the rate and sound of the video it replaces."""
 
     node: NodeId
     rate: Fraction | None
-    """Frames per second; None where another node decides it at run time."""
+    """Frames per second; None if another node decides it at run time."""
     sound: NodeId | None
     """Node that saves the sound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
-    """A rewritten workflow, what was changed in words, and where its frames are."""
+    """A rewritten workflow, its changes in words, and the nodes that keep its frames."""
 
     workflow: Workflow
     changes: tuple[str, ...]
@@ -49,12 +49,12 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Saver:
-    """How a node that saves a video names what it is given."""
+    """The input names of a node that saves a video."""
 
     footage: str
     rate: str | None
     passes_on: bool = True
-    """Whether its first output is what came in."""
+    """Whether its first output is its footage, unchanged."""
 
 
 _SAVERS = {
@@ -68,7 +68,7 @@ _SAVERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Footage:
-    """What a saver is given, as far as the graph says."""
+    """The inputs of a saver, as far as the graph states them."""
 
     video: Link | None
     images: Link | None
@@ -83,7 +83,7 @@ def rewrite(workflow: Workflow, *, to: Target, model_name: str = "flow") -> Rewr
     `tlbvfi`: it becomes TLBVFI_ChunkProcessor and TLBVFI_VideoConcatenator with `model_name`.
 
     Raises:
-        WorkflowError: not a workflow, nothing in it saves a video, or what it does cannot be kept.
+        WorkflowError: not a workflow, nothing in it saves a video, or it cannot be rewritten.
     """
     try:
         return _rewritten(copy.deepcopy(workflow), to, model_name)
@@ -122,7 +122,7 @@ def saves_video(workflow: Workflow) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Replacement:
-    """One saver that is being replaced."""
+    """The replacement of one saver."""
 
     graph: Graph
     saver: NodeId
@@ -198,8 +198,8 @@ class _Replacement:
             )
         if graph.source(node, "meta_batch") is not None:
             raise WorkflowError(
-                f"{self._described(node)} works in batches of a VHS Meta Batch Manager, which needs "
-                "it: remove the manager first, our nodes stream by themselves."
+                f"{self._described(node)} belongs to a VHS Meta Batch Manager, which needs it: "
+                "remove the manager first, as our nodes stream anyway."
             )
         audio = graph.source(node, "audio")
         return _Footage(
@@ -207,7 +207,7 @@ class _Replacement:
         )
 
     def _decoded(self, given: Link) -> Link:
-        """VHS_VideoCombine takes latents too, where it is given a VAE."""
+        """The images: VHS_VideoCombine also takes latents, if it is given a VAE."""
         vae = self.graph.source(self.saver, "vae")
         if vae is None:
             return given
@@ -219,13 +219,13 @@ class _Replacement:
         return _file_name(re.split(r"[/\\]", re.sub(r"%[^%]*%", "", prefix))[-1]) or "video"
 
     def _retire(self, footage: _Footage) -> None:
-        """Remove the saver, and the CreateVideo before it if nothing else wants its video."""
+        """Remove the saver, and the CreateVideo before it if nothing else uses its video."""
         graph, node = self.graph, self.saver
         spec = _SAVERS[graph.kind(node)]
         passed_on = (footage.video or footage.images) if spec.passes_on else None
         for user in graph.users(Link(node, 0)) if passed_on is None else ():
             self.changes.append(
-                f"{self._described(user)} loses what {self._described(node)} gave it"
+                f"{self._described(user)} loses its input from {self._described(node)}"
             )
         if graph.value(node, "pingpong") is True:
             self.changes.append(f"{self._described(node)} played back and forth: forward only now")
@@ -257,7 +257,7 @@ def _file_name(text: str) -> str:
 
 
 def _through_reroutes(graph: Graph, link: Link) -> Link:
-    passed: set[NodeId] = set()  # a damaged graph may run in a circle
+    passed: set[NodeId] = set()  # a damaged graph may contain a loop
     while graph.kind(link.node) == "Reroute" and link.node not in passed:
         passed.add(link.node)
         link = graph.source(link.node, "") or link
@@ -265,7 +265,7 @@ def _through_reroutes(graph: Graph, link: Link) -> Link:
 
 
 def _rate(graph: Graph, node: NodeId, name: str) -> Fraction | Link | None:
-    """Frames per second: a number, or the link that brings it."""
+    """Frames per second: a number, or the link that provides it."""
     source = graph.source(node, name)
     if source is None:
         return _number(graph.value(node, name))

@@ -1,8 +1,8 @@
-"""A ComfyUI workflow as a graph that can be edited: the format the page saves and the server's own.
+"""A ComfyUI workflow as an editable graph, in the web page's format or the server's.
 
 The page (UI format) saves nodes with sockets and positional widget values, and a list of links; the
-server (API format) takes {id: {class_type, inputs}}. Both are edited through the same few operations.
-A workflow is a plain dict, as JSON gives it.
+server (API format) takes {id: {class_type, inputs}}. Both are edited through the same few
+operations. A workflow is a plain dict from JSON.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Workflow = dict[str, Any]  # JSON
 NodeId = int | str
 
 MAX_BYTES = 256 * 2**20
-"""No workflow is larger; a video given by mistake often is."""
+"""No workflow is larger; a video passed by mistake often is."""
 
 
 FARTHEST = 1e9
-"""Where a place for a node is looked for no more: far beyond, a step does not change a number."""
+"""Where the search for a free place ends: far beyond it, adding a step would not change a float."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """Sockets and widgets of a node type that is read or added. Widgets are (name, type, default)."""
+    """Sockets and widgets of a node type that we read or add. Widgets are (name, type, default)."""
 
     inputs: tuple[tuple[str, str], ...] = ()
     widgets: tuple[tuple[str, str, Any], ...] = ()
@@ -112,7 +112,7 @@ KINDS = {
 
 
 def is_api_format(workflow: Workflow) -> bool:
-    """Whether the server can run this workflow as it is; False: it is what the page saves.
+    """Whether the server can run this workflow as it is; False: it is in the page's format.
 
     Raises:
         WorkflowError: it is neither.
@@ -131,7 +131,7 @@ def is_api_format(workflow: Workflow) -> bool:
     ):
         return True
     raise WorkflowError(
-        "This is no ComfyUI workflow: save one from the page with File > Save or File > Export (API)."
+        "This is not a ComfyUI workflow: save one in ComfyUI by File > Save or File > Export (API)."
     )
 
 
@@ -156,12 +156,12 @@ def read_workflow(path: Path) -> Workflow:
     except (ValueError, RecursionError) as error:
         raise WorkflowError(f"{path} is not JSON: save the workflow from ComfyUI again.") from error
     if not isinstance(workflow, dict):
-        raise WorkflowError(f"{path} holds no JSON object: save the workflow from ComfyUI again.")
+        raise WorkflowError(f"{path} is not a JSON object: save the workflow from ComfyUI again.")
     return workflow
 
 
 class Graph(Protocol):
-    """The few things a rewrite does to a graph, in either format."""
+    """The operations a rewrite needs on a graph, in either format."""
 
     def active(self) -> list[NodeId]: ...
     def kind(self, node: NodeId) -> str: ...
@@ -235,7 +235,7 @@ class _ApiGraph:
         del self.nodes[str(node)]
 
     def finish(self) -> None:
-        """Nothing is kept apart from the nodes."""
+        """Nothing to do: the nodes are edited in place."""
 
     def _inputs_from(self, link: Link) -> list[tuple[str, str]]:
         wanted = [str(link.node), link.slot]
@@ -265,7 +265,7 @@ class _Wire:
     target_slot: int
     type: str
     kept: dict[str, Any] = field(default_factory=dict)
-    """What else a subgraph's link says."""
+    """Other fields of a subgraph's link."""
 
 
 def _links(graph: Mapping[str, Any]) -> dict[int, _Wire]:
@@ -282,7 +282,7 @@ def _links(graph: Mapping[str, Any]) -> dict[int, _Wire]:
 
 
 class _UiGraph:
-    """What the page saves: nodes with sockets and positional widget values, and a list of links."""
+    """The page's format: nodes with sockets and positional widget values, and a list of links."""
 
     def __init__(
         self, *, graph: dict[str, Any], new_node: Iterator[int], new_link: Iterator[int]
@@ -297,7 +297,7 @@ class _UiGraph:
         return [n for n, content in self._nodes.items() if content.get("mode", 0) == 0]
 
     def kind(self, node: NodeId) -> str:
-        return self._nodes.get(node, {}).get("type", "")  # a subgraph's ends are no nodes
+        return self._nodes.get(node, {}).get("type", "")  # a subgraph's ends are not nodes
 
     def source(self, node: NodeId, name: str) -> Link | None:
         for socket in self._nodes[node].get("inputs") or []:
@@ -413,7 +413,7 @@ class _UiGraph:
             self._graph["outputs"][wire.target_slot]["linkIds"].remove(link_id)
 
     def _fed_by(self, origin: Link) -> list[int]:
-        """The list, to be changed, in which an output names its links."""
+        """The mutable list in which an output names its links."""
         if origin.node == _INSIDE:
             return self._graph["inputs"][origin.slot].setdefault("linkIds", [])
         output = self._nodes[origin.node]["outputs"][origin.slot]
@@ -427,7 +427,7 @@ class _UiGraph:
         return next((wire.type for _, wire in self._from(origin)), "*")  # a subgraph's own input
 
     def _place(self, near: NodeId) -> list[float]:
-        """Where the node stands that is replaced, one step further for every node added there."""
+        """The position of the replaced node, moved one step for every node added there."""
         x, y = _position(self._nodes[near].get("pos"))
         taken = {_position(content.get("pos")) for n, content in self._nodes.items() if n != near}
         while (x, y) in taken and x < FARTHEST:
@@ -436,7 +436,7 @@ class _UiGraph:
 
 
 def _position(pos: Any) -> tuple[float, float]:  # noqa: ANN401 - JSON
-    """Older files hold {"0": x, "1": y}."""
+    """x and y; older files hold {"0": x, "1": y}."""
     if isinstance(pos, dict):
         pos = [pos.get("0", 0), pos.get("1", 0)]
     return (float(pos[0]), float(pos[1])) if pos else (0.0, 0.0)

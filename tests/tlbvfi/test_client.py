@@ -520,7 +520,7 @@ def test_a_server_that_stays_away_is_given_up_after_a_while(comfy, fetch):
 
 def test_a_generation_that_takes_too_long_is_left_running(comfy, fetch):
     comfy.run = lambda prompt_id: None
-    with pytest.raises(ClientError, match=r"longer than 0.2 s and goes on"):
+    with pytest.raises(ClientError, match=r"longer than 0.2 s and continues"):
         fetch(total_seconds=0.2)
     assert comfy.interrupted == []
 
@@ -528,13 +528,16 @@ def test_a_generation_that_takes_too_long_is_left_running(comfy, fetch):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        ((200, b"<html>", {}), "no ComfyUI: check the address"),
-        ((200, b"[1]", {}), "no ComfyUI: check the address"),
-        ((302, b"", {"Location": "http://127.0.0.1:1/"}), r"sends us elsewhere \(HTTP 302\)"),
-        ((403, b"", {}), r"does not let us in \(HTTP 403\)"),
+        ((200, b"<html>", {}), "not a ComfyUI server: check the address"),
+        ((200, b"[1]", {}), "not a ComfyUI server: check the address"),
+        (
+            (302, b"", {"Location": "http://127.0.0.1:1/"}),
+            r"redirects to another address \(HTTP 302\)",
+        ),
+        ((403, b"", {}), r"refuses access \(HTTP 403\)"),
         ((404, b"", {}), "does not exist"),
         ((500, b"", {}), r"failed at /queue \(HTTP 500\): see its log"),
-        ((200, b"[" * 100_000, {}), "no ComfyUI"),
+        ((200, b"[" * 100_000, {}), "not a ComfyUI server"),
     ],
 )
 def test_answers_of_something_else_are_refused_in_one_sentence(comfy, fetch, answer, said):
@@ -545,7 +548,7 @@ def test_answers_of_something_else_are_refused_in_one_sentence(comfy, fetch, ans
 
 def test_a_websocket_that_is_refused_is_said(comfy, fetch):
     comfy.answers["/ws"] = [(404, b"", {})]
-    with pytest.raises(ClientError, match="no ComfyUI"):
+    with pytest.raises(ClientError, match="not a ComfyUI server"):
         fetch()
 
 
@@ -553,7 +556,7 @@ def test_answers_without_end_are_cut_off(comfy, fetch):
     comfy.answers["/queue"] = [(200, b"{" + b" " * 5000, {})]
     with pytest.raises(ClientError, match="larger than 1000 bytes"):
         fetch(max_json_bytes=1000)
-    with pytest.raises(ClientError, match="larger than 10 bytes: no frame is"):
+    with pytest.raises(ClientError, match="larger than 10 bytes, too large for a frame"):
         fetch(folder="other", max_file_bytes=10)
 
 
@@ -570,7 +573,7 @@ def announce(comfy):
 def test_what_is_announced_as_too_large_is_not_even_begun(fetch, announce, tmp_path, monkeypatch):
     monkeypatch.setattr("comfyui_tlbvfi.tlbvfi.comfy_http.atomic_file", None)
     announce(2**40)
-    with pytest.raises(ClientError, match="is larger than 1000 bytes: no frame is"):
+    with pytest.raises(ClientError, match="is larger than 1000 bytes, too large for a frame"):
         fetch(max_file_bytes=1000)
 
 
@@ -650,7 +653,7 @@ def test_a_node_that_saves_a_video_is_told_from_one_that_saves_frames(comfy, fet
     with pytest.raises(ClientError, match=r"ComfyUI_00001_.mp4 .* tlbvfi comfy rewrite"):
         fetch()
     comfy.files = {}
-    with pytest.raises(ClientError, match="node 9 SaveImage has saved no images"):
+    with pytest.raises(ClientError, match="node 9 SaveImage saved no images"):
         fetch(again=True)
 
 
@@ -693,13 +696,13 @@ def test_a_missing_websocket_package_is_named(fetch, monkeypatch):
     ["file:///etc/passwd", "ftp://host/x", "http://", "://", "http://h/?a=b", "", "http:///p"],
 )
 def test_only_web_addresses_are_servers(text):
-    with pytest.raises(SettingsError, match=r"named like http://127.0.0.1:8188"):
+    with pytest.raises(SettingsError, match=r"write it like http://127.0.0.1:8188"):
         Server(url=server_url(text))
 
 
 @pytest.mark.parametrize("text", ["http://[", "127.0.0.1:99999", "127.0.0.1:port"])
 def test_addresses_that_cannot_be_are_refused(text):
-    with pytest.raises(SettingsError, match=r"named like http://127.0.0.1:8188"):
+    with pytest.raises(SettingsError, match=r"write it like http://127.0.0.1:8188"):
         Server(url=server_url(text))
 
 
@@ -917,7 +920,10 @@ def test_an_interrupted_job_is_resumed_by_its_session(
             ["--input-fps", "16", "--interpolate", "film", "--model", "no.safetensors"],
             "no.safetensors",
         ),
-        (["--input-fps", "16", "--server", "ftp://x"], "A ComfyUI server is named like"),
+        (
+            ["--input-fps", "16", "--server", "ftp://x"],
+            "'ftp://x' is not the address of a ComfyUI server: write it like http://",
+        ),
     ],
 )
 def test_mistakes_come_to_light_before_anything_is_generated(

@@ -1,4 +1,4 @@
-"""What the project promises of speed and memory, beside what was measured."""
+"""The project's aims for speed and memory, compared with measurements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOW = ("bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aim:
-    """A figure that is to be at most, or at least, so much at one size on one kind of device."""
+    """An upper or lower limit for a figure at one size on one type of device."""
 
     text: str
     size: Size
@@ -26,11 +26,11 @@ class Aim:
     device: str = "cuda"
     precisions: tuple[str, ...] = ("float32", "tf32", *LOW)
     is_budget: bool = False
-    """At most so many GB, and judged where no more are allowed: with more memory, more is used."""
+    """Whether it is a limit in GB, judged only if no more is allowed: spare memory gets used."""
 
     @property
     def limit(self) -> str:
-        """In words."""
+        """The limit in words."""
         if self.at_least is not None:
             return f"at least {self.at_least:g}"
         return f"at most {self.at_most:g}"
@@ -122,12 +122,12 @@ RUNS = {
 
 
 def judge(rows: Iterable[Row], config: MethodConfig, device: str) -> list[Verdict]:
-    """The aims that something was measured for."""
+    """Verdicts on the aims that were measured."""
     return [verdict for row in rows for verdict in _of_row(row, config, device)]
 
 
 def are_met(verdicts: Iterable[Verdict], device: str) -> bool:
-    """Whether every aim for a device was measured, and each time reached."""
+    """Whether every aim for a device was measured, and was reached every time."""
     wanted = {(aim.text, str(aim.size), aim.limit) for aim in AIMS if aim.device == device}
     found = list(verdicts)
     measured = {(verdict.text, verdict.size, verdict.wanted) for verdict in found}

@@ -1,4 +1,4 @@
-"""One measurement, in a process that is started for it alone (see `report`)."""
+"""One measurement, in a process of its own (see `report`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .tasks import Task, task_from_json
 
 
 def main(document: str) -> None:
-    """Do a task in JSON and print one line of JSON: what it gave, or a sentence as `problem`."""
+    """Run a task given as JSON and print one line of JSON: its result, or a `problem`."""
     logging.basicConfig(level=logging.WARNING, format="tlbvfi: %(message)s", stream=sys.stderr)
     task = task_from_json(json.loads(document))
     if task.threads is not None:
@@ -32,7 +32,7 @@ def main(document: str) -> None:
 
 
 def find(task: Task) -> dict[str, Any]:
-    """What the task gave, as plain values."""
+    """The result of the task, as plain values."""
     try:
         if choose_device(task.method.device).type == "cpu":
             stop_at_free_memory()
@@ -46,10 +46,10 @@ def find(task: Task) -> dict[str, Any]:
 
 
 def do(task: Task) -> dict[str, Any]:
-    """The task itself.
+    """Run the task.
 
     Raises:
-        InterpolationError, VideoError: as the parts measured.
+        InterpolationError, VideoError: as the measured parts.
     """
     if task.kind == "machine":
         return measure_machine(task)

@@ -1,7 +1,7 @@
-"""All that is measured differently on an NVIDIA GPU.
+"""Everything that is measured differently on an NVIDIA GPU.
 
-A GPU computes behind the program's back, so a clock waits for it; memory is counted by PyTorch's
-allocator; and how busy the GPU is, only the profiler tells.
+A GPU computes asynchronously, so the clock waits for it; PyTorch's allocator counts memory; and
+only the profiler knows how busy the GPU is.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from .process import peak_resident_bytes
 
 
 def now(device: torch.device) -> float:
-    """Seconds on a clock, once the device has done all it was asked to do."""
+    """Seconds on a clock, once the device has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begin a new peak on a GPU. On a CPU the peak is that of the process."""
+    """Reset the peak on a GPU. On a CPU the peak is that of the process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory tensors had on the GPU since `forget_peak`, or the process on a CPU."""
+    """Peak bytes of tensors on a GPU since `forget_peak`, or of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return peak_resident_bytes()
 
 
 def allocated_bytes(device: torch.device) -> int:
-    """What `peak_bytes` is the peak of, now."""
+    """The current value of what `peak_bytes` is the peak of."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return psutil.Process().memory_info().rss
@@ -48,7 +48,7 @@ def allocated_bytes(device: torch.device) -> int:
 def kernel_seconds(work: Callable[[], object]) -> float:
     """Seconds in which at least one kernel ran during `work`, as the profiler saw it.
 
-    Copies do not count. Kernels of several streams that run at once count once.
+    Copies do not count. Kernels that run at the same time in several streams count once.
     """
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         work()
@@ -58,7 +58,7 @@ def kernel_seconds(work: Callable[[], object]) -> float:
         for event in profiler.events() or ()
         if event.device_type.name == "CUDA"
         and _is_kernel(event.name)
-        # Ranges that the program marked also appear on the GPU's clock. Older PyTorch: no such field.
+        # Ranges marked by the program also appear on the GPU's clock. Older PyTorch: no such field.
         and not getattr(event, "is_user_annotation", False)
     ]
     return covered(spans) / 1e6
@@ -78,7 +78,7 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def gpu_facts(device: torch.device) -> dict[str, str | int]:
-    """Name, memory and driver of a GPU; nothing of a CPU."""
+    """Name, memory and driver of a GPU; empty for a CPU."""
     if device.type != "cuda":
         return {}
     properties = torch.cuda.get_device_properties(device)
@@ -92,7 +92,7 @@ def gpu_facts(device: torch.device) -> dict[str, str | int]:
 
 
 def _driver() -> str:
-    """Version of NVIDIA's driver as its own tool tells it: PyTorch does not."""
+    """Version of NVIDIA's driver from its own tool: PyTorch does not know it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "unknown"

@@ -1,4 +1,4 @@
-"""What was measured at one size: plain values that travel between processes as JSON."""
+"""The measurements at one size: plain values that are passed between processes as JSON."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from dataclasses import dataclass, field
 from .sizes import Size
 
 STAGES = ("encode", "latent", "sampler", "quantizer", "flow", "decode")
-"""Parts of a mid frame's work, in their order; features of a frame are encoded once."""
+"""Stages of computing a mid frame, in order; features of a frame are encoded once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFigures:
-    """The model by itself, in a sequence: frames from and to the CPU's memory, no video."""
+    """The model alone, on a sequence: frames from and to the CPU's memory, no video."""
 
     ms: float
-    """Median milliseconds per mid frame, the features of the frame after it included."""
+    """Median milliseconds per mid frame, including the features of the frame after it."""
     cpu_ms: float
     """Median CPU time, all threads, per mid frame."""
     pairs: int
     peak_bytes: int
     idle_bytes: int
-    """What was taken before the first frame: weights, and on a CPU interpreter and torch."""
+    """Bytes taken before the first frame: weights, and on a CPU also interpreter and torch."""
     predicted_bytes: int
     """What the method expected to need, `Method.memory_needed`."""
     stages_ms: dict[str, float]
-    """Mean by stage, with a wait for the device after each; `other` is what lies between."""
+    """Mean per stage, with a wait for the device after each; `other` is the time between them."""
     stages_gflop: dict[str, float]
     gpu_busy: float | None
     """Share of the time in which a kernel runs; None on a CPU."""
 
     @property
     def frames_per_second(self) -> float:
-        """Mid frames a second."""
+        """Mid frames per second."""
         return 1e3 / self.ms
 
     @property
     def gflop(self) -> float:
-        """Arithmetic of a mid frame, whole maps, as `torch.utils.flop_counter` counts it."""
+        """GFLOP of a mid frame, with whole maps, as `torch.utils.flop_counter` counts it."""
         return sum(self.stages_gflop.values())
 
     @property
     def tflops(self) -> float:
-        """Arithmetic done, TFLOP/s."""
+        """Arithmetic rate, TFLOP/s."""
         return self.gflop / self.ms
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each stage in the time of all."""
+        """Share of each stage in the total time."""
         total = sum(self.stages_ms.values())
         return {stage: ms / total for stage, ms in self.stages_ms.items()}
 
@@ -59,11 +59,11 @@ class JobFigures:
 
     pairs: int
     mid_frames: int
-    """Made by the model: none between two scenes."""
+    """Frames made by the model: none between two scenes."""
     frames: int
     """Output frames."""
     seconds: float
-    """From opening the source to the verified file, the model loaded and warm."""
+    """From opening the source to the verified file, with the model loaded and warm."""
     model_ms: float
     """The model alone per mid frame, in the same process just before."""
     decode_ms: float
@@ -75,17 +75,17 @@ class JobFigures:
 
     @property
     def frames_per_second(self) -> float:
-        """Output frames a second."""
+        """Output frames per second."""
         return self.frames / self.seconds
 
     @property
     def of_model_rate(self) -> float:
-        """Rate of the whole job as a part of the model's own."""
+        """Rate of the whole job as a fraction of the model's own rate."""
         return self.model_ms * self.mid_frames / (1e3 * self.seconds)
 
     @property
     def limit(self) -> str:
-        """The stage that takes longest by itself: decode, model or encode."""
+        """The stage that takes longest alone: decode, model or encode."""
         alone = {"decode": self.decode_ms, "model": self.model_ms, "encode": self.encode_ms}
         return max(alone, key=lambda stage: alone[stage])
 
@@ -100,21 +100,21 @@ class BaselineFigures:
     largest_difference: float
     """Of the last frame from ours, in [0, 1]."""
     psnr: float | None
-    """Of the last frame against ours, dB; None where they are equal."""
+    """Of the last frame against ours, dB; None if they are equal."""
     ms_torch_defaults: float | None
-    """With the TF32 convolutions PyTorch has on by default; None on a CPU, which has none."""
+    """With the TF32 convolutions PyTorch enables by default; None on a CPU, which has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """All that was measured at one size; what is missing has its reason in `problems`."""
+    """All measurements at one size; `problems` explains what is missing."""
 
     size: Size
     model: ModelFigures | None = None
     job: JobFigures | None = None
     baseline: BaselineFigures | None = None
     problems: dict[str, str] = field(default_factory=dict)
-    """One sentence by measurement that failed."""
+    """One sentence for each measurement that failed, by name."""
 
     @property
     def times_faster(self) -> float | None:
@@ -125,5 +125,5 @@ class Row:
 
 
 def psnr(mean_square: float) -> float | None:
-    """Peak signal to noise ratio, dB, of values in [0, 1]; None where nothing differs."""
+    """Peak signal to noise ratio, dB, of values in [0, 1]; None if nothing differs."""
     return -10 * math.log10(mean_square) if mean_square > 0 else None

@@ -1,4 +1,4 @@
-"""A whole job from file to file, and its first and last stage by themselves."""
+"""A whole job from file to file, and its first and last stage alone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def make_clip(task: Task) -> dict[str, Any]:
 
 
 def measure_job(task: Task) -> JobFigures:
-    """The model alone, the job as a user runs it, then its other stages alone."""
+    """Measure the model alone, the job as a user runs it, then its other stages alone."""
     method = open_method(task)
     model_ms = _model_ms(method, task)
     forget_peak(method.device)
@@ -77,7 +77,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def _model_ms(method: Method, task: Task) -> float:
-    """The model alone; after this it is warm."""
+    """Milliseconds per mid frame of the model alone; afterwards it is warm."""
     at_once = pairs_at_once(method, task)
     pairs = measured_pairs(task, method.device, at_once)
     frames = as_frames(pictures(task.size, task.clip, FRAMES))
@@ -87,13 +87,13 @@ def _model_ms(method: Method, task: Task) -> float:
 
 
 def _decode(source: Source, plan: Plan) -> None:
-    """Everything the decode thread does."""
+    """Do everything the decode thread does."""
     for _ in load_frames(source, plan, EVERYTHING):
         pass
 
 
 def _encode_seconds(source: Source, plan: Plan, folder: Path) -> float:
-    """Seconds of everything the encode thread does: as many frames, of a few that are decoded."""
+    """Seconds for everything the encode thread does: all frames, from a few decoded ones."""
     few = list(islice(load_frames(source, plan, EVERYTHING), FRAMES))
     session = start_session(source, plan, Destination(output=folder / "alone.mp4", overwrite=True))
     with session.locked():
@@ -105,8 +105,8 @@ def _encode_seconds(source: Source, plan: Plan, folder: Path) -> float:
 def _output_frames(
     few: Sequence[SourceFrame[VideoFrame]], source: Source, plan: Plan
 ) -> Iterator[OutputFrame[VideoFrame]]:
-    """The frames of the job, but for the very last, out of `few`: mid frames cost nothing."""
-    assert plan.stop is not None  # the clip was made with so many
+    """The frames of the job, except the very last, taken from `few`: mid frames cost nothing."""
+    assert plan.stop is not None  # the clip's length is known
     times = (plan.output_time(source.timestamps.time(n)) for n in range(plan.stop))
     for pair, (time0, time1) in enumerate(pairwise(times)):
         shown = few[there_and_back(pair, len(few))]

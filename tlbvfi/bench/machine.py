@@ -1,4 +1,4 @@
-"""What the figures were measured on: names, versions, and how fast a large matrix product is."""
+"""The machine the figures were measured on: names, versions, and its matrix product rate."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .tasks import Task
 PACKAGES = ("torch", "numpy", "av")
 
 SIDES = ((256, 512, 1024, 2048), (2048, 8192))
-"""Of the square matrices, on a CPU and on a GPU; the largest take 17 and 1,100 GFLOP."""
+"""Sides of the square matrices, on a CPU and on a GPU; the largest take 17 and 1,100 GFLOP."""
 
 LONG_SECONDS = 0.05
-"""A product of this length has got over what it costs to begin one."""
+"""In a product that takes this long, the startup cost no longer matters."""
 
 PRODUCTS = 7
 
 
 def measure_machine(task: Task) -> dict[str, Any]:
-    """Facts, and TFLOP/s of a matrix product in float32 and in the precision asked for."""
+    """Facts, and TFLOP/s of a matrix product in float32 and in the requested precision."""
     device = choose_device(task.method.device)
     wanted = dict.fromkeys(("float32", task.method.precision))
     return {
@@ -51,7 +51,7 @@ def measure_machine(task: Task) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """Name of the CPU as the system tells it."""
+    """Name of the CPU as reported by the system."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
@@ -61,10 +61,10 @@ def cpu_name() -> str:
 
 
 def matmul_tflops(device: torch.device, precision: Precision) -> float:
-    """TFLOP/s of the median of a few large `torch.mm`: the most this device does in practice.
+    """Median TFLOP/s of a few large `torch.mm`: the most this device reaches in practice.
 
-    As large as `SIDES` goes, or as takes a moment: bfloat16 can be 300 times slower than float32 on
-    a CPU without instructions for it.
+    The size grows through `SIDES` until a product takes `LONG_SECONDS`: bfloat16 can be 300 times
+    slower than float32 on a CPU without instructions for it.
     """
     generator = torch.Generator().manual_seed(0)
     reached = 0.0

@@ -1,4 +1,4 @@
-"""Frames to measure on: a smooth picture that moves, or a clip there and back again."""
+"""Frames to measure on: a moving smooth picture, or a clip played back and forth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Picture = NDArray[np.uint8]
 """RGB, [H, W, 3]."""
 
 PERIOD = 12
-"""Different pictures of a generated clip and most that are taken of a given one."""
+"""Number of different pictures in a generated clip, and the most taken from a given one."""
 
 STEP = 3
 """Pixels the generated picture moves from frame to frame."""
@@ -33,7 +33,7 @@ RATE = Fraction(25)
 
 
 def pictures(size: Size, clip: Path | None = None, count: int = PERIOD) -> list[Picture]:
-    """The first `count` pictures of `clip`, brought to `size`, or of a generated motion.
+    """The first `count` pictures of `clip`, scaled to `size`, or of a generated motion.
 
     Raises:
         SourceError: the clip cannot be read.
@@ -68,18 +68,18 @@ def _resized(picture: NDArray[np.float32], size: Size) -> Picture:
 
 
 def as_frames(found: Sequence[Picture]) -> list[Tensor]:
-    """Pictures as methods take them: [3, H, W] float32 in [0, 1]."""
+    """Pictures as input for methods: [3, H, W] float32 in [0, 1]."""
     return [torch.from_numpy(picture).permute(2, 0, 1) / 255.0 for picture in found]
 
 
 def there_and_back(number: int, count: int) -> int:
-    """Index among `count` of the frame shown as the `number`th; no two in a row are the same."""
+    """Index among `count` frames of the `number`th one shown; no two in a row are the same."""
     at = number % (2 * count - 2)
     return min(at, 2 * count - 2 - at)
 
 
 def write_clip(target: Path, found: Sequence[Picture], frames: int) -> None:
-    """A lightly compressed H.264 clip of so many frames, the pictures there and back again."""
+    """Write a lightly compressed H.264 clip of `frames` frames: the pictures back and forth."""
     shown = (found[there_and_back(n, len(found))] for n in range(frames))
     with open_source(shown, input_rate=RATE) as source:
         settings = EncoderSettings(codec="h264", crf=18, preset="veryfast", pix_fmt="yuv420p")

@@ -1,4 +1,4 @@
-"""The plain implementation that `--baseline` compares with: not in the package, only in a checkout."""
+"""The plain implementation that `--baseline` compares with: only in a checkout, not packaged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ FILE = Path(__file__).parents[2] / "benchmarks" / "model_baseline.py"
 
 
 def require_plain(file: Path = FILE) -> None:
-    """Raises: SettingsError: this is not a checkout."""
+    """Raise unless this is a checkout.
+
+    Raises:
+        SettingsError: it is not.
+    """
     if not file.is_file():
         raise SettingsError(
             f"--baseline needs {file}, which only a checkout of the repository has: run the "
@@ -21,7 +25,7 @@ def require_plain(file: Path = FILE) -> None:
 
 
 def load_plain(file: Path = FILE) -> Any:  # noqa: ANN401 - a class that only the file knows
-    """The class `Baseline`, which is made of a model and computes one mid frame when called.
+    """The class `Baseline`, which takes a model and computes one mid frame when called.
 
     Raises:
         SettingsError: this is not a checkout.

@@ -1,4 +1,4 @@
-"""This process's memory: the most it ever had, and a limit it must not pass."""
+"""This process's memory: its peak, and a limit that it must not exceed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import psutil
 
 
 def peak_resident_bytes() -> int:
-    """Largest size this process ever had in memory, interpreter and libraries included.
+    """Peak resident memory of this process, interpreter and libraries included.
 
-    On Linux not `ru_maxrss`: a process inherits that from the one that started it.
+    Not `ru_maxrss` on Linux: a process inherits that from its parent.
     """
     if sys.platform == "linux":
         status = Path("/proc/self/status").read_text()
@@ -25,9 +25,9 @@ def peak_resident_bytes() -> int:
 
 
 def stop_at_free_memory() -> None:
-    """Let what does not fit into the free memory fail as an allocation, where the system can.
+    """Make allocations beyond the free memory fail, if the system can.
 
-    Without it Linux grants the memory, swaps, and kills some process or other.
+    Otherwise Linux grants the memory, swaps, and kills some process.
     """
     if sys.platform != "linux":
         return

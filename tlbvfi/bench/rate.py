@@ -37,12 +37,12 @@ PLAIN_CANVAS = 128
 """Sides of the flow's canvas in the paper's code are multiples of this."""
 SEED = 0
 FRAMES = 3
-"""Held in memory and shown there and back; a pipeline holds about as many."""
+"""Frames held in memory and shown back and forth; a pipeline holds about as many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clock:
-    """Readings of a clock on the wall and of that of the CPU, per mid frame."""
+    """Wall-clock and CPU times per mid frame."""
 
     seconds: Sequence[float]
     cpu_seconds: Sequence[float]
@@ -59,10 +59,10 @@ class Clock:
 
 
 def measure_model(task: Task) -> ModelFigures:
-    """Rate, memory, stages and arithmetic of the model; its last frame is left for the baseline.
+    """Rate, memory, stages and arithmetic of the model; saves its last frame for the baseline.
 
     Raises:
-        FrameError: the frames are NaN or infinite, as too low a precision makes them.
+        FrameError: the frames are NaN or infinite, as happens if the precision is too low.
     """
     method = open_method(task)
     device = method.device
@@ -78,7 +78,7 @@ def measure_model(task: Task) -> ModelFigures:
         number = torch.tensor(warm_up + pairs)
         save_file({"frame": last.contiguous(), "number": number}, task.last_frame)
         if device.type == "cuda":
-            # The profiler slows the program down but not the kernels, so the clock is the one above.
+            # The profiler slows down the program but not the kernels, so use the clock from above.
             running = kernel_seconds(lambda: take(frames, pairs))
             busy = running / pairs / fmean(clock.seconds)
         with watched(method) as spent:
@@ -101,7 +101,7 @@ def measure_baseline(task: Task) -> BaselineFigures:
     """The plain implementation on the frames, weights and noise of `measure_model`.
 
     Raises:
-        SettingsError: it is not there, because this is not a checkout.
+        SettingsError: it is missing, because this is not a checkout.
     """
     device = choose_device(task.method.device)
     ours = load_file(task.last_frame)
@@ -125,7 +125,7 @@ def measure_baseline(task: Task) -> BaselineFigures:
 def _with_torch_defaults(
     task: Task, device: torch.device, warm_up: int, pairs: int
 ) -> float | None:
-    """The same with TF32 in cuDNN, where there is one."""
+    """Milliseconds with TF32 in cuDNN; None without cuDNN."""
     if device.type != "cuda":
         return None
     with closing(plain_frames(task, device)) as frames:
@@ -133,15 +133,15 @@ def _with_torch_defaults(
 
 
 def open_method(task: Task) -> TlbvfiMethod:
-    """The method a job would run, from the file that the task names."""
+    """The method that a job would run, with the weights file that the task names."""
     assert task.method.model is not None  # the process that starts us has found or made one
     method = open_tlbvfi(task.method.model, task.method)
-    method.expect(0)  # which compiles it if that is asked for, however short the job is
+    method.expect(0)  # compiles it if `compile` is on, however short the job
     return method
 
 
 def mid_frames(method: Method, frames: Sequence[Tensor]) -> Generator[Tensor]:
-    """Mid frames of an endless sequence as the pipeline makes them, [3, H, W] on the CPU."""
+    """Mid frames of an endless sequence, made by the pipeline, [3, H, W] on the CPU."""
     source = (
         SourceFrame(
             index=n, time=n / RATE, image=frames[there_and_back(n, len(frames))], picture=None
@@ -157,7 +157,7 @@ def plain_frames(task: Task, device: torch.device) -> Generator[Tensor]:
     """The same frames from the plain implementation, every pair by itself.
 
     Raises:
-        SettingsError: it is not there, or the flow scale is not one it can do.
+        SettingsError: it is missing, or does not support the flow scale.
     """
     config = task.method
     options = SamplingOptions(
@@ -166,8 +166,8 @@ def plain_frames(task: Task, device: torch.device) -> Generator[Tensor]:
     geometry = options.geometry(task.size.height, task.size.width)
     if any(side % PLAIN_CANVAS for side in geometry.canvas):
         raise SettingsError(
-            f"The baseline, as the paper's code, needs sides that at flow scale {config.flow_scale:g} "
-            f"are multiples of {PLAIN_CANVAS} once padded, and they are "
+            f"The baseline, like the paper's code, needs padded sides that are multiples of "
+            f"{PLAIN_CANVAS} at flow scale {config.flow_scale:g}, got "
             f"{' and '.join(map(str, geometry.canvas))}: choose another flow scale."
         )
     assert config.model is not None
@@ -187,10 +187,10 @@ def plain_frames(task: Task, device: torch.device) -> Generator[Tensor]:
 def timed(
     frames: Iterator[Tensor], warm_up: int, pairs: int, at_once: int = 1
 ) -> tuple[Clock, Tensor]:
-    """Time of each group of `at_once` frames after `warm_up` others, and the last frame.
+    """Times of the frames after `warm_up` others, in groups of `at_once`, and the last frame.
 
-    No wait for the device: a frame that has come to the CPU is done, and what a method begins
-    ahead of time is its own.
+    Does not wait for the device: a frame that is on the CPU is done, and work that a method starts
+    ahead counts for it.
     """
     take(frames, warm_up)
     arrived, spent, frame = [time.perf_counter()], [time.process_time()], torch.empty(0)
@@ -206,26 +206,26 @@ def _apart(readings: Sequence[float], at_once: int) -> list[float]:
 
 
 def take(frames: Iterator[Tensor], number: int) -> Tensor:
-    """The last of the next `number` frames, at least one."""
+    """The last of the next `number` frames; `number` is at least 1."""
     for _ in range(number - 1):
         next(frames)
     return next(frames)
 
 
 def pairs_at_once(method: Method, task: Task) -> int:
-    """Pairs the method does together at this size."""
+    """Number of pairs the method does together at this size."""
     if isinstance(method, Batching):
         return method.pairs_at_once(task.size.height, task.size.width)
     return 1
 
 
 def warm_up_pairs(device: torch.device, at_once: int = 1) -> int:
-    """Pairs before the clock starts: libraries choose and compile their kernels in the first."""
+    """Pairs before the clock starts: in the first, libraries choose and compile their kernels."""
     return _whole_groups(3 if device.type == "cuda" else 1, at_once)
 
 
 def measured_pairs(task: Task, device: torch.device, at_once: int = 1) -> int:
-    """Pairs the median is taken of."""
+    """Pairs that the median is taken over."""
     return _whole_groups(task.pairs or (20 if device.type == "cuda" else 3), at_once)
 
 
@@ -240,6 +240,6 @@ def _frames(task: Task) -> list[Tensor]:
 def _check(frame: Tensor) -> None:
     if not torch.isfinite(frame).all():
         raise FrameError(
-            "The mid frame holds NaN or infinite pixels, so its time means nothing: choose another "
-            "precision."
+            "The mid frame holds NaN or infinite pixels, so its time is meaningless: choose "
+            "another precision."
         )

@@ -1,4 +1,4 @@
-"""Starts a process for every measurement and puts together what they found."""
+"""Starts a process for every measurement and collects their results."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ spec.loader.exec_module(module)
 from comfyui_tlbvfi.tlbvfi.bench.child import main
 main(sys.argv[2])
 """
-"""A process that runs this very package, installed or not, by the name the baseline knows it by."""
+"""Runs this very package, installed or not, under the name by which the baseline imports it."""
 
 JOB_SECONDS = 10
-"""A job is long enough for what happens once (session, join, verification) not to show."""
+"""Length of a job: long enough that one-time work (session, join, verification) does not show."""
 
 JOB_PAIRS = (4, 1000)
-"""The fewest and the most of a job."""
+"""Fewest and most pairs of a job."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
-    """What is to be measured."""
+    """What to measure."""
 
     sizes: tuple[Size, ...]
     method: MethodConfig
-    """Options of tlbvfi. Without a model, that which a job would find, else stand-in weights."""
+    """Options of tlbvfi. Without a model, the one a job would find, else stand-in weights."""
     pairs: int | None = None
-    """Mid frames the median is taken of; None: as many as suit the device."""
+    """Mid frames that the median is taken over; None: a number that suits the device."""
     baseline: bool = False
     clip: Path | None = None
     """Frames to measure on; None: generated ones."""
     threads: int | None = None
-    """Of torch; None: its default."""
+    """Number of torch threads; None: its default."""
 
     def __post_init__(self) -> None:
         for name in ("pairs", "threads"):
@@ -69,11 +69,11 @@ class BenchOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """A benchmark that has begun: what it runs on, and the processes it can start."""
+    """A running benchmark: what it runs on, and the tasks it can start."""
 
     options: BenchOptions
     task: Task
-    """The task all others are made of."""
+    """The task that all others are derived from."""
     machine: dict[str, Any]
     """Facts; `matmul_tflops` by precision."""
     has_stand_in: bool
@@ -81,7 +81,7 @@ class Bench:
     say: Say
 
     def rows(self) -> Iterator[Row]:
-        """What is measured at each size, as it is done."""
+        """The measurements at each size, as they finish."""
         for size in self.options.sizes:
             yield self._row(replace(self.task, size=size))
 
@@ -97,7 +97,7 @@ class Bench:
         return row
 
     def _add(self, row: Row, name: str, task: Task, figures: Callable[..., Any] | None) -> Row:
-        """The row with the figures of one task, or with the reason why there are none."""
+        """The row with the figures of one task added, or with the reason why there are none."""
         if name in row.problems:
             return row
         self.say(f"{task.size}: {WORDS[task.kind]} ...")
@@ -119,11 +119,11 @@ WORDS: dict[Kind, str] = {
 
 @contextmanager
 def open_bench(options: BenchOptions, say: Say) -> Iterator[Bench]:
-    """Look at the machine and find weights, in a folder that is gone afterwards.
+    """Measure the machine and find weights, using a temporary folder.
 
     Raises:
-        ModelMissingError: the model named in the options is not there.
-        SettingsError: an option is out of its range, or this is no checkout for the baseline.
+        ModelMissingError: the model named in the options does not exist.
+        SettingsError: an option is out of range, or `baseline` is set outside a checkout.
         SourceError: the clip cannot be read.
         InterpolationError: the machine cannot be measured.
     """
@@ -154,7 +154,7 @@ def open_bench(options: BenchOptions, say: Say) -> Iterator[Bench]:
 
 
 def installed_model(config: MethodConfig) -> Path | None:
-    """The weights a job would run; None where none are installed and none are named."""
+    """The weights a job would run; None if none are installed and none are named."""
     try:
         return find_model("tlbvfi", path=config.model)
     except ModelMissingError:
@@ -164,16 +164,16 @@ def installed_model(config: MethodConfig) -> Path | None:
 
 
 def job_pairs(ms: float) -> int:
-    """Pairs of a job at so many milliseconds per mid frame."""
+    """Pairs of a job at `ms` milliseconds per mid frame."""
     fewest, most = JOB_PAIRS
     return max(fewest, min(most, round(1e3 * JOB_SECONDS / ms)))
 
 
 def required(task: Task) -> dict[str, Any]:
-    """What a task found that all others need.
+    """The result of a task that all others need.
 
     Raises:
-        InterpolationError: it has failed.
+        InterpolationError: it failed.
     """
     found = run_task(task)
     if "problem" in found:
@@ -182,7 +182,7 @@ def required(task: Task) -> dict[str, Any]:
 
 
 def run_task(task: Task) -> dict[str, Any]:
-    """What a task found, in a process of its own, or a `problem`; its log goes to stderr."""
+    """The result of a task run in its own process, or a `problem`; its log goes to stderr."""
     command = [sys.executable, "-c", START, str(ROOT), json.dumps(task_to_json(task))]
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if ended.returncode == -9:

@@ -1,4 +1,4 @@
-"""Frame sizes as people name them: a height of a 16:9 picture, or both sides."""
+"""Frame sizes as people write them: the height of a 16:9 picture, or both sides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MINIMUM = 16
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Width and height of a frame in pixels, both even, as 4:2:0 video needs them."""
+    """Width and height of a frame in pixels, both even, as 4:2:0 video requires."""
 
     width: int
     height: int
@@ -22,10 +22,10 @@ class Size:
 
 
 def parse_sizes(text: str) -> tuple[Size, ...]:
-    """Sizes from a list such as `720,1080,512x512`; a height alone is that of a 16:9 picture.
+    """Sizes from a list such as `720,1080,512x512`; a height alone means a 16:9 picture.
 
     Raises:
-        SettingsError: a part is no size, odd, or below 16 pixels a side.
+        SettingsError: a part is not a size, is odd, or has a side below 16 pixels.
     """
     return tuple(_parse(part.strip()) for part in text.split(","))
 

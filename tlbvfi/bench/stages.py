@@ -1,4 +1,4 @@
-"""Where the time of a mid frame goes, and how much arithmetic each stage is."""
+"""Where the time of a mid frame goes, and how much arithmetic each stage takes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .figures import STAGES
 
 @contextmanager
 def watched(method: TlbvfiMethod) -> Iterator[dict[str, float]]:
-    """Seconds the method spends in each stage within the block, and in between (`other`).
+    """Seconds that the method spends in each stage within the block, and between them (`other`).
 
-    On a GPU the clock waits after every stage, so the sum is more than an undisturbed run takes.
+    On a GPU the clock waits after every stage, so the sum exceeds the time of an undisturbed run.
     """
     spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     model, device = method.model, method.device
@@ -54,7 +54,7 @@ def _clocked(
         others = sum(spent.values())
         began = now(device)
         result = call(*arguments, **options)
-        # Less what stages within this one have taken for themselves.
+        # Without the time of the stages nested in this one.
         spent[stage] += now(device) - began - (sum(spent.values()) - others)
         return result
 
@@ -65,7 +65,7 @@ def _clocked(
 def count_gflop(geometry: Geometry, steps: int) -> dict[str, float]:
     """GFLOP of each stage for a mid frame inside a sequence; nothing is computed.
 
-    Counted on the meta device, whole maps: what bands compute twice at their edges does not count.
+    Counted on the meta device with whole maps: what bands compute twice at their edges is left out.
     Attention is two products there; on a CPU the counter would not see it at all.
     """
     with torch.device("meta"):

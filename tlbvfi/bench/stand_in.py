@@ -1,8 +1,8 @@
 """Stand-in weights for TLB-VFI: deterministic, bit-identical everywhere, no download.
 
-Every tensor is made from its own name alone: raw PCG64 output seeded with the CRC-32 of the name,
-summed to a bell shape by integer arithmetic, scaled to keep activations of unit size, in float16
-too. Speed and memory do not depend on the values of weights; pictures do, so these show nothing.
+Every tensor depends only on its own name: raw PCG64 output seeded with the CRC-32 of the name,
+summed to a bell shape in integer arithmetic and scaled to keep activations at unit size, in float16
+too. Speed and memory do not depend on the values of weights; pictures do, so these make no sense.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ GAINS = (
     (r"\.qkv\.weight$", 1.5),
     (r"", 1.0),
 )
-"""Factor of a weight's scale by its name without `vqgan.`; the first match counts."""
+"""Factor for a weight's scale, by its name without `vqgan.`; the first match counts."""
 
 
 def bell(name: str, shape: Sequence[int]) -> NDArray[np.float64]:
-    """Bell-shaped float64 values of mean 0 and variance 1, a function of the name only."""
+    """Bell-shaped float64 values with mean 0 and variance 1, a function of the name only."""
     count = int(np.prod(shape))
     raw = np.random.PCG64(zlib.crc32(name.encode())).random_raw(count)
     quarters = np.atleast_1d(np.asarray(raw, dtype="<u8")).view("<u2").reshape(count, 4)
@@ -53,7 +53,7 @@ def bell(name: str, shape: Sequence[int]) -> NDArray[np.float64]:
 
 
 def fan_in(name: str, shape: Sequence[int]) -> int:
-    """Inputs that one output of a layer sums up."""
+    """Number of inputs that each output of a layer sums."""
     if re.search(r"flownet\.block\d\.conv1\.weight$", name):  # transposed: (in, out, 4, 4)
         return shape[0] * shape[2] * shape[3] // 4
     return int(np.prod(shape[1:]))
@@ -67,7 +67,7 @@ def stand_in(name: str, shape: Sequence[int], *, has_bias: bool) -> Tensor:
 
 
 def scaled(name: str, z: NDArray[np.float64], *, has_bias: bool) -> NDArray[np.float64]:
-    """Unit noise brought to the scale of the kind of tensor that the name says it is."""
+    """Unit noise scaled for the kind of tensor that the name stands for."""
     if name.endswith("running_mean"):
         return 0.1 * z
     if name.endswith("running_var"):
@@ -94,7 +94,7 @@ def stand_in_weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
 
 
 def write_stand_in(target: Path) -> None:
-    """Write stand-in weights for the network as a safetensors file that `load_checkpoint` takes."""
+    """Write stand-in weights as a safetensors file that `load_checkpoint` accepts."""
     with torch.device("meta"):
         state = TLBVFI(Bare()).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""A report as tables for people, and as plain values for JSON."""
+"""A report as tables for people and as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTHING = "-"
 
 
 def heading(bench: Bench) -> list[str]:
-    """What is measured, on what, with which weights."""
+    """Lines that say what is measured, on what, with which weights."""
     machine, method = bench.machine, bench.task.method
     device = machine.get("gpu") or f"{machine['cpu']}, {machine['threads']} threads"
     peaks = ", ".join(f"{name} {peak:.3g}" for name, peak in machine["matmul_tflops"].items())
@@ -33,7 +33,7 @@ def heading(bench: Bench) -> list[str]:
 
 
 def tables(bench: Bench, rows: Sequence[Row], verdicts: Sequence[Verdict]) -> list[str]:
-    """Everything that was found, one table below the other."""
+    """All results, one table below the other."""
     memory = "VRAM" if "gpu" in bench.machine else "RSS"
     parts = [
         _rates(bench, rows, memory),
@@ -138,7 +138,7 @@ def _verdicts(verdicts: Iterable[Verdict]) -> list[str]:
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as they need, the first to the left; nothing for no lines."""
+    """Columns as wide as needed, the first left-aligned; empty without lines."""
     if not lines:
         return []
     widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]

@@ -1,4 +1,4 @@
-"""What a process of the benchmark is asked to do, and how it is asked: torch is not needed here."""
+"""The task of a benchmark process, and its form as JSON; this module does not need torch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Kind = Literal["machine", "weights", "model", "baseline", "clip", "job"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One measurement, or one file to be made for others."""
+    """One measurement, or one file made for others."""
 
     kind: Kind
     folder: Path
     """Where processes leave files for each other."""
     method: MethodConfig
-    """Its model is a file that exists, but for `machine` and `weights`."""
+    """Its model is an existing file, except for `machine` and `weights`."""
     threads: int | None
     size: Size
     pairs: int | None = None
-    """None: as many as suit the device."""
+    """None: a number that suits the device."""
     clip: Path | None = None
 
     @property
@@ -34,12 +34,12 @@ class Task:
 
     @property
     def last_frame(self) -> Path:
-        """The last frame of `model`, which `baseline` compares its own with."""
+        """The last frame of `model`, with which `baseline` compares its own."""
         return self.folder / f"{self.size}.safetensors"
 
     @property
     def source(self) -> Path:
-        """The clip a job reads."""
+        """The clip that a job reads."""
         return self.folder / f"{self.size}.mp4"
 
 
@@ -58,7 +58,7 @@ def task_to_json(task: Task) -> dict[str, Any]:
 
 
 def task_from_json(document: dict[str, Any]) -> Task:
-    """The task `task_to_json` was given."""
+    """The task that `task_to_json` was given."""
     method = document["method"]
     model = Path(method["model"]) if method["model"] else None
     return Task(

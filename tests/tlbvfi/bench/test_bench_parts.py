@@ -107,9 +107,7 @@ def test_a_flow_scale_the_baseline_cannot_do_is_one_sentence(tmp_path):
         threads=1,
         size=Size(256, 256),
     )
-    with pytest.raises(
-        SettingsError, match=r"multiples of 128 once padded, and they are 64 and 64"
-    ):
+    with pytest.raises(SettingsError, match=r"multiples of 128 at flow scale 0.25, got 64 and 64"):
         next(plain_frames(task, torch.device("cpu")))
 
 

@@ -118,7 +118,7 @@ def test_bytes_are_refused(method):
 
 def test_frames_that_do_not_go_together_are_refused(method):
     plain, larger = torch.zeros(3, 64, 64), torch.zeros(3, 64, 80)
-    with pytest.raises(FrameError, match="one size"):
+    with pytest.raises(FrameError, match="the same size"):
         between(method, plain, larger)
     with pytest.raises(FrameError, match="alpha"):
         between(method, plain, torch.zeros(4, 64, 64))
