@@ -1,10 +1,10 @@
-"""What color conversion costs, in error and in time, beside swscale with its most accurate flags.
+"""Error and time of color conversion, compared with swscale with its most accurate flags.
 
     OMP_NUM_THREADS=1 python benchmarks/color.py [CLIP]
 
-Errors are in 8-bit codes. Patches: 200 flat colors against the closed form of ITU-T H.273. There and
-back: frames of the clip as RGB and as YUV again. RGB as 4:2:0: the same frames at half size, where
-their chroma is whole, through 4:2:0 and back: what subsampling costs with these filters.
+Errors are in 8-bit codes. Patches: 200 flat colors against the closed form of ITU-T H.273. There
+and back: frames of the clip to RGB and back to YUV. RGB as 4:2:0: the same frames at half size,
+where they have full chroma, through 4:2:0 and back: what subsampling costs with these filters.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Ours:
 
 
 class Swscale:
-    """swscale by way of gbrpf32le, told matrix, range and accurate flags."""
+    """swscale by way of gbrpf32le, given matrix, range and accurate flags."""
 
     name = "swscale"
 

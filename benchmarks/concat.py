@@ -1,9 +1,9 @@
-"""How long joining takes beside `ffmpeg -f concat -c copy` on the same chunks.
+"""How long joining takes, compared with `ffmpeg -f concat -c copy` on the same chunks.
 
     python benchmarks/concat.py [--chunks 1100] [--frames 8] [--size 320x180] [--runs 3]
 
-Makes a session of x264 chunks in a temporary folder, joins it and has ffmpeg concatenate the very
-files, in turns; prints the median of each and their quotient. Both write faststart mp4.
+Makes a session of x264 chunks in a temporary folder, then alternately joins it and has ffmpeg
+concatenate the same files; prints the median of each and their quotient. Both write faststart mp4.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from comfyui_tlbvfi.encoding.writer import StreamSpec
 
 
 def make_session(root: Path, chunks: int, frames: int, width: int, height: int) -> object:
-    """A finished session of noise that moves."""
+    """A finished session of moving noise."""
     picture = av.VideoFrame(width, height, "yuv420p")
     rate = Fraction(48000, 1001)
     stream = StreamSpec(width=width, height=height, rate=rate, time_base=1 / rate)
@@ -55,7 +55,7 @@ def make_session(root: Path, chunks: int, frames: int, width: int, height: int) 
 
 
 class Sample:
-    """The picture the encoder is asked about."""
+    """The picture that the encoder is checked for."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height

@@ -1,10 +1,10 @@
-"""Peak memory and time of FILM on the CPU against what `predict_peak_memory` says.
+"""Peak memory and time of FILM on the CPU, and the memory that `predict_peak_memory` predicts.
 
     python benchmarks/film_memory.py [--threads 2] [--sizes 512x512 540x960 720x1280]
 
-Every size runs in a process of its own, because a peak never goes down again. The network has random
-weights: neither time nor memory depends on them. Memory is the growth of the process over torch
-alone, weights included; time is CPU seconds, which other work on the machine hardly disturbs.
+Every size runs in its own process, because a peak never goes down. The network has random weights:
+neither time nor memory depends on them. Memory is the growth of the process over torch alone,
+weights included; time is CPU seconds, which other work on the machine hardly affects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from comfyui_tlbvfi.tlbvfi.film import FilmNet, predict_peak_memory
 
 
 def main() -> None:
-    """Measure all sizes, or, as a child, one."""
+    """Measure all sizes, or one of them in a child process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sizes", nargs="+", default=["512x512", "540x960", "720x1280"])

@@ -1,11 +1,11 @@
-"""How well, and how fast, `flow` and `blend` rebuild dropped frames, beside ffmpeg's minterpolate.
+"""How well and how fast `flow`, `blend` and ffmpeg's minterpolate rebuild dropped frames.
 
     python benchmarks/flow_quality.py clip.mp4 [--frames 61] [--threads 2] [--no-minterpolate]
 
 Every second frame is dropped and rebuilt. PSNR is over RGB 8-bit, per frame, then the mean. Times
-are per rebuilt frame and leave decoding out: our methods are timed by themselves (prepare once per
-source frame, between once per pair), minterpolate as the whole ffmpeg command less the same command
-without the filter. Without an ffmpeg binary its line is missing.
+are per rebuilt frame, without decoding: our methods are timed alone (prepare once per source frame,
+between once per pair), minterpolate as the whole ffmpeg command minus the same command without the
+filter. Without an ffmpeg binary its line is missing.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def rgb(picture: av.VideoFrame) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def rebuilt_by(method: Any, clip: Frames, threads: int) -> tuple[Frames, Cost]:  # noqa: ANN401 - a Method
-    """Frames between every second one, and what they cost."""
+    """The rebuilt frames, and what they cost."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     sources = [torch.from_numpy(frame).permute(2, 0, 1) / 255 for frame in clip[::2]]
@@ -101,7 +101,7 @@ def rebuilt_by(method: Any, clip: Frames, threads: int) -> tuple[Frames, Cost]: 
 
 
 def rebuilt_by_minterpolate(path: Path, clip: Frames, threads: int) -> tuple[Frames, Cost]:
-    """The same from ffmpeg. Its filter runs in one thread; the rest may use as many as ours."""
+    """The same from ffmpeg. Its filter uses one thread; the rest may use as many as our methods."""
     sources = f"trim=end_frame={len(clip)},select='not(mod(n,2))',setpts=N/TB,fps=1"
 
     def ffmpeg(filters: str, *output: str) -> None:
@@ -126,7 +126,7 @@ def timed(work: Callable[[], None]) -> Cost:
 
 
 def clock(who: int) -> Cost:
-    """Wall and CPU clock."""
+    """Wall-clock and CPU time."""
     usage = resource.getrusage(who)
     return Cost(time.perf_counter(), usage.ru_utime + usage.ru_stime)
 
@@ -138,7 +138,7 @@ def since(started: Cost, who: int) -> Cost:
 
 
 def row(name: str, clip: Frames, rebuilt: Frames, cost: Cost) -> None:
-    """Print a line; ffmpeg ends a frame early, and its mean is over the frames it gives."""
+    """Print a line; ffmpeg ends one frame early, and its mean is over the frames it returns."""
     quality = np.mean([psnr(*pair) for pair in zip(rebuilt, clip[1::2], strict=False)])
     milliseconds = [1000 * seconds / len(rebuilt) for seconds in cost]
     print(f"{name:14} {quality:9.2f} {milliseconds[0]:9.0f} {milliseconds[1]:8.0f}")

@@ -1,10 +1,10 @@
-"""What a plan of memory takes on a GPU, counted without one, on tensors that have no values.
+"""GPU memory that a memory plan takes, counted without a GPU on tensors that have no values.
 
     python benchmarks/gpu_plans.py 3840x2160 --precision bfloat16 --vram 4G
 
-Needs a CUDA build of PyTorch, but no GPU. It counts the tensors that are there at the peak of three
-frames and of the two between them. Nothing is measured: what libraries work in (cuBLAS 32 MB a stream,
-cuDNN whatever its kernels ask for) and what the allocator loses to fragments comes on top.
+Needs a CUDA build of PyTorch, but no GPU. It counts the tensors that exist at the peak of three
+frames and the two between them. Nothing is measured: the workspaces of libraries (cuBLAS 32 MB per
+stream, cuDNN as its kernels request) and the allocator's fragmentation come on top.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STEPS = 10
 
 
 def main() -> None:
-    """Print one row: the plan's own figure, and the count."""
+    """Print one row: the plan's figure and the count."""
     parser = argparse.ArgumentParser(description="Count what a plan of memory takes on a GPU.")
     parser.add_argument("size", help="WIDTHxHEIGHT")
     add_network(parser)
@@ -94,7 +94,7 @@ def run(model: TLBVFI, geometry: Geometry, plan: MemoryPlan) -> None:
 
 
 class Live(TorchDispatchMode):
-    """Sums the storages that are there, and keeps the largest sum."""
+    """Sums the storages that exist, and keeps the largest sum."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Live(TorchDispatchMode):
 
 
 def on_gpu(like: TLBVFI) -> TLBVFI:
-    """A network of the same types, on a GPU, without values."""
+    """A network with the same dtypes, on a GPU, without values."""
     with torch.device("cuda"):
         model = TLBVFI()
     for module, known in zip(model.modules(), like.modules(), strict=True):
@@ -155,7 +155,7 @@ class Launch:
 
 
 def pretend_to_launch_kernels() -> None:
-    """Let the network take the way it takes on an H100, where nothing is computed anyway."""
+    """Make the network take the path it takes on an H100; nothing is computed anyway."""
     steps = {pair: bridge.bridge_step(*pair) for pair in pairwise(bridge.step_list(STEPS))}
     bridge.bridge_step = lambda t, following: steps[t, following]
     for module in (bands, flow, nearest, norm):
@@ -166,7 +166,7 @@ def pretend_to_launch_kernels() -> None:
     bands.can_split = lambda device: True
     split.registers = lambda device: None
     torch.cuda.device_of = lambda tensor: nullcontext()
-    # The kernels that a GPU takes hold no table of all weights.
+    # The kernels used on a GPU hold no table of all attention weights.
     torch.nn.functional.scaled_dot_product_attention = lambda q, k, v, **_: torch.empty_like(q)
 
 

@@ -1,14 +1,14 @@
-"""TLB-VFI as plainly as the paper's code computes it: the yardstick of the measurements.
+"""TLB-VFI as plainly as the paper's code computes it: the baseline of the measurements.
 
 No savings: three frames are encoded for every pair, at full and at reduced size and through all
-levels; attention multiplies its matrices out; the correlation copies its input nine times; warps
-nobody reads are computed; upsampling convolves the large map. Float32, contiguous tensors, whole
-maps. The weights and the small parts without a saving are those of the model measured against.
+levels; attention computes its full matrices; the correlation copies its input nine times; unused
+warps are computed; upsampling convolves the large map. Float32, contiguous tensors, whole maps. The
+weights, and the small parts that offer no saving, are those of the measured model.
 
 `tlbvfi bench --baseline` runs it.
 """
 
-# What is reached by name has no type here; B, C, H, W are the field's names.
+# Submodules accessed by name have no type here; B, C, H, W are the field's names.
 # ruff: noqa: ANN401, N806
 
 from collections.abc import Sequence

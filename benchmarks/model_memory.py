@@ -1,11 +1,11 @@
-"""What TLB-VFI takes and how long it takes under budgets of memory, beside whole maps.
+"""Memory and time of TLB-VFI under memory budgets, compared with whole maps.
 
     python benchmarks/model_memory.py [1.2G 1.6G 2G 4G] [--size 1536x1024] [--threads 2]
 
-Every budget runs in a process of its own, because a peak never goes down again; whole maps come
-first, without bands. Stand-in weights, a generated clip held in memory. *predicted* is what was
-taken before the first frame plus what the plan says; *difference* is the largest of the last frame
-from that of whole maps, in [0, 1]; *CPU s* is per mid frame too, all threads together.
+Every budget runs in its own process, because a peak never goes down; whole maps come first, without
+bands. Stand-in weights, a generated clip held in memory. *predicted* is the memory taken before the
+first frame plus the plan's peak; *difference* is the largest between the last frame and that of
+whole maps, in [0, 1]; *CPU s* is also per mid frame, all threads together.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class WholeMaps(TlbvfiMethod):
     """Every map computed in one step and stored."""
 
     def plan(self, geometry: Geometry, pairs: int = 1) -> MemoryPlan:
-        """The plan without bands, whatever memory there is."""
+        """The plan without bands, whatever the memory."""
         return MemoryPlan()
 
 
 def main() -> None:
-    """Measure all budgets, or, as a child, one."""
+    """Measure all budgets, or one of them in a child process."""
     arguments = parse_arguments()
     if arguments.child:
         folder, budget = arguments.child
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Arguments of the script; a child is given the same and its folder."""
+    """Arguments of the script; a child gets the same, and its folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("budgets", nargs="*", default=BUDGETS, metavar="BUDGET")
     parser.add_argument("--size", default="1536x1024", help="WIDTHxHEIGHT")
@@ -79,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run_child(budget: str, folder: Path) -> dict[str, Any]:
-    """What the process for one budget found."""
+    """The result of the process for one budget."""
     command = [sys.executable, __file__, *sys.argv[1:], "--child", str(folder), budget]
     ended = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(ended.stdout)
@@ -107,7 +107,7 @@ def row(budget: str, found: dict[str, Any], reference: dict[str, Any], folder: P
 
 @torch.no_grad()
 def measure(folder: Path, budget: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Predicted and real peak, and seconds per mid frame, of one budget; its last frame in a file."""
+    """Predicted and real peak and seconds per mid frame of one budget; saves its last frame."""
     torch.set_num_threads(arguments.threads)
     (size,) = parse_sizes(arguments.size)
     config = MethodConfig(

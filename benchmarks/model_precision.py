@@ -1,17 +1,18 @@
-"""What less exact arithmetic changes: codes of the quantizer, flow, and the frame, part by part.
+"""What less exact arithmetic changes in the quantizer's codes, flow and frame, part by part.
 
     python benchmarks/model_precision.py
     python benchmarks/model_precision.py --clip clip.mp4 --formats tf32 3xfloat16 --parts latent all
 
 Stand-in weights, 256 lines, on the CPU, where a GPU's formats are emulated: the factors of products
 are rounded to the format, products of such factors are exact in float32 and summed in float32.
-float16 and bfloat16 also round the sums, as maps are stored in them. Attention is left as it is:
-PyTorch's float32 kernel for GPUs multiplies in three parts anyway. `tf32 cut` cuts factors instead
-of rounding them; `3xfloat16` splits factors as `split.conv2d` does, and `3xfloat16 cut` sums as tensor
-cores do, cutting after every eight products, but 32 channels at a time; it takes minutes for a pair.
+float16 and bfloat16 also round the sums, as maps are stored in them. Attention is not changed:
+PyTorch's float32 kernel for GPUs multiplies in three parts anyway. `tf32 cut` truncates factors
+instead of rounding them; `3xfloat16` splits factors as `split.conv2d` does, and `3xfloat16 cut`
+sums as tensor cores do, truncating after every eight products, but 32 channels at a time; it takes
+minutes for a pair.
 """
 
-# What passes through a dispatch mode has no type.
+# Values that pass through a dispatch mode have no type.
 # ruff: noqa: ANN401
 
 import argparse
@@ -58,7 +59,7 @@ PARTS = {
     "behind the latent": ("ifnet", "refinement", "decoder"),
     "all": ("encoder", "clip", "sampler", "ifnet", "refinement", "decoder"),
 }
-"""Stages that compute in a format, the others in float32; the latent's decide the codes."""
+"""Stages that compute in a format, the others in float32; those of the latent decide the codes."""
 
 aten = torch.ops.aten
 FACTORS = {
@@ -67,7 +68,7 @@ FACTORS = {
     aten.mm.default: (0, 1),
     aten.bmm.default: (0, 1),
 }
-"""Where the factors are among the arguments of what matrix units compute."""
+"""Positions of the factors among the arguments of the operators that matrix units compute."""
 
 
 class Arithmetic(TorchDispatchMode):
@@ -87,7 +88,7 @@ class Arithmetic(TorchDispatchMode):
 
 
 def without_bias(func: Any, args: Any) -> tuple[Multiply, Tensor | None]:
-    """The bare product that an operator computes, and what it adds."""
+    """The bare product that an operator computes, and the bias it adds."""
     if func is aten.addmm.default:
         return aten.mm.default, args[0]
     if func is not aten.convolution.default:
@@ -114,36 +115,36 @@ class Convolution:
 
 
 def rounded(x: Tensor) -> Tensor:
-    """To 10 bits of mantissa, ties away from zero, as cvt.rna.tf32.f32."""
+    """`x` rounded to 10 bits of mantissa, ties away from zero, as cvt.rna.tf32.f32."""
     return ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
 
 
 def cut(x: Tensor) -> Tensor:
-    """To 10 bits of mantissa, toward zero: what is done to numbers not rounded before."""
+    """`x` truncated to 10 bits of mantissa, as hardware does to numbers not rounded before."""
     return (x.view(torch.int32) & ~0x1FFF).view(torch.float32)
 
 
 def once(narrow: Callable[[Tensor], Tensor], multiply: Multiply, x: Tensor, y: Tensor) -> Tensor:
-    """Both factors narrowed."""
+    """The product of both factors, narrowed."""
     return multiply(narrow(x), narrow(y))
 
 
 def in_three_parts(multiply: Multiply, x: Tensor, y: Tensor) -> Tensor:
-    """Both factors split into two of float16, and three of the four products summed."""
+    """Both factors are split into two float16 parts; three of the four products are summed."""
     large_x, small_x, large_y, small_y = (half.float() for part in (x, y) for half in halves(part))
     small = multiply(small_x, large_y) + multiply(large_x, small_y)
     return small / SMALLER + multiply(large_x, large_y)
 
 
 def in_three_cut_parts(multiply: Multiply, x: Tensor, y: Tensor) -> Tensor:
-    """The same, where it is a convolution, with sums cut as tensor cores cut them."""
+    """The same; in convolutions, sums are truncated as in tensor cores."""
     if not isinstance(multiply, Convolution) or multiply.is_transposed or multiply.groups > 1:
         return in_three_parts(multiply, x, y)
     return in_three_parts(partial(cutting_convolution, multiply), x, y)
 
 
 def cutting_convolution(convolution: Convolution, x: Tensor, weight: Tensor) -> Tensor:
-    """A convolution as a sum over taps and blocks of 32 channels, each a sum with cuts."""
+    """A convolution as a sum over taps and blocks of 32 channels, each summed with truncation."""
     x = F.pad(x, [side for zeros in reversed(convolution.padding) for side in (zeros, zeros)])
     lengths = zip(x.shape[2:], weight.shape[2:], convolution.stride, strict=True)
     spans = [(length - side) // stride * stride + 1 for length, side, stride in lengths]
@@ -160,7 +161,7 @@ def cutting_convolution(convolution: Convolution, x: Tensor, weight: Tensor) -> 
 
 
 def cutting_sum(x: Tensor, weight: Tensor) -> Tensor:
-    """`x` [..., C] times `weight` [C_out, C], the sum cut to float32 after every eight channels."""
+    """`x` [..., C] times `weight` [C_out, C], the sum truncated to float32 every eight channels."""
     total = torch.zeros((*x.shape[:-1], len(weight)), dtype=torch.float64)
     for values, factors in zip(x.split(8, dim=-1), weight.split(8, dim=1), strict=True):
         total += F.linear(values.contiguous(), factors)
@@ -169,7 +170,7 @@ def cutting_sum(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def stored(dtype: torch.dtype, multiply: Multiply, x: Tensor, y: Tensor) -> Tensor:
-    """Factors and sums in a type of 16 bits."""
+    """The product with factors and sum rounded to a 16-bit dtype."""
     return multiply(x.to(dtype).float(), y.to(dtype).float()).to(dtype).float()
 
 
@@ -196,7 +197,7 @@ class Pair:
 
 @torch.no_grad()
 def compute(model: TLBVFI, pair: Pair, form: Format | None, stages: Sequence[str]) -> list[Tensor]:
-    """[latent, codes, flow, frame between], some stages computed in a format."""
+    """[latent, codes, flow, mid frame], with some stages computed in a format."""
 
     def inside(stage: str) -> AbstractContextManager[Any]:
         return Arithmetic(form) if form is not None and stage in stages else nullcontext()
@@ -221,7 +222,7 @@ def compute(model: TLBVFI, pair: Pair, form: Format | None, stages: Sequence[str
 
 @contextmanager
 def calls_inside(module: nn.Module, context: AbstractContextManager[Any]) -> Iterator[None]:
-    """Every call of `module` computes inside of `context`."""
+    """Run every call of `module` inside `context`."""
 
     def enter(*_: Any) -> None:
         context.__enter__()
@@ -238,7 +239,7 @@ def calls_inside(module: nn.Module, context: AbstractContextManager[Any]) -> Ite
 
 
 def golden_pairs(folder: Path) -> Iterator[Pair]:
-    """The pairs of the tests' golden files, whose codes are no close calls."""
+    """The pairs of the tests' golden files, whose codes are not close calls."""
     for path in sorted(folder.glob("e2e_*.safetensors")):
         with safe_open(path, framework="pt") as file:
             frames = [file.get_tensor(name).movedim(-1, 1).float() / 255 for name in FRAMES]
@@ -250,7 +251,7 @@ FRAMES = ("frame0", "frame1")
 
 
 def drawn_pairs() -> Iterator[Pair]:
-    """A smooth picture that moves, and two that have nothing to do with each other."""
+    """A moving smooth picture, and two unrelated pictures."""
     size = Size(LINES, LINES)
     moving = [frame[None] for frame in as_frames(moving_picture(size, 2))]
     coarse = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -273,7 +274,7 @@ def noise_for(frames: Sequence[Tensor], seed: int) -> list[Tensor]:
 
 
 def report(exact: Sequence[list[Tensor]], found: Sequence[list[Tensor]]) -> dict[str, float | None]:
-    """The worst of some pairs."""
+    """The figures of the worst pair, or means over the pairs."""
     off = [
         [(f - e).abs() for e, f in zip(*pair, strict=True)]
         for pair in zip(exact, found, strict=True)

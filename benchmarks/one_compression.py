@@ -1,13 +1,14 @@
-"""What a second compression costs: saved, interpolated and saved again, beside encoded once.
+"""What a second compression costs: saving, interpolating and saving again, or encoding once.
 
     python benchmarks/one_compression.py clip.mp4 [--frames 61] [--width 640] [--crf 18]
         [--method flow] [--preset medium]
 
-The first frames of the clip, scaled down by averaging, are the uncompressed truth; every second one
-is what a generator made. `twice` saves these as H.264, interpolates the file and saves the result
-as H.264; `once` interpolates the frames themselves and encodes the result; both with the same
-encoder and settings. `lossless` is `once` without any loss: what is left is the interpolation.
-PSNR is over RGB 8-bit, SSIM (Gaussian window, sigma 1.5) over luma; per frame, then the mean.
+The first frames of the clip, scaled down by averaging, are the uncompressed ground truth; every
+second one stands for a generator's output. `twice` saves these as H.264, interpolates the file and
+saves the result as H.264; `once` interpolates the frames themselves and encodes the result; both
+with the same encoder and settings. `lossless` is `once` with a lossless codec: only the error of
+the interpolation is left. PSNR is over RGB 8-bit, SSIM (Gaussian window, sigma 1.5) over luma; per
+frame, then the mean.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ Image = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 class Quality(NamedTuple):
-    """Of one frame."""
+    """The quality of one frame."""
 
     psnr: float
     ssim: float
@@ -89,7 +90,7 @@ def decoded(path: Path) -> Iterator[Image]:
 
 
 def save(frames: list[Image], rate: Fraction, path: Path, settings: EncoderSettings) -> None:
-    """Encode frames as a generator would, with the conversion and encoder that ours has."""
+    """Encode frames as a generator would, with our conversion and encoder."""
     with open_source(frames, input_rate=rate) as source:
         info, tags = source.info, resolve(source.info)
         encoder = resolve_encoder(settings, info, container=path.suffix)

@@ -3,7 +3,7 @@
     python benchmarks/overhead.py CLIP [--size 1920x1080] [--frames 60] [--codec h264]
 
 Decode, color conversion, blend and encode are measured one after the other on the same frames, then
-the whole job in the same process. CPU time counts all threads.
+the whole job in the same process. CPU time includes all threads.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 
 @dataclass
 class Cost:
-    """Seconds of work and of waiting of one stage."""
+    """CPU and wall-clock seconds of one stage."""
 
     cpu: float = 0.0
     wall: float = 0.0
@@ -40,7 +40,7 @@ class Cost:
 
 
 def scaled(clip: Path, target: Path, size: tuple[int, int], frames: int) -> None:
-    """A cut of the clip at another size, lightly compressed."""
+    """Write a part of the clip at another size, lightly compressed."""
     with av.open(str(clip)) as given, av.open(str(target), "w") as out:
         stream = out.add_stream("libx264", rate=25, options={"crf": "18", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
@@ -49,7 +49,7 @@ def scaled(clip: Path, target: Path, size: tuple[int, int], frames: int) -> None
             if len(decoded) == min(frames, 60):
                 break
             decoded.append(picture.reformat(*size, "yuv420p"))
-        for number in range(frames):  # there and back again, so that a short clip will do
+        for number in range(frames):  # back and forth, so that a short clip is enough
             at = number % (2 * len(decoded) - 2)
             picture = decoded[min(at, 2 * len(decoded) - 2 - at)]
             picture.pts, picture.time_base, picture.pict_type = number, Fraction(1, 25), 0
@@ -58,7 +58,7 @@ def scaled(clip: Path, target: Path, size: tuple[int, int], frames: int) -> None
 
 
 def stages(source: Path, folder: Path, codec: str) -> dict[str, Cost]:
-    """Every stage by itself, frame by frame, in one thread of ours."""
+    """Every stage alone, frame by frame, in a single thread of ours."""
     costs = {name: Cost() for name in ("decode", "to RGB", "blend", "from RGB", "encode")}
     with open_source(source) as opened:
         info, tags = opened.info, resolve(opened.info)

@@ -1,9 +1,9 @@
-"""Precision and recall of cut and duplicate detection on clips whose truth is known.
+"""Precision and recall of cut and duplicate detection on clips with known ground truth.
 
     python benchmarks/scene_cuts.py [--height 144] [--length 12]
 
 The clips are made here from seeded textures and from examples/big_buck_bunny.mp4: joined scenes of
-every kind, and everything that is easily taken for a cut. Where the package `scenedetect` is
+every kind, and everything that is easily mistaken for a cut. If the package `scenedetect` is
 installed, its detectors are measured on the same frames.
 """
 
@@ -129,7 +129,7 @@ def textured_scenes(stage: Stage) -> Iterator[Clip]:
 
 
 def real_scenes(stage: Stage) -> Iterator[Clip]:
-    """Shots cut out of one real scene: the same palette, light and texture everywhere."""
+    """Shots cut out of one real scene, all with the same palette, light and texture."""
     film = decode(REAL_CLIP)
     yield Clip(name="real clip", frames=[stage.scaled(frame) for frame in film])
     boxes = [  # left, top, width; the first is the whole picture
@@ -221,7 +221,7 @@ def motion(stage: Stage) -> Iterator[Clip]:
 
 
 def passing(stage: Stage, size: float, speed: float) -> list[Picture]:
-    """An object as high as the picture passes; size and speed in heights."""
+    """An object as tall as the picture passes by; size and speed in heights."""
     ground, thing = stage.texture(3), stage.texture(4, grain=0.09)
     width = int(size * stage.height)
     frames = []
@@ -281,7 +281,7 @@ def decode(path: Path | io.BytesIO) -> list[Picture]:
 
 
 def encoded(frames: Sequence[Picture], crf: int) -> list[Picture]:
-    """What x264 makes of frames."""
+    """Frames after encoding with x264."""
     file = io.BytesIO()
     height, width = frames[0].shape[:2]
     with av.open(file, "w", format="matroska") as container:
@@ -300,12 +300,12 @@ def tensor(frame: Picture) -> torch.Tensor:
 
 
 def found_cuts(frames: Sequence[Picture]) -> set[int]:
-    """Pairs that our detector calls cuts."""
+    """Pairs that our detector classifies as cuts."""
     return {n for n, pair in enumerate(watch(frames, tensor)) if pair.is_cut}
 
 
 def found_duplicates(frames: Sequence[Picture]) -> set[int]:
-    """Pairs whose second frame our detector calls a repetition."""
+    """Pairs whose second frame our detector classifies as a repetition."""
     return {n for n, pair in enumerate(watch(frames, tensor)) if pair.is_duplicate}
 
 
@@ -340,7 +340,7 @@ def score(truth: set[int] | frozenset[int], found: set[int]) -> NDArray[np.int64
 
 
 def other_detectors() -> dict[str, Callable[[Sequence[Picture]], set[int]]]:
-    """The detectors of PySceneDetect, if it is installed, told that scenes may be one frame long."""
+    """PySceneDetect's detectors, if it is installed, set to allow scenes of one frame."""
     if importlib.util.find_spec("scenedetect") is None:
         return {}
     from scenedetect import AdaptiveDetector, ContentDetector, FrameTimecode, HashDetector

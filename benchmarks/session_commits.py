@@ -1,9 +1,9 @@
-"""What keeping the books of a session costs, from the first chunk to the 36,000th.
+"""What a session's bookkeeping costs, from the first chunk to the 36,000th.
 
     python benchmarks/session_commits.py [--chunks 36000] [--folder DIR]
 
-Commits real chunks (one frame of 32x32 in FFV1) and notes how long each commit and each progress
-line took; then opens the session as a resume does, before any checksum.
+Commits real chunks (one frame of 32x32 in FFV1) and times each commit and each progress line; then
+opens the session as a resume does, before any checksum.
 """
 
 import argparse
@@ -25,14 +25,14 @@ SIZE = 32
 
 
 class Sample:
-    """The picture the encoder is asked about."""
+    """The picture that the encoder is checked for."""
 
     width = height = SIZE
     pix_fmt, has_alpha = "yuv420p", False
 
 
 class Stopwatch:
-    """Notes when the steps of a commit are reached."""
+    """Records when the steps of a commit are reached."""
 
     def __init__(self) -> None:
         self.at: dict[str, float] = {}
@@ -41,12 +41,12 @@ class Stopwatch:
         self.at[step] = time.perf_counter()
 
     def between(self, one: str, other: str) -> float:
-        """Seconds from a step to a later one."""
+        """Seconds from one step to a later one."""
         return self.at[other] - self.at[one]
 
 
 def milliseconds(values: list[float]) -> str:
-    """Mean and median for people."""
+    """Mean and median as text."""
     return f"mean {1e3 * statistics.mean(values):.2f} ms, median {1e3 * statistics.median(values):.2f} ms"
 
 

@@ -85,7 +85,7 @@ def test_the_same_command_again_says_that_it_is_done(tlbvfi, source):
     tlbvfi("interpolate", source, "out.mp4", *BLEND)
     code, _, err = tlbvfi("interpolate", source, "out.mp4", *BLEND)
     assert code == 0
-    assert "already there and verified; --overwrite makes it anew" in err
+    assert "already there and verified; --overwrite makes it again" in err
 
 
 def test_ctrl_c_prints_the_command_that_resumes_and_it_does(tlbvfi, source, monkeypatch):
@@ -301,10 +301,13 @@ def test_an_unknown_session_is_told_with_the_known_ones(tlbvfi, source):
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (["verify", "typo.mp4"], "typo.mp4 does not exist; check the path."),
-        (["verify", "smooth/typo.mp4"], "smooth/typo.mp4 does not exist; check the path."),
-        (["verify", "gone/frames"], "gone/frames is no session's folder: check the path"),
-        (["resume", "output/tlbvfi_chunks/typo"], "/typo is no session's folder: check the path"),
+        (["verify", "typo.mp4"], "typo.mp4 does not exist: check the path."),
+        (["verify", "smooth/typo.mp4"], "smooth/typo.mp4 does not exist: check the path."),
+        (["verify", "gone/frames"], "gone/frames is not a session's folder: check the path"),
+        (
+            ["resume", "output/tlbvfi_chunks/typo"],
+            "/typo is not a session's folder: check the path",
+        ),
     ],
 )
 def test_a_path_where_nothing_is_is_told_as_one(tlbvfi, command, told):

@@ -275,7 +275,7 @@ def bad(*words, message):
         bad("png", "file/%d.png", message="file"),
         bad("png", "out.mp4", "--mezzanine", "h264", message="is not a mezzanine, because quality"),
         bad("png", "out.mp4", "--mezzanine", "nope", message="There is no codec 'nope'"),
-        bad("png", "out.mp4", "--mezzanine-crf", "4", message="of no use without --mezzanine"),
+        bad("png", "out.mp4", "--mezzanine-crf", "4", message="has no effect without --mezzanine"),
         bad(
             *("png", "out.mp4", "--mezzanine", "ffv1", "--mezzanine-crf", "4"),
             message="ffv1 is lossless and takes no crf",

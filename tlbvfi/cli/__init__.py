@@ -1,7 +1,7 @@
 """The command line: `tlbvfi COMMAND`. Data on stdout, progress and messages on stderr.
 
-Exit codes: 0 done, 1 failed with one sentence (traceback with -v), 2 usage, 130 interrupted with the
-command that resumes.
+Exit codes: 0 done, 1 failed with one sentence (traceback with -v), 2 usage, 130 interrupted, with
+the command that resumes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from av.error import FFmpegError
 
 COMMANDS = (interpolate, sessions, inspect, bench, models, comfy)
-"""Each has `add_parsers(subparsers, shared)`, which sets `run` to a function of the parsed arguments."""
+"""Each has `add_parsers(subparsers, shared)`, which sets `run`, called with parsed arguments."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Errors become one sentence on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # names that a console's code page lacks
+        if isinstance(stream, TextIOWrapper):  # file names may not fit the console's code page
             stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     arguments = parser.parse_args(words, argparse.Namespace(argv=words, parser=parser))
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted.")
         return 130
     except BrokenPipeError:
-        # The reader of our output has left (`tlbvfi ... | head`): nothing more to tell it.
+        # The reader of our output has closed it (`tlbvfi ... | head`): nothing more to write.
         sys.stderr.close()
         return 1
     except _ffmpeg_error() as error:
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.verbose or not is_out_of_memory(error):
             raise
         what = str(error).split("\n", 1)[0]
-        say(f"memory has run out, scale the frames down: {what}")
+        say(f"out of memory, scale the frames down: {what}")
         return 1
     except OSError as error:
         if arguments.verbose or error.filename is None:
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line; importing it loads neither torch nor PyAV."""
-    # Before the command as well as after it, which must not undo what stood before.
+    # Allowed before the command and after it, where a default must not undo a value given before.
     general, shared = _shared_options(False), _shared_options(argparse.SUPPRESS)
     parser = argparse.ArgumentParser(
         prog="tlbvfi",
@@ -99,7 +99,7 @@ def _shared_options(default: object) -> argparse.ArgumentParser:
 
 
 def _ffmpeg_error() -> type[FFmpegError]:
-    from av.error import FFmpegError  # asked for by an error alone: help does not load PyAV
+    from av.error import FFmpegError  # needed only on an error: --help must not load PyAV
 
     return FFmpegError
 
@@ -110,7 +110,7 @@ def _configure_logging(verbose: bool) -> None:
 
 
 def _stop_on_sigterm() -> None:
-    """A polite kill ends like Ctrl-C: chunks stay valid and the resuming command is printed."""
+    """SIGTERM ends like Ctrl-C: chunks stay valid and the resuming command is printed."""
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -118,7 +118,7 @@ def _stop_on_sigterm() -> None:
     try:
         signal.signal(signal.SIGTERM, interrupt)
     except ValueError:
-        return  # not the main thread: whoever embeds us handles signals
+        return  # not the main thread: the embedding program handles signals
 
 
 if __name__ == "__main__":

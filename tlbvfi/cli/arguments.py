@@ -14,7 +14,7 @@ ENCODER_OPTIONS = ("codec", "crf", "bitrate", "preset", "pix_fmt")
 
 
 def add_encoder(parser: argparse.ArgumentParser, *, codec: str | None) -> None:
-    """`--codec` and what goes with it; `codec` is the default."""
+    """`--codec` and related options; `codec` is the default."""
     group = parser.add_argument_group("encoder (as in ffmpeg)")
     group.add_argument(
         "--codec",
@@ -33,7 +33,7 @@ def add_encoder(parser: argparse.ArgumentParser, *, codec: str | None) -> None:
 
 
 def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
-    """Options of the methods that are networks; `interpolate.method_config` reads them."""
+    """Options of the methods with a network; `interpolate.method_config` reads them."""
     group.add_argument("--model", type=Path, metavar="FILE", help="weights of tlbvfi or film")
     group.add_argument("--steps", type=int, default=10, help="tlbvfi: sampling steps (default 10)")
     group.add_argument(
@@ -86,7 +86,7 @@ def parse_size(text: str) -> int:
 
 
 def encoder_settings(arguments: argparse.Namespace) -> EncoderSettings | None:
-    """What the options of `add_encoder` ask for; None where none of them is given."""
+    """The settings given by the options of `add_encoder`; None if none of them is given."""
     from ...encoding.profiles import EncoderSettings
 
     wishes = {name: getattr(arguments, name) for name in ENCODER_OPTIONS}
@@ -96,9 +96,9 @@ def encoder_settings(arguments: argparse.Namespace) -> EncoderSettings | None:
 
 
 class PathsAnywhere(argparse.ArgumentParser):
-    """A parser whose positional `paths` may stand anywhere among the options.
+    """A parser whose positional `paths` may appear anywhere among the options.
 
-    argparse alone takes the first run of them and stumbles over the rest.
+    argparse alone takes the first group of them and rejects the rest.
     """
 
     def parse_known_args(  # type: ignore[override] - typeshed overloads it by the namespace
@@ -106,7 +106,7 @@ class PathsAnywhere(argparse.ArgumentParser):
         args: Sequence[str] | None = None,
         namespace: argparse.Namespace | None = None,
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse, with what it left over of the paths put where they belong."""
+        """As argparse, with leftover paths added to `paths`."""
         known, rest = super().parse_known_args(args, namespace or argparse.Namespace())
         if "paths" in known:
             known.paths += [word for word in rest if not word.startswith("-")]
@@ -115,7 +115,7 @@ class PathsAnywhere(argparse.ArgumentParser):
 
 
 def add_root(parser: Any, *, default: str = "output/ in the current folder") -> None:  # noqa: ANN401 - a parser or a group of one
-    """`--root`, the folder sessions live in; `default` says where they do without it."""
+    """`--root`, the folder of sessions; `default` describes where they are without it."""
     parser.add_argument(
         "--root",
         type=Path,
@@ -125,10 +125,10 @@ def add_root(parser: Any, *, default: str = "output/ in the current folder") -> 
 
 
 def session_place(session: str, root: Path | None) -> tuple[Path, str]:
-    """Root and id of the session an argument names: an id below --root, or a session's folder.
+    """Root and id of the session that an argument names: an id below --root, or a session's folder.
 
     Raises:
-        SessionError: it is a path, and no session is there.
+        SessionError: it is a path without a session.
     """
     from ...encoding.errors import SessionError
 
@@ -136,5 +136,5 @@ def session_place(session: str, root: Path | None) -> tuple[Path, str]:
     if len(folder.parts) < 2:
         return root or Path("output"), session
     if not (folder / "manifest.json").is_file():
-        raise SessionError(f"{folder} is no session's folder: check the path, or give its id.")
+        raise SessionError(f"{folder} is not a session's folder: check the path, or give its id.")
     return folder.absolute().parent.parent, folder.name

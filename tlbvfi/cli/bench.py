@@ -52,7 +52,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    """Measure, and print tables on stdout; Ctrl-C prints what there is."""
+    """Measure and print tables on stdout; Ctrl-C prints what is measured so far."""
     if not arguments.aims:
         return _measure(arguments)[0]
     from ..bench.aims import RUNS, are_met
@@ -79,10 +79,10 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_what_aims_set(arguments: argparse.Namespace, runs: Iterable[str]) -> None:
-    """Refuse options that these runs would silently set otherwise.
+    """Refuse options that these runs would silently override.
 
     Raises:
-        SettingsError: naming them.
+        SettingsError: such options are given; the text names them.
     """
     from ..errors import SettingsError
 
@@ -96,13 +96,13 @@ def _refuse_what_aims_set(arguments: argparse.Namespace, runs: Iterable[str]) ->
     given = sorted(name for name in set_by_runs if getattr(arguments, name) != plain[name])
     if given:
         raise SettingsError(
-            f"--aims sets --{' and --'.join(given)} by itself, as each aim needs it: leave out what "
-            "you gave, or measure without --aims."
+            f"--aims sets --{' and --'.join(given)} by itself, as each aim needs it: leave that "
+            "out, or measure without --aims."
         )
 
 
 def _measure(arguments: argparse.Namespace) -> tuple[int, list[Verdict]]:
-    """Exit code and verdicts of one run, which is printed."""
+    """Run and print one benchmark; return its exit code and verdicts."""
     from ..bench.aims import judge
     from ..bench.figures import Row
     from ..bench.report import BenchOptions, open_bench

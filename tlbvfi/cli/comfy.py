@@ -114,7 +114,7 @@ def _add_rewrite(commands: Any, shared: argparse.ArgumentParser) -> None:  # noq
 
 
 def run_rewrite(arguments: argparse.Namespace) -> int:
-    """Write a rewritten workflow; the list of changes goes to stderr, or with --json to stdout."""
+    """Write the rewritten workflow; list the changes on stderr, or with --json on stdout."""
     from ..errors import SettingsError
     from ..rewrite import rewrite
     from ..workflow import read_workflow
@@ -143,11 +143,11 @@ def _write(output: Path, text: str) -> None:
     from ...encoding.durable import atomic_file, disk_errors
 
     with disk_errors(output), atomic_file(output) as part:
-        part.write_text(text, encoding="utf-8", errors="replace")  # halves of characters
+        part.write_text(text, encoding="utf-8", errors="replace")  # lone surrogates
 
 
 def run_comfy(arguments: argparse.Namespace) -> int:
-    """Generate, fetch, interpolate, encode; whatever is done already is not done again."""
+    """Generate, fetch, interpolate and encode; steps that are already done are skipped."""
     from ..generation import discard
 
     prompt, node = _prepare(arguments)
@@ -158,7 +158,7 @@ def run_comfy(arguments: argparse.Namespace) -> int:
     try:
         generation = _frames(arguments, prompt, node)
     except KeyboardInterrupt:
-        say("interrupted; what is queued goes on at the server, and the same command fetches it.")
+        say("interrupted; what is queued continues at the server, and the same command fetches it.")
         return 130
     say(_summary(generation), quiet=arguments.json)
     folder = generation.folder.parent
@@ -197,7 +197,7 @@ def _frames(arguments: argparse.Namespace, prompt: dict[str, Any], node: str) ->
 
 
 def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """The prompt to queue, and the node that keeps its frames; sets --input-fps where it is known."""
+    """The prompt to queue, and the node that keeps its frames; sets --input-fps if it is known."""
     from ..errors import SettingsError, WorkflowError
     from ..generation import frames_node, keeps_frames
     from ..rewrite import rewrite, saves_video
@@ -206,7 +206,7 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     workflow = read_workflow(arguments.prompt)
     if not is_api_format(workflow):
         raise WorkflowError(
-            f"{arguments.prompt} is what the page saves, which a server cannot run: use File > "
+            f"{arguments.prompt} is in the page's format, which a server cannot run: use File > "
             "Export (API)."
         )
     prompt, rates = api_nodes(workflow), {}
@@ -220,15 +220,15 @@ def _prepare(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     rate: Fraction | None = rates.get(node)
     if arguments.input_fps is None and rate is None:
         raise SettingsError(
-            f"Nothing in {arguments.prompt} tells at which rate the frames play: add --input-fps, "
-            "such as --input-fps 16."
+            f"{arguments.prompt} does not state the rate of the frames: add --input-fps, such as "
+            "--input-fps 16."
         )
     arguments.input_fps = arguments.input_fps or str(rate)
     return prompt, node
 
 
 def _check_settings(arguments: argparse.Namespace) -> None:
-    """A mistake should not come to light after hours of generating."""
+    """Raise now for a mistake that would otherwise show only after hours of generating."""
     from ..models import find_model
     from ..timeline import parse_rate
 
@@ -253,7 +253,7 @@ def _pour(path: Path) -> None:
 
 
 class _ServerBar:
-    """Shows what the server does on stderr; a context manager, called with each event."""
+    """Shows the server's progress on stderr; a context manager, called with each event."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._bar = tqdm(

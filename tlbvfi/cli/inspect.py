@@ -51,7 +51,7 @@ def run_probe(arguments: argparse.Namespace) -> int:
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    """Print what works here and what does not, and why."""
+    """Print what works here, and what does not and why."""
     report = {
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": {name: _version(name) for name in PACKAGES},

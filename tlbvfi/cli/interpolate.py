@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 STDOUT = Path("-")
-"""The output that means standard output."""
+"""The output path that stands for standard output."""
 
 
 def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
@@ -78,7 +78,7 @@ def _add_interpolate(subparsers: Any, shared: argparse.ArgumentParser) -> None: 
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """Everything that decides a job, apart from its source and its output."""
+    """Everything that decides a job, except its source and its output."""
     _add_frames(parser)
     _add_method(parser)
     add_encoder(parser, codec="auto")
@@ -167,11 +167,11 @@ def _add_session(parser: argparse.ArgumentParser) -> None:
 
 
 def run_paths(arguments: argparse.Namespace) -> int:
-    """Run one job, or with --out-dir one for each input."""
+    """Run one job, or with --out-dir one per input."""
     from ..errors import SettingsError
 
-    if "" in (*arguments.frames, *arguments.paths):  # which Path takes for this folder
-        raise SettingsError("An empty name ('') is no file: write INPUT and OUTPUT out.")
+    if "" in (*arguments.frames, *arguments.paths):  # Path("") is this folder
+        raise SettingsError("An empty name ('') is not a file: write INPUT and OUTPUT out.")
     if arguments.out_dir is not None:
         return _run_many(arguments)
     paths = [*arguments.frames, *arguments.paths]
@@ -190,10 +190,10 @@ def run_interpolate(
     sound: Path | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> int:
-    """Run one job, or go on with it; Ctrl-C prints the command that resumes.
+    """Run or resume one job; Ctrl-C prints the command that resumes.
 
-    `arguments.input` and `arguments.output` are the paths. `sound` is the file whose sound goes with
-    the frames, where it is not the input itself; `metadata` are tags for the final file.
+    `arguments.input` and `arguments.output` are the paths. `sound` is the file whose sound goes
+    with the frames, if not the input itself; `metadata` holds tags for the final file.
     """
     from ...encoding.delivery import output_path
     from ..methods import create_method
@@ -240,7 +240,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
                 say(f"{outcome.task.source} failed: {outcome.error}", quiet=arguments.json)
     except KeyboardInterrupt:
         done = f"interrupted after {len(outcomes)} of {len(tasks)} videos"
-        say(f"{done}; this goes on:\n{command_line(['tlbvfi', *arguments.argv])}")
+        say(f"{done}; resume with:\n{command_line(['tlbvfi', *arguments.argv])}")
         return 130
     _tell_all(outcomes, arguments.json)
     return 1 if any(outcome.error for outcome in outcomes) else 0
@@ -294,7 +294,7 @@ def _run_job(
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
-    """Run the command a session was begun with once more, on this very session."""
+    """Run the command that began a session again, on this very session."""
     from ...encoding.errors import SessionError
     from ...encoding.session import Session
 
@@ -307,15 +307,15 @@ def run_resume(arguments: argparse.Namespace) -> int:
             "run tlbvfi concat on what it has."
         )
     folder = Path(origin.get("folder", ""))
-    if not folder.is_dir():  # it has been moved, presumably with the session in it
+    if not folder.is_dir():  # it was moved, presumably with the session in it
         folder = Path.cwd()
     resuming = (folder, root.absolute(), session_id)
     known = argparse.Namespace(argv=command, parser=arguments.parser, resuming=resuming)
     parsed = arguments.parser.parse_args(command, known)
     if getattr(parsed, "comfy_command", parsed.command) not in ("interpolate", "run"):
         raise SessionError(
-            f"Session {session_id} says it was begun with tlbvfi {parsed.command}, which begins "
-            "none: give the command by hand if it is what you want."
+            f"Session {session_id} says it was begun with tlbvfi {parsed.command}, which does not "
+            "begin sessions: run that command by hand if it is what you want."
         )
     if "paths" in origin:  # one of many videos: the others have sessions of their own
         parsed.paths, parsed.frames, parsed.out_dir = origin["paths"], [], None
@@ -327,20 +327,20 @@ def run_resume(arguments: argparse.Namespace) -> int:
 
 
 def _take_names_from(folder: Path, arguments: argparse.Namespace) -> None:
-    """Make the relative names among the arguments those of files seen from `folder`."""
+    """Make relative paths among the arguments relative to `folder`."""
     for name, value in vars(arguments).items():
         if isinstance(value, Path) and value != STDOUT:
             setattr(arguments, name, folder / value)
-    for name in ("paths", "frames"):  # texts: a slash at the end has a meaning
+    for name in ("paths", "frames"):  # strings, as a trailing slash has a meaning
         texts = getattr(arguments, name, ())
         setattr(arguments, name, [t if Path(t).is_absolute() else f"{folder}/{t}" for t in texts])
 
 
 def job_config(arguments: argparse.Namespace) -> JobConfig:
-    """The job the arguments describe.
+    """The job that the arguments describe.
 
     Raises:
-        SettingsError: a value is out of its range, or two contradict each other.
+        SettingsError: a value is out of range, or two contradict each other.
     """
     from ...encoding.profiles import EncoderSettings
     from ..config import ChunkLength, JobConfig
@@ -378,12 +378,12 @@ def _mezzanine(arguments: argparse.Namespace) -> EncoderSettings | None:
     if arguments.mezzanine is not None:
         return EncoderSettings(codec=arguments.mezzanine, crf=arguments.mezzanine_crf)
     if arguments.mezzanine_crf is not None:
-        raise SettingsError("mezzanine-crf is of no use without --mezzanine: name its codec.")
+        raise SettingsError("--mezzanine-crf has no effect without --mezzanine: name its codec.")
     return None
 
 
 def _refuse_the_folder(folder: Path, output: Path) -> None:
-    """Images written among those that are read would be read the next time."""
+    """Refuse to write images among those that are read: the next run would read them."""
     from ...encoding.errors import OutputError
     from ...encoding.sequence import is_image
 
@@ -393,10 +393,10 @@ def _refuse_the_folder(folder: Path, output: Path) -> None:
 
 
 def method_config(arguments: argparse.Namespace) -> MethodConfig:
-    """The method the arguments name, with its options.
+    """The method that the arguments name, with its options.
 
     Raises:
-        SettingsError: a value is out of its range.
+        SettingsError: a value is out of range.
     """
     return MethodConfig(
         name=arguments.method,
@@ -416,14 +416,14 @@ def _say_how_to_resume(session_id: str | None, destination: Destination) -> None
         say("interrupted before any chunk was begun.")
         return
     command = ["tlbvfi", "resume", session_id, "--root", str(destination.sessions_root)]
-    say(f"interrupted; this goes on:\n{command_line(command)}")
+    say(f"interrupted; resume with:\n{command_line(command)}")
 
 
 def _tell(result: JobResult, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_as_json(result)))
     elif result.was_done:
-        say(f"{result.output} is already there and verified; --overwrite makes it anew.")
+        say(f"{result.output} is already there and verified; --overwrite makes it again.")
     else:
         say(f"{result.output}: {result.frames} frames.")
 

@@ -39,7 +39,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
 
 
 def run_download(arguments: argparse.Namespace) -> int:
-    """Fetch a weights file, or go on with a fetch that broke off."""
+    """Download a weights file, or resume a download that broke off."""
     from ..download import download
     from ..models import HUGGING_FACE, download_folder
 

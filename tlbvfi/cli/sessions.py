@@ -1,4 +1,4 @@
-"""`tlbvfi sessions`, `tlbvfi concat` and `tlbvfi verify`: what is on the disk, joined and checked."""
+"""`tlbvfi sessions`, `tlbvfi concat` and `tlbvfi verify`: list, join and check what is on disk."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
 
 
 def run_concat(arguments: argparse.Namespace) -> int:
-    """Join what a session has, or encode it once more."""
+    """Join a session's chunks, or encode them once more."""
     from ...encoding.delivery import final_of, output_path
     from ...encoding.durable import sole_writer
     from ...encoding.session import Session
@@ -88,7 +88,7 @@ def run_concat(arguments: argparse.Namespace) -> int:
 def run_verify(arguments: argparse.Namespace) -> int:
     """Check a file or a folder of images, if there is one of this name, else a session.
 
-    A session whose chunks were removed is checked by the output that they were joined into.
+    A session whose chunks were removed is checked by the output they were joined into.
     """
     from ...encoding.errors import SourceError
     from ...encoding.sequence import is_image, verify_images
@@ -99,12 +99,12 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
     path = Path(arguments.subject)
     if path.is_file():
-        path.open("rb").close()  # not to be read is not to be damaged
+        path.open("rb").close()  # an unreadable file must not be reported as damaged
         report = verify_file(path, deep=arguments.deep)
     elif path.is_dir() and any(is_image(each.suffix) for each in path.iterdir()):
         report = verify_images(path, deep=arguments.deep)
     elif path.suffix.lower() in MUXERS and not path.exists():
-        raise SourceError(f"{path} does not exist; check the path.")
+        raise SourceError(f"{path} does not exist: check the path.")
     else:
         session = Session.open(*session_place(arguments.subject, arguments.root))
         is_only_joined = session.result() is not None and not session.has_chunks()
@@ -115,7 +115,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 
 def run_sessions(arguments: argparse.Namespace) -> int:
-    """List what is below the root, or remove some of it."""
+    """List the sessions below the root, or remove some of them."""
     from ...encoding.session import FOLDER, Session, list_sessions
 
     root = arguments.root or Path("output")
@@ -125,7 +125,7 @@ def run_sessions(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(rows))
     elif not rows:
-        say(f"There are no sessions in {root / FOLDER}: --root names the folder of others.")
+        say(f"There are no sessions in {root / FOLDER}: choose another folder with --root.")
     else:
         for row in rows:
             state = printable(row["state"])
@@ -134,7 +134,7 @@ def run_sessions(arguments: argparse.Namespace) -> int:
 
 
 def _row_or_warning(session: Session) -> dict[str, Any] | None:
-    """None, and a line on stderr, for a session whose books are damaged."""
+    """The session's row; None, and a line on stderr, if its records are damaged."""
     from ...encoding.errors import SessionError
 
     try:
@@ -145,7 +145,7 @@ def _row_or_warning(session: Session) -> dict[str, Any] | None:
 
 
 def _row(session: Session) -> dict[str, Any]:
-    """What the list shows of a session."""
+    """What the list shows for a session."""
     records = session.records().values()
     size = sum(record.bytes for record in records) if session.has_chunks() else 0
     outputs = ", ".join(result["output"] for result in session.results())

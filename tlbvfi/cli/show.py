@@ -1,4 +1,4 @@
-"""How a job is shown in a terminal: a progress bar, and notices above it."""
+"""How a job is shown in a terminal: a progress bar with notices above it."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from ...encoding.durable import size_in_words
 from ..progress import ChunkDone, Encoding, Event, FrameDone, Joining, Notice, Started
 
 NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, apart from tabs and ends of lines, and those that turn text around."""
+"""Control characters, except tabs and line ends, and those that change text direction."""
 
 
 def printable(text: str) -> str:
-    """A text for a terminal, which takes control characters (of a name, a tag) for orders."""
+    """`text` for a terminal, with control characters (from a name, a tag) escaped."""
     return NO_TEXT.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def say(text: str, *, quiet: bool = False) -> None:
-    """A line on stderr, which leaves stdout to results."""
+    """Print a line on stderr; stdout is for results."""
     if not quiet:
         print(f"tlbvfi: {printable(text)}", file=sys.stderr)
 
 
 def command_line(words: Sequence[str]) -> str:
-    """A command as this system's shell takes it."""
+    """A command quoted for this system's shell."""
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 class LogLines(logging.Handler):
-    """Lines of the log on stderr, above the progress bar where one is shown."""
+    """Writes log lines to stderr, above the progress bar if one is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             tqdm.write(printable(self.format(record)), file=sys.stderr)
-        except Exception:  # noqa: BLE001 - a handler's errors are the logging module's to tell
+        except Exception:  # noqa: BLE001 - the logging module reports a handler's errors
             self.handleError(record)
 
 
@@ -98,7 +98,7 @@ class ProgressBar:
         self._bar = self._new_bar(event.frames_total, event.frames_done)
 
     def _follow(self, stage: str, done: int, total: int) -> None:
-        """Move the bar of a stage after the interpolation, which begins when it is first told."""
+        """Move the bar of a stage after the interpolation; its first event creates the bar."""
         if self._bar is None or self._stage != stage:
             if self._bar is not None:
                 self._bar.close()
