@@ -219,7 +219,7 @@ def download(server: Server, ref: FileRef, path: Path) -> None:
         if response.status != http.client.OK:
             raise ClientError(
                 f"{server.url} no longer has {plain(ref.filename)} (HTTP {response.status}): run the "
-                "same command with --again to queue the prompt anew."
+                "same command with --again to queue the prompt again."
             )
         announced = getattr(response, "length", None) or 0  # no more than this is read
         _refuse_too_large(server, ref, announced)

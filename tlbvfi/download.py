@@ -27,7 +27,7 @@ from .remote_file import BrokenOffError, Promise, RemoteFile, Response, stated_s
 BLOCK = 1 << 18
 HTML = re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE)
 WAITS = (1.0, 5.0, 15.0)
-"""Seconds before asking again after an attempt that brought nothing new."""
+"""Seconds to wait before a retry after an attempt that brought no new bytes."""
 
 OnProgress = Callable[[int, int], None]
 """Called with (bytes done, total bytes); may raise to stop, which keeps what has arrived."""
@@ -52,7 +52,7 @@ def download(
 
     `base_url`: huggingface.co or a mirror of it; https, or http to this machine itself.
     `timeout_seconds`: silence after which a connection counts as broken. `waits`: seconds between
-    attempts that bring nothing new; after the last of them the download fails.
+    attempts that bring no new bytes; after the last of them the download fails.
 
     Raises:
         DownloadError: the server cannot be reached, refuses, or sends a file other than promised;

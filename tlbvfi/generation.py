@@ -1,4 +1,4 @@
-"""The frames of one ComfyUI prompt, in a folder that survives a crash of ours.
+"""The frames of one ComfyUI prompt, in a folder that survives a crash.
 
 The folder records the id under which the prompt was queued, so the same prompt is not generated
 again: a running one is followed, a finished one is fetched, and fetched frames are used.

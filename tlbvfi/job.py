@@ -77,7 +77,7 @@ class Destination:
     sound: Path | BinaryIO | None = None
     """File whose sound, subtitles, chapters and metadata go into the final file, if any."""
     metadata: Mapping[str, str] | None = None
-    """Tags for the final file beside the source's own, such as a ComfyUI workflow."""
+    """Tags for the final file in addition to the source's, such as a ComfyUI workflow."""
     begun: Mapping[str, object] = field(default_factory=dict)
     """What the command line needs to run this job again, in JSON types; stored in the session."""
 

@@ -36,7 +36,7 @@ FRAMES_BEFORE = 3
 """Frames that the decision on pair n looks at, up to and including n: n-2, n-1, n."""
 
 FRAMES_AFTER = 3
-"""Frames it looks at from n+1 on: n+1, n+2, n+3. A flash of up to two frames is no cut."""
+"""Frames it looks at from n+1 on: n+1, n+2, n+3. A flash of up to two frames is not a cut."""
 
 _CUT = 0.5
 """Share of two pictures' detail, unexplained by motion or light, from which they may be two scenes.

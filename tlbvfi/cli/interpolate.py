@@ -413,7 +413,7 @@ def method_config(arguments: argparse.Namespace) -> MethodConfig:
 
 def _say_how_to_resume(session_id: str | None, destination: Destination) -> None:
     if session_id is None:
-        say("interrupted before any chunk was begun.")
+        say("interrupted before any chunk was started.")
         return
     command = ["tlbvfi", "resume", session_id, "--root", str(destination.sessions_root)]
     say(f"interrupted; resume with:\n{command_line(command)}")

@@ -14,7 +14,7 @@ __all__ = ["METHODS", "WITHOUT_WEIGHTS", "MethodConfig", "create_method"]
 def create_method(config: MethodConfig, *, folders: Iterable[Path] = ()) -> Method:
     """The method with its weights loaded; torch and the networks are imported only here.
 
-    `folders`: more folders to search for weights files, beside those `models.find_model` knows.
+    `folders`: folders to search for weights files in addition to those of `models.find_model`.
 
     Raises:
         ModelMissingError: the method needs weights that were not found.

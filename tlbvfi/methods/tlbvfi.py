@@ -164,7 +164,7 @@ class TlbvfiMethod:
     ) -> None:
         """`weights`: identity of the weights for `settings`, as `weights_hash` gives it.
 
-        `available`: bytes that features and maps may take; None: as many as are fastest.
+        `available`: bytes that features and maps may take; None: no limit.
         `compile`: see `MethodConfig`.
         `make_room`: called when memory has run out, before a smaller plan is tried; it frees memory
         held by others and returns whether there was any.
@@ -188,7 +188,7 @@ class TlbvfiMethod:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What decides the mid frames, beside the source frames."""
+        """What decides the mid frames, other than the source frames."""
         dtype = str(self.model.compute_dtype).removeprefix("torch.")
         return {**asdict(self.options), "dtype": dtype, "weights": self.weights}
 

@@ -36,7 +36,7 @@ FRAME_VALUES, LEVEL_VALUES = 3, 26.75
 CANVAS_VALUES = 93
 """Per pixel of the reduced canvas: the canvas and all that the flow is estimated from."""
 FIRST_VALUES = 67
-"""Per pixel, if the flow is estimated at full size: what it needs beside the levels."""
+"""Per pixel, if the flow is estimated at full size: what it needs in addition to the levels."""
 
 CPU_BANDS = (1 << 20, 1 << 19)
 """Values of a band on a CPU: more than 4 MB of float32 is slower, much less saves nothing."""

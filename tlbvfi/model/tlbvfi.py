@@ -33,7 +33,7 @@ Sampler = Callable[[Tensor, int, "Sequence[Tensor] | Tensor"], Tensor]
 
 LEVELS = 5
 FLOW_LEVELS = 3
-"""Levels of the encoder whose features refine the flow, beside its first features."""
+"""Levels of the encoder whose features refine the flow, in addition to its first features."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +199,7 @@ class TLBVFI(nn.Module):
         return self.walk_bridge(y, noise, *self.prepare_walk(steps))
 
     def prepare_walk(self, steps: int) -> tuple[Tensor, ...]:
-        """The arguments of `walk_bridge` beside latent and noise; compute them once per device.
+        """The arguments of `walk_bridge` after latent and noise; compute them once per device.
 
         The denoiser's embedding of each step, [steps, blocks, 64], and, if fused kernels are
         available, its weights as `fused_unet.pack` gives them.

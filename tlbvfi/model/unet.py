@@ -93,7 +93,7 @@ def by_token(conv: Any, tokens: Tensor) -> Tensor:  # noqa: ANN401
 
 
 def run(blocks: nn.Module, x: Tensor, modulations: Iterator[Tensor]) -> Tensor:
-    """`x` through blocks, of which those that see the timestep take the next modulation."""
+    """`x` run through blocks; each block that depends on the timestep takes the next modulation."""
     for block in blocks.children():
         x = block(x, next(modulations)) if isinstance(block, TimedResBlock) else block(x)
     return x
