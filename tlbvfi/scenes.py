@@ -56,7 +56,7 @@ _GAIN = 8.0
 """Contrast ratio beyond which one picture cannot be the other in a different light."""
 
 _SAMPLES = 540
-"""Rows and columns are skipped down to about this many: a whole 4K frame would take 70 ms."""
+"""Rows and columns are skipped while at least this many remain: a whole 4K frame takes 70 ms."""
 _DETAIL_SIDE = 96
 """Side of the thumbnail for duplicates, in pixels: a moving mouth must stay visible in it."""
 _SPOT = 0.015

@@ -167,7 +167,7 @@ def convolve(
 def with_even_zeros(
     x: Tensor, side: int, size: tuple[int, int], stride: int, padding: tuple[int, int]
 ) -> tuple[Tensor, tuple[int, int]]:
-    """A map and its zero padding for a result of `size`; uneven padding is added here.
+    """A map and its zero padding for a result of `size`; asymmetric padding is added here.
 
     `side`: of the kernel; `padding`: rows above and columns on the left.
     """
@@ -175,7 +175,7 @@ def with_even_zeros(
         stride * (count - 1) + side - before - length
         for length, before, count in zip(x.shape[2:], padding, size, strict=True)
     )
-    # Even padding, which convolutions add themselves, then puts every output where it belongs.
+    # Symmetric padding, which convolutions add themselves, gives the same outputs then.
     if 0 <= padding[0] - down < stride and 0 <= padding[1] - right < stride:
         return x, padding
     return F.pad(x, (padding[1], max(0, right), padding[0], max(0, down))), (0, 0)

@@ -191,7 +191,7 @@ def convolve_by_frame(conv: Any, clip: Tensor) -> Tensor:  # noqa: ANN401
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention of one head, [B, L, C] each.
 
-    Contiguous on a CPU, because only then PyTorch chooses kernels that never hold all L x L
+    Contiguous on a CPU, because only then does PyTorch choose kernels that never hold all L x L
     weights; GPU kernels need the channels of a token next to each other.
     """
     q, k, v = (x if x.is_cuda and x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))

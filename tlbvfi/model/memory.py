@@ -26,7 +26,7 @@ On a GPU this is cuBLAS's workspace, of which PyTorch counts 32 MB for each stre
 """
 
 IN_HAND = {"cpu": 4, "cuda": 1}
-"""Frames in the queues from the decoder and to the encoder, on the device whose memory counts."""
+"""Frames on their way from the decoder and to the encoder, in the memory that is counted."""
 
 FLOAT = 4
 """Bytes of a value that is float32 whatever the decoder computes in."""
