@@ -50,7 +50,7 @@ class Rules:
     retime: bool = False
     """Whether repeated frames are replaced by motion from the last change to the next."""
     depth: int = 3
-    """At a t they cannot reach, methods that only bisect show the nearest of 2**depth - 1 frames."""
+    """If they cannot reach t, methods that only bisect show the nearest of 2**depth - 1 frames."""
 
     @property
     def look(self) -> bool:

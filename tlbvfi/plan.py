@@ -232,7 +232,7 @@ def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:
     if stop is not None and stop - first < 2:
         raise SettingsError(
             f"the window from start ({_seconds(config.start)}) to end ({_seconds(config.end)}) holds "
-            f"{max(stop - first, 0)} frames and interpolation needs two: widen it."
+            f"{max(stop - first, 0)} frames and interpolation needs two frames: widen it."
         )
     return first, stop
 
