@@ -28,6 +28,7 @@ from comfyui_tlbvfi.tlbvfi.model import (
     correlation_kernel,
     flow,
     fused_unet,
+    layers,
     nearest,
     norm,
     norm_kernel,
@@ -163,7 +164,7 @@ def pretend_to_launch_kernels() -> None:
     for module in (activation, correlation_kernel, fused_unet, nearest, norm_kernel, split):
         module.kernel_named = lambda *name: Launch()
     tlbvfi.is_available = lambda device: True
-    bands.can_split = lambda device: True
+    bands.can_split = layers.can_split = lambda device: True
     split.registers = lambda device: None
     torch.cuda.device_of = lambda tensor: nullcontext()
     # The kernels used on a GPU hold no table of all attention weights.

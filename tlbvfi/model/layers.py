@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .bands import (
+    SPLITS,
     Bands,
     Kernel,
     Rows,
@@ -26,6 +27,9 @@ from .bands import (
     with_one_bias,
 )
 from .norm import Moments
+from .split import attention as split_attention
+from .split import fits_attention
+from .split import is_available as can_split
 
 WINDOW = 8
 """Side of an attention window, and of the grid of far-apart tokens, in cells."""
@@ -188,12 +192,15 @@ def convolve_by_frame(conv: Any, clip: Tensor) -> Tensor:  # noqa: ANN401
     return found.view(B, len(results), -1, H, W).transpose(1, 2).contiguous()
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, splits: bool = False) -> Tensor:
     """Attention of one head, [B, L, C] each.
 
-    Contiguous on a CPU, because only then does PyTorch choose kernels that never hold all L x L
-    weights; GPU kernels need the channels of a token next to each other.
+    `splits`: whether a GPU may compute products of float32 from split factors, see `split`.
     """
+    if splits and can_split(q.device) and fits_attention(q):
+        return split_attention(q, k, v)
+    # Contiguous on a CPU, because only then does PyTorch choose kernels that never hold all L x L
+    # weights; GPU kernels need the channels of a token next to each other.
     q, k, v = (x if x.is_cuda and x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     q, k, v = (x[:, None] for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v)[:, 0]
@@ -213,7 +220,7 @@ class ClipAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n = self.norm(x)
         q, k, v = (part(n).flatten(2).transpose(1, 2) for part in (self.q, self.k, self.v))
-        attended = attend(q, k, v)
+        attended = attend(q, k, v, splits=getattr(self.q, SPLITS, False))
         return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))
 
 

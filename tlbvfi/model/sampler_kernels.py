@@ -14,7 +14,7 @@ map merges them, so a norm needs no kernel of its own.
 import triton
 import triton.language as tl
 
-from .triton_kernels import halved, plus_product
+from .triton_kernels import attended, halved, plus_product
 
 WIDTH = tl.constexpr(32)
 """Channels of a map."""
@@ -434,48 +434,26 @@ def attention_kernel(
     positions = height * width * FRAMES
     queries = tokens + image * (6 * positions * WIDTH)
     keys = queries + 2 * positions * WIDTH
-    values = keys + 2 * positions * WIDTH
     large_query = tl.load(queries + at, inside[:, None], 0.0)
     small_query = tl.load(queries + positions * WIDTH + at, inside[:, None], 0.0)
-    highest = tl.full((SIDE * SIDE,), float("-inf"), tl.float32)
-    weight = tl.zeros((SIDE * SIDE,), tl.float32)
-    total = tl.zeros((SIDE * SIDE, WIDTH), tl.float32)
-    for begin in range(0, positions, BLOCK_KEYS):
-        key = begin + tl.arange(0, BLOCK_KEYS)
-        known = key < positions
-        down = channel[:, None] + key[None, :] * WIDTH
-        across = key[:, None] * WIDTH + channel[None, :]
-        score = plus_product(
-            tl.zeros((SIDE * SIDE, BLOCK_KEYS), tl.float32),
-            large_query,
-            small_query,
-            tl.load(keys + down, known[None, :], 0.0),
-            tl.load(keys + positions * WIDTH + down, known[None, :], 0.0),
-            one,
-            smaller,
-        )
-        score = tl.where(known[None, :], score, float("-inf"))
-        high = tl.maximum(highest, tl.max(score, axis=1))
-        share = tl.exp(score - high[:, None])
-        kept = tl.exp(highest - high)
-        weight = weight * kept + tl.sum(share, axis=1)
-        large_share, small_share = halved(share, smaller)
-        total = plus_product(
-            total * kept[:, None],
-            large_share,
-            small_share,
-            tl.load(values + across, known[:, None], 0.0),
-            tl.load(values + positions * WIDTH + across, known[:, None], 0.0),
-            one,
-            smaller,
-        )
-        highest = high
-    large_total, small_total = halved(total / weight[:, None], smaller)
+    found = attended(
+        large_query,
+        small_query,
+        keys,
+        keys + 2 * positions * WIDTH,
+        positions,
+        one,
+        smaller,
+        SIDE * SIDE,
+        BLOCK_KEYS,
+        WIDTH,
+    )
+    large_found, small_found = halved(found, smaller)
     line = channel[:, None] * WIDTH + channel[None, :]
     begin = image * positions * WIDTH
     total = tl.load(x + begin + at, inside[:, None], 0.0) + tl.load(bias + channel)[None, :]
     total = plus_product(
-        total, large_total, small_total, tl.load(large + line), tl.load(small + line), one, smaller
+        total, large_found, small_found, tl.load(large + line), tl.load(small + line), one, smaller
     )
     tl.store(out + begin + at, total, inside[:, None])
     program = image * tl.num_programs(0) + tl.program_id(0)

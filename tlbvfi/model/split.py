@@ -31,6 +31,8 @@ SMALLER = 2048.0
 """Multiplier of a factor's small part: 2**11, which makes it about as large as the other part."""
 
 BLOCK_PIXELS, BLOCK_IN, BLOCK_OUT = 128, 32, 64
+BLOCK_QUERIES, BLOCK_KEYS, STAGES = 64, 32, 2
+"""Of the attention; it fits the shared memory of an A100 with 256 channels."""
 WARPS = 8
 REGISTERS = {9: 128}
 """Most per thread, by major compute capability: with 128, two programs share a multiprocessor.
@@ -66,6 +68,36 @@ def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     """Two parts of `x`, float16: x is the first plus the second / `SMALLER`."""
     large = x.half()
     return large, ((x - large) * SMALLER).half()
+
+
+def fits_attention(q: Tensor) -> bool:
+    """Whether there is a kernel for the attention of such queries [B, L, C]: float32, 2**n channels."""
+    channels = q.shape[-1]
+    return q.dtype == torch.float32 and 16 <= channels <= 256 and channels & (channels - 1) == 0
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`scaled_dot_product_attention` of queries that `fits_attention`, to float32 rounding.
+
+    All [B, L, C], on a device that it `is_available` on; so is the result.
+    """
+    B, L, C = q.shape
+    tokens = torch.stack([q * C**-0.5, k, v], dim=1)
+    out = q.new_empty((B, L, C))
+    with torch.cuda.device_of(q):
+        kernel_named("split_attention_kernel")[(-(-L // BLOCK_QUERIES), B)](
+            torch.stack(halves(tokens), dim=2),
+            out,
+            L,
+            1.0,
+            SMALLER,
+            DEPTH=C,
+            BLOCK=BLOCK_QUERIES,
+            BLOCK_KEYS=BLOCK_KEYS,
+            num_warps=WARPS,
+            num_stages=STAGES,
+        )
+    return out
 
 
 def conv2d(

@@ -406,6 +406,96 @@ def convolution_kernel(
 
 
 @triton.jit
+def attended(
+    large_query,
+    small_query,
+    keys,
+    values,
+    positions,
+    one,
+    smaller,
+    BLOCK: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """[BLOCK, DEPTH]: attention of `halved` queries to all keys, values by the softmax of the products.
+
+    `keys`, `values`: [positions, DEPTH] of the large parts, then as many of the small ones. One pass
+    over the keys (Milakov and Gimelshein 2018): what was summed is scaled down where a product is
+    higher than all before.
+    """
+    channel = tl.arange(0, DEPTH)
+    small_keys, small_values = keys + positions * DEPTH, values + positions * DEPTH
+    highest = tl.full((BLOCK,), float("-inf"), tl.float32)
+    weight = tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((BLOCK, DEPTH), tl.float32)
+    for begin in range(0, positions, BLOCK_KEYS):
+        key = begin + tl.arange(0, BLOCK_KEYS)
+        known = key < positions
+        down = channel[:, None] + key[None, :] * DEPTH
+        across = key[:, None] * DEPTH + channel[None, :]
+        score = plus_product(
+            tl.zeros((BLOCK, BLOCK_KEYS), tl.float32),
+            large_query,
+            small_query,
+            tl.load(keys + down, known[None, :], 0.0),
+            tl.load(small_keys + down, known[None, :], 0.0),
+            one,
+            smaller,
+        )
+        score = tl.where(known[None, :], score, float("-inf"))
+        high = tl.maximum(highest, tl.max(score, axis=1))
+        share = tl.exp(score - high[:, None])
+        kept = tl.exp(highest - high)
+        weight = weight * kept + tl.sum(share, axis=1)
+        large_share, small_share = halved(share, smaller)
+        total = plus_product(
+            total * kept[:, None],
+            large_share,
+            small_share,
+            tl.load(values + across, known[:, None], 0.0),
+            tl.load(small_values + across, known[:, None], 0.0),
+            one,
+            smaller,
+        )
+        highest = high
+    return total / weight[:, None]
+
+
+@triton.jit
+def split_attention_kernel(
+    tokens,
+    out,
+    positions,
+    one,
+    smaller,
+    DEPTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr,
+):
+    """out [B, positions, DEPTH] = attention of tokens [B, 3, 2, positions, DEPTH], see `split`."""
+    image = tl.program_id(1).to(tl.int64)
+    position = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = (position < positions)[:, None]
+    at = position[:, None] * DEPTH + tl.arange(0, DEPTH)[None, :]
+    queries = tokens + image * (6 * positions * DEPTH)
+    keys = queries + 2 * positions * DEPTH
+    found = attended(
+        tl.load(queries + at, inside, 0.0),
+        tl.load(queries + positions * DEPTH + at, inside, 0.0),
+        keys,
+        keys + 2 * positions * DEPTH,
+        positions,
+        one,
+        smaller,
+        BLOCK,
+        BLOCK_KEYS,
+        DEPTH,
+    )
+    tl.store(out + image * positions * DEPTH + at, found, inside)
+
+
+@triton.jit
 def activation_kernel(
     x, bias, slope, count, C: tl.constexpr, IS_GELU: tl.constexpr, BLOCK: tl.constexpr
 ):

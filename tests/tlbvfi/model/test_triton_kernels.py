@@ -88,6 +88,19 @@ def uneven_convolution():
     return {"x": asked.pop("input"), "size": (4, 3), "plus": UNEVEN_MORE, **asked}
 
 
+ATTENTIONS = {"256 channels": (1, 40, 256), "two batches, two blocks": (2, 70, 64)}
+
+
+def tokens(name):
+    """Queries of which some look at one key almost alone."""
+    shape = ATTENTIONS[name]
+    return {
+        "q": 3 * drawn(*shape, seed=24),
+        "k": drawn(*shape, seed=25),
+        "v": drawn(*shape, seed=26),
+    }
+
+
 MAPS = {
     "64 channels": (2, 64, 3, 5),
     "32 channels": (1, 32, 4, 3),
@@ -185,6 +198,8 @@ def calls():
     for name in CONVOLUTIONS:
         asked["convolution", name] = "split", "conv2d", split_convolution(name)
     asked["convolution", "uneven"] = "split", "conv2d", uneven_convolution()
+    for name in ATTENTIONS:
+        asked["attention", name] = "split", "attention", tokens(name)
     for name in ROWS:
         asked["merged", name] = "norm_kernel", "merged", rows_of_maps(name)
         asked["factors", name] = "norm_kernel", "factor_and_offset", moments_of_maps(name)
@@ -276,6 +291,13 @@ def test_the_split_convolution_adds_zeros_where_they_lack_and_another_map(interp
     asked["input"] = torch.nn.functional.pad(asked["input"], (0, 1, 0, 1))
     wanted = torch.nn.functional.conv2d(**asked) + UNEVEN_MORE
     assert (interpreted["convolution", "uneven"] - wanted).abs().max() < 3e-6
+
+
+@needs_triton
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_the_split_attention_equals_attention(interpreted, name):
+    wanted = torch.nn.functional.scaled_dot_product_attention(*exact(tokens(name)).values())
+    assert (interpreted["attention", name] - wanted).abs().max() < 5e-6  # of float32 itself 3e-6
 
 
 def exact(asked):
@@ -390,6 +412,13 @@ def test_only_whole_blocks_of_float32_channels_fit_the_split_convolution():
 )
 def test_there_are_no_kernels_for_a_cpu(there_are):
     assert not there_are(torch.device("cpu"))
+
+
+def test_only_float32_of_a_power_of_two_channels_fits_the_split_attention():
+    assert split.fits_attention(torch.empty(1, 5, 256))
+    assert not split.fits_attention(torch.empty(1, 5, 256, dtype=torch.float16))
+    assert not split.fits_attention(torch.empty(1, 5, 96))
+    assert not split.fits_attention(torch.empty(1, 5, 512))
 
 
 def test_a_gpu_that_runs_no_kernels_is_named_and_done_without(monkeypatch, caplog):
