@@ -203,8 +203,8 @@ class Encoder(nn.Module):
         self.conv_out = ops.Conv3d(DEEP, LATENT, 3, padding=1)
 
     def first(self, frame: Tensor) -> Rows:
-        """The first features [B, 64, H, W] of a frame [B, 3, H, W]: large, and cheap to compute."""
-        return convolved(kernel_of(self.conv_in), stored(frame.to(self.conv_in.weight.dtype)))
+        """The first features [B, 64, H, W] of a frame [B, 3, H, W], in its type: large, and cheap."""
+        return convolved(kernel_of(self.conv_in), stored(frame))
 
     def levels(self, first: Rows, count: int, bands: Bands) -> list[Tensor]:
         """Outputs of the first `count` levels; that of level i is at 1 / 2**(i + 1)."""

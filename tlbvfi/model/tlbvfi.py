@@ -149,12 +149,11 @@ class TLBVFI(nn.Module):
         encoder, geometry = self.vqgan.encoder, features.geometry
         frame = features.frame[:, :3, : geometry.height, : geometry.width]
         canvas = reduce_frame(frame, geometry)
-        first = keep(encoder.first(canvas), plan.canvas)
+        # No code depends on these features, so they are computed in the type they refine the flow in.
+        first = keep(encoder.first(canvas.to(self.vqgan.decoder.refinenet.dtype)), plan.canvas)
         levels = encoder.levels(stored(first), FLOW_LEVELS, plan.canvas)
-        dtype = self.vqgan.decoder.refinenet.dtype
-        known = [made.to(dtype) for made in (first, *levels)]
         give_back_freed_memory(self.device)
-        return FlowFeatures(canvas=canvas.mul_(2).sub_(1), features=known)
+        return FlowFeatures(canvas=canvas.mul_(2).sub_(1), features=[first, *levels])
 
     def flow_features(self, features: FrameFeatures, plan: MemoryPlan = WHOLE) -> FlowFeatures:
         """What the flow is estimated from: the kept features, or features computed now."""

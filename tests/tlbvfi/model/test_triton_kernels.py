@@ -297,7 +297,7 @@ def test_the_split_convolution_adds_zeros_where_they_lack_and_another_map(interp
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_the_split_attention_equals_attention(interpreted, name):
     wanted = torch.nn.functional.scaled_dot_product_attention(*exact(tokens(name)).values())
-    assert (interpreted["attention", name] - wanted).abs().max() < 5e-6  # of float32 itself 3e-6
+    assert (interpreted["attention", name] - wanted).abs().max() < 1e-5  # float32 itself: 3e-6
 
 
 def exact(asked):
