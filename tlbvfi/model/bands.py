@@ -187,6 +187,12 @@ def stored(x: Tensor) -> Rows:
     return Rows((B, C, H, W), lambda start, stop: x[:, :, start:stop], widest=0)
 
 
+def top(source: Rows, height: int) -> Rows:
+    """The first `height` rows of a map; those below are not computed."""
+    B, C, _, W = source.shape
+    return replace(source, shape=(B, C, height, W))
+
+
 def whole(source: Rows) -> Tensor:
     """The map behind `stored` rows; other rows are computed in one band."""
     return source.compute(0, source.height)

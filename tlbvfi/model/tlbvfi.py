@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .autoencoder import Autoencoder, compose, luma
-from .bands import SPLITS, keep, stored
+from .bands import SPLITS, keep, stored, top
 from .bridge import sample_bridge, step_list
 from .fused_unet import is_available, pack
 from .fused_unet import walk_bridge as fused_walk
@@ -251,9 +251,9 @@ class TLBVFI(nn.Module):
         clip = per_frame(self.vqgan.post_quant_conv, latent)
         levels = [self.levels_of(features, plan) for features in (features0, features1)]
         logits = self.vqgan.decoder(clip, *levels, flow, plan.decode)
-        between = keep(compose(features0.frame, features1.frame, flow, logits), plan.decode)
+        between = compose(features0.frame, features1.frame, flow, logits)
         geometry = features0.geometry
-        return between[:, :, : geometry.height, : geometry.width]
+        return keep(top(between, geometry.height), plan.decode)[..., : geometry.width]
 
     def forward(
         self,
