@@ -71,15 +71,15 @@ def halves(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fits_attention(q: Tensor) -> bool:
-    """Whether there is a kernel for the attention of such queries [B, L, C]: float32, 2**n channels."""
+    """Whether the kernel can attend with these queries [B, L, C]: float32, C = 16, 32, ... 256."""
     channels = q.shape[-1]
     return q.dtype == torch.float32 and 16 <= channels <= 256 and channels & (channels - 1) == 0
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`scaled_dot_product_attention` of queries that `fits_attention`, to float32 rounding.
+    """`scaled_dot_product_attention`, [B, L, C] each, to float32 rounding.
 
-    All [B, L, C], on a device that it `is_available` on; so is the result.
+    For queries that `fits_attention` accepts, on a device for which `is_available` is true.
     """
     B, L, C = q.shape
     tokens = torch.stack([q * C**-0.5, k, v], dim=1)

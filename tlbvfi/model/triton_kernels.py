@@ -418,11 +418,11 @@ def attended(
     BLOCK_KEYS: tl.constexpr,
     DEPTH: tl.constexpr,
 ):
-    """[BLOCK, DEPTH]: attention of `halved` queries to all keys, values by the softmax of the products.
+    """Attention of `halved` queries to all keys, [BLOCK, DEPTH].
 
-    `keys`, `values`: [positions, DEPTH] of the large parts, then as many of the small ones. One pass
-    over the keys (Milakov and Gimelshein 2018): what was summed is scaled down where a product is
-    higher than all before.
+    `keys`, `values`: the large parts [positions, DEPTH], followed by the small parts. The softmax takes
+    one pass over the keys (Milakov and Gimelshein 2018): sums are scaled down when a score exceeds all
+    earlier ones.
     """
     channel = tl.arange(0, DEPTH)
     small_keys, small_values = keys + positions * DEPTH, values + positions * DEPTH
