@@ -154,7 +154,7 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
         file.seek(0)
         return av.open(file, "r", metadata_errors=TAG_ERRORS, hwaccel=accelerator)
     except FileNotFoundError as error:
-        raise SourceError(f"{source} does not exist; check the path.") from error
+        raise SourceError(f"{source} does not exist: check the path.") from error
     except IsADirectoryError as error:
         raise SourceError(f"{source} is a folder; name a video file.") from error
     except PermissionError as error:

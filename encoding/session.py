@@ -78,11 +78,11 @@ WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
 }
 IF_FULL = (
     "free some space or, on the command line, choose another --root; "
-    "committed chunks are kept, and the same job goes on from there"
+    "committed chunks are kept, and running the same job again resumes it"
 )
 IF_OUTPUT_FULL = (
     "free some space or name an output on another disk; "
-    "the chunks are kept, and the same job goes on from there"
+    "the chunks are kept, and running the same job again resumes it"
 )
 
 

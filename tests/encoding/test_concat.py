@@ -555,7 +555,7 @@ def test_a_full_disk_loses_no_chunk_and_goes_on_after_room_is_made(
     session = Session.create(small_disk, "job", manifest())
     made, told = fill(session, paint, 60)
     assert 0 < made < 20
-    assert "the same job goes on from there" in told
+    assert "running the same job again resumes it" in told
     assert [record.index for record in session.done(thorough=True)] == list(range(made))
     ballast.unlink()
     assert fill(session, paint, 60, first=made) == (20, "")

@@ -324,5 +324,5 @@ def test_a_full_disk_leaves_whole_images_and_the_advice(tlbvfi, frames, tmp_path
     code, _, err = tlbvfi("interpolate", frames(), "made/", "--input-fps", 16, *BLEND)
     assert code == 1
     assert "The disk is full while writing" in err
-    assert "same job goes on from there" in err
+    assert "running the same job again resumes it" in err
     assert list((tmp_path / "made").iterdir()) == []

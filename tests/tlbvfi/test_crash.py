@@ -185,7 +185,9 @@ def test_a_full_disk_keeps_committed_chunks_and_resumes_once_there_is_room(
     ballast.write_bytes(b"x" * 200_000)
     settings = {"codec": "ffv1", "chunk": ChunkLength(frames=8)}
     where = {"root": small_disk}
-    with pytest.raises(OutputError, match=r"disk is full.*free some space.*same job goes on"):
+    with pytest.raises(
+        OutputError, match=r"disk is full.*free some space.*running the same job again resumes"
+    ):
         run(source, "out.mkv", destination=where, **settings)
     folder = next((small_disk / "tlbvfi_chunks").iterdir())
     before = {path.name: path.read_bytes() for path in folder.glob("chunk_*")}
