@@ -311,7 +311,8 @@ def _request(server: Server, path: str, body: Json | None = None) -> tuple[int, 
         raw = response.read(server.max_json_bytes + 1)
         if len(raw) > server.max_json_bytes:
             raise ClientError(
-                f"The answer of {server.url}{path} is larger than {server.max_json_bytes} bytes."
+                f"The answer of {server.url}{path} is larger than {server.max_json_bytes} bytes: "
+                "check that the address is that of a ComfyUI server."
             )
         _check_whole(server, response)
         return response.status or 0, raw
@@ -365,7 +366,8 @@ def unreachable(server: Server, error: Exception) -> ClientError:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, ssl.SSLCertVerificationError):
         return ClientError(
-            f"The certificate of {server.url} is not valid: {reason.verify_message}."
+            f"The certificate of {server.url} is not valid ({reason.verify_message}): check the "
+            "address, or name the file of its authority in the variable SSL_CERT_FILE."
         )
     return ServerLostError(
         f"{server.url} cannot be reached ({plain(str(reason) or repr(reason))})."
