@@ -11,7 +11,7 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Workers share the cores already; set before numpy, OpenCV and torch make their thread pools.
+# Workers already share the cores; set before numpy, OpenCV and torch make their thread pools.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
@@ -44,5 +44,5 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def load_as():
-    """Loader of this checkout under another package name."""
+    """Load this checkout under another package name."""
     return load_checkout

@@ -14,7 +14,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Shape:
-    """What an encoder must know of its frames."""
+    """What an encoder must know about its frames."""
 
     width: int = 64
     height: int = 48
@@ -24,13 +24,13 @@ class Shape:
 
 @pytest.fixture(scope="session")
 def shape():
-    """Maker of the description of a picture: shape(width=..., pix_fmt=...)."""
+    """Factory for picture descriptions: shape(width=..., pix_fmt=...)."""
     return Shape
 
 
 @pytest.fixture(scope="session")
 def paint():
-    """Maker of frame n: a moving gradient, another one in every plane, in any 8 or 16 bit format."""
+    """Factory for frame n: a moving gradient, another per plane, in any 8 or 16 bit format."""
 
     def make(number, *, width=64, height=48, pix_fmt="yuv420p"):
         picture = av.VideoFrame(width, height, pix_fmt)
@@ -49,7 +49,7 @@ def paint():
 
 @pytest.fixture(scope="session")
 def decoded(samples):
-    """Reader of a file: the samples of every frame, as hashable bytes."""
+    """Read the samples of every frame of a file, as hashable bytes."""
 
     def read(path):
         with av.open(str(path)) as container:
@@ -60,7 +60,7 @@ def decoded(samples):
 
 @pytest.fixture(scope="session")
 def ffprobe():
-    """The independent judge: ffprobe's JSON for a file."""
+    """ffprobe's JSON for a file, as an independent check."""
     if shutil.which("ffprobe") is None:
         pytest.skip("ffprobe is not installed")
 
@@ -73,7 +73,7 @@ def ffprobe():
 
 @pytest.fixture(scope="session")
 def encoder():
-    """Maker of encoders: encoder("ffv1", pix_fmt=..., container=...)."""
+    """Factory for encoders: encoder("ffv1", pix_fmt=..., container=...)."""
     from comfyui_tlbvfi.encoding.profiles import EncoderSettings, resolve_encoder
 
     def make(codec, picture=None, *, container=None, **settings):
@@ -85,7 +85,7 @@ def encoder():
 
 @pytest.fixture(scope="session")
 def stream():
-    """Maker of stream descriptions, 64x48 at 48000/1001 unless told otherwise."""
+    """Factory for stream descriptions, by default 64x48 at 48000/1001."""
     from comfyui_tlbvfi.encoding.writer import StreamSpec
 
     def make(**changes):
@@ -99,7 +99,7 @@ def stream():
 
 @pytest.fixture
 def manifest(encoder, stream):
-    """Maker of manifests: manifest("h264", stream=..., settings=...)."""
+    """Factory for manifests: manifest("h264", stream=..., settings=...)."""
     from comfyui_tlbvfi.encoding.manifest import Manifest
 
     def make(codec="ffv1", **changes):
@@ -112,7 +112,7 @@ def manifest(encoder, stream):
 
 @pytest.fixture
 def filled(tmp_path, manifest, paint):
-    """Maker of a finished session: filled("h264", frames=7, per_chunk=3)."""
+    """Factory for finished sessions: filled("h264", frames=7, per_chunk=3)."""
     from comfyui_tlbvfi.encoding.session import Session
 
     def make(codec="ffv1", *, frames=7, per_chunk=3, id="job", pts=None, **changes):
@@ -143,7 +143,7 @@ class Clip:
     size: tuple[int, int] = (64, 48)
     options: dict[str, str] | None = None
     pts: tuple[int, ...] | None = None
-    """In units of `time_base`; None: one frame after the other at `rate`."""
+    """In units of `time_base`; None: evenly spaced at `rate`."""
     time_base: Fraction | None = None
     tags: tuple[int, int, int, int] | None = None
     """Primaries, transfer, matrix, range."""
@@ -172,7 +172,7 @@ class Clip:
                     pix_fmt=self.pix_fmt,
                 )
                 picture.pts = self.pts[number] if self.pts else number
-                picture.time_base = base  # the stream's changes when the header is written
+                picture.time_base = base  # the stream's base changes when the header is written
                 output.mux(video.encode(picture))
             output.mux(video.encode())
             if audio:
@@ -205,7 +205,7 @@ class Clip:
 
 @pytest.fixture
 def clip(tmp_path, paint):
-    """Maker of video files: clip("a.mkv", frames=12, rate=Fraction(24)) -> path."""
+    """Factory for video files: clip("a.mkv", frames=12, rate=Fraction(24)) -> path."""
 
     def make(name, **changes):
         return Clip(**changes).write(tmp_path / name, paint)
@@ -215,7 +215,7 @@ def clip(tmp_path, paint):
 
 @pytest.fixture
 def clip_bytes(paint):
-    """Maker of a video in memory: clip_bytes("mp4", frames=12) -> BytesIO."""
+    """Factory for videos in memory: clip_bytes("mp4", frames=12) -> BytesIO."""
 
     def make(container="mp4", **changes):
         return Clip(**changes).write(io.BytesIO(), paint, container)

@@ -1,8 +1,8 @@
 """A real ComfyUI for the tests that need one: COMFYUI_DIR names its checkout.
 
-COMFYUI_PYTHON names the Python it runs with (default: this one). It gets a base folder of its own,
-with this checkout, `odd_inputs.py` and, where COMFYUI_DIR has it, VideoHelperSuite as the only custom
-nodes.
+COMFYUI_PYTHON names the Python it runs with (default: this one). It gets its own base folder,
+where the only custom nodes are this checkout, `odd_inputs.py` and, if COMFYUI_DIR has it,
+VideoHelperSuite.
 """
 
 import base64
@@ -31,7 +31,7 @@ SERVER_FLAGS = ("--cpu", "--listen=127.0.0.1", "--database-url=sqlite:///:memory
 OTHER_PACKS = ("ComfyUI-VideoHelperSuite",)
 
 
-# Runs in ComfyUI's Python: FILM with random weights, as a file its loader reads.
+# Runs in ComfyUI's Python: writes FILM with random weights to a file that its loader reads.
 FILM = """
 import sys
 from comfy.cli_args import args
@@ -56,7 +56,7 @@ def free_port() -> int:
 class Server:
     """One ComfyUI server with its own input, output and model folders.
 
-    Its output folder is a link, as where outputs go to another disk.
+    Its output folder is a symbolic link, as when outputs go to another disk.
     """
 
     def __init__(self, code: Path, base: Path, checkout: Path) -> None:
@@ -102,7 +102,7 @@ class Server:
             return False
 
     def kill(self) -> None:
-        """As `kill -9`."""
+        """Kill the server, as `kill -9` does."""
         self.process.kill()
         self.process.wait()
         self.log.close()
@@ -117,7 +117,7 @@ class Server:
         self.log.close()
 
     def text(self) -> str:
-        """What the server has logged."""
+        """The server's log."""
         return (self.base / "server.log").read_text(errors="replace")
 
     def get(self, path: str):
@@ -137,14 +137,14 @@ class Server:
                 return error.code, json.loads(error.read())
 
     def queue(self, prompt: dict, client_id: str = "") -> str:
-        """Queue an API prompt that must be valid in every node; its id."""
+        """Queue an API prompt, all nodes of which must be valid; returns its id."""
         body = {"prompt": prompt, "client_id": client_id or uuid.uuid4().hex}
         status, answer = self.post("/prompt", body)
         assert (status, answer.get("node_errors")) == (200, {}), json.dumps(answer, indent=1)
         return answer["prompt_id"]
 
     def wait(self, prompt_id: str, timeout: float = 120) -> dict:
-        """The history entry of a prompt, once it has ended in whatever way."""
+        """The history entry of a prompt, once it has ended, successfully or not."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             history = self.get(f"/history/{prompt_id}")
@@ -160,27 +160,27 @@ class Server:
         return entry["outputs"]
 
     def error(self, prompt: dict, timeout: float = 120) -> str:
-        """The sentence a prompt fails with while it runs."""
+        """The message with which a prompt fails while it runs."""
         return self.message(self.wait(self.queue(prompt), timeout))
 
     def refusal(self, prompt: dict) -> list[dict]:
-        """The node errors a prompt is refused with before it runs."""
+        """The node errors with which a prompt is refused before it runs."""
         status, answer = self.post("/prompt", {"prompt": prompt})
         assert status == 400, answer
         return [e for node in answer["node_errors"].values() for e in node["errors"]]
 
     def peak_memory(self) -> int:
-        """Most bytes the server has held so far."""
+        """Peak memory of the server so far, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
     def cpu_seconds(self) -> float:
         """CPU time of all the server's threads so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # user's and system's
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # user and system
 
     def saved(self, outputs: dict) -> Path:
-        """The file a node shows, of its outputs in `run`'s answer."""
+        """The file that a node shows, from its outputs as `run` returns them."""
         shown = outputs["images"][0]
         return self.base / shown["type"] / shown["subfolder"] / shown["filename"]
 
@@ -189,7 +189,7 @@ class Server:
         return self.base / "output" / "tlbvfi_chunks" / session_id
 
     def committed(self, session_id: str) -> list[bytes]:
-        """Lines of the chunks a session has committed."""
+        """Progress lines of the chunks that a session has committed."""
         progress = self.session(session_id) / "progress.jsonl"
         return progress.read_bytes().splitlines() if progress.exists() else []
 
@@ -218,9 +218,9 @@ def comfyui(root: Path, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def fresh_comfyui(root: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Starter of further servers, each with folders of its own; all stopped after the test.
+    """Start more servers, each with its own folders; all are stopped after the test.
 
-    `other_pack`: code of a custom node pack that is loaded beside this one.
+    `other_pack`: code of a custom node pack that is loaded along with this one.
     """
     servers = []
 
@@ -240,7 +240,7 @@ def fresh_comfyui(root: Path, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def gray_batch():
-    """Prompt nodes, under ids g0..: a batch of `count` gray images from dark to bright; link last."""
+    """(prompt nodes g0.., link) for a batch of `count` gray images from dark to bright."""
 
     def build(count: int, width: int = 64, height: int = 48) -> tuple[dict, list]:
         nodes, link = {}, None
@@ -270,7 +270,7 @@ def node():
 
 @pytest.fixture(scope="session")
 def clip(comfyui):
-    """Maker of a video in ComfyUI's input folder; its name. Frame n shows a square at n pixels."""
+    """Make a video in ComfyUI's input folder, return its name. Frame n shows a square at n pixels."""
 
     def make(
         name: str,
@@ -327,7 +327,7 @@ class Page:
         "--disable-gpu",
         "--disable-dev-shm-usage",
         "--disable-background-networking",
-        # the page would otherwise wait half a minute for servers elsewhere
+        # the page would otherwise wait half a minute for remote servers
         "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
         "--window-size=1600,1000",
         "--remote-debugging-port=0",
@@ -366,7 +366,7 @@ class Page:
         return answer["result"]
 
     def js(self, code: str):
-        """What the body of an async function returns in the page."""
+        """Run the body of an async function in the page and return its result."""
         result = self.call(
             "Runtime.evaluate",
             expression=f"(async () => {{ {code} }})()",
@@ -392,9 +392,9 @@ class Page:
             return False
 
     def prompt_of(self, graph: dict) -> dict:
-        """The prompt the page makes of a saved graph."""
+        """The prompt that the page makes from a saved graph."""
         return self.js(
-            "await app.refreshComboInNodes();"  # as the R key: files have come since it was opened
+            "await app.refreshComboInNodes();"  # as the R key: new files since it was opened
             f"await app.loadGraphData({json.dumps(graph)});"
             "return (await app.graphToPrompt()).output"
         )

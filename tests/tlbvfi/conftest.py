@@ -11,9 +11,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def clip():
-    """Maker of video files whose every frame is told apart by its pixels.
+    """Factory for video files in which every frame has different pixels.
 
-    `times` (seconds) gives a variable rate; `sound` adds a tone of AAC of the same length.
+    `times` (seconds) gives a variable rate; `sound` adds an AAC tone of the same length.
     """
 
     def make(
@@ -78,7 +78,7 @@ def _add_tone(out, stream, seconds: Fraction) -> None:
 
 @pytest.fixture
 def run(tmp_path):
-    """Runner of a whole job: run(source_path, "out.mp4", times=1, codec="ffv1", ...)."""
+    """Run a whole job: run(source_path, "out.mp4", times=1, codec="ffv1", ...)."""
     from comfyui_tlbvfi.encoding.profiles import EncoderSettings
     from comfyui_tlbvfi.encoding.source import open_source
     from comfyui_tlbvfi.tlbvfi.config import JobConfig
@@ -102,7 +102,7 @@ def run(tmp_path):
 
 @pytest.fixture(scope="session")
 def pictures():
-    """Reader of a file's frames as lists of plane bytes, in order."""
+    """Read a file's frames as lists of plane bytes, in order."""
 
     def read(path: Path) -> list[list[bytes]]:
         with av.open(str(path)) as container:
@@ -112,7 +112,7 @@ def pictures():
 
 
 def _planes(frame: av.VideoFrame) -> list[bytes]:
-    """Samples without the padding of rows, which is not defined."""
+    """Samples without the padding of rows, whose content is undefined."""
     planes = []
     for plane in frame.planes:
         rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
@@ -123,7 +123,7 @@ def _planes(frame: av.VideoFrame) -> list[bytes]:
 
 @pytest.fixture(scope="session")
 def times():
-    """Reader of a file's exact presentation times."""
+    """Read a file's exact presentation times."""
 
     def read(path: Path) -> list[Fraction]:
         with av.open(str(path)) as container:
@@ -138,7 +138,7 @@ def times():
 
 @pytest.fixture
 def tlbvfi(capsys, monkeypatch, tmp_path):
-    """Runner of a command in an empty folder: (exit code, stdout, stderr)."""
+    """Run a command in an empty folder: (exit code, stdout, stderr)."""
     from comfyui_tlbvfi.tlbvfi.cli import main
 
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Readers for what the benchmark writes."""
+"""Reading what the benchmark writes."""
 
 import av
 import pytest
@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def pictures_of():
-    """Reader of a clip's frames as RGB arrays."""
+    """Read a clip's frames as RGB arrays."""
 
     def read(path):
         with av.open(str(path)) as container:

@@ -16,7 +16,7 @@ OUTPUT = "fuse.output_conv."
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Stand-in for a tensor: a function of its name and shape, spread so that no stage dies out."""
+    """Stand-in for a tensor: a function of its name and shape, scaled so no stage fades out."""
     values = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(
         math.prod(shape)
     )
@@ -26,7 +26,7 @@ def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
     rows = values.reshape(shape[0], -1)
     scale = 6.0 if name == STEM else 0.35 if is_flow else 0.13 if name.startswith(OUTPUT) else 1.6
     if not is_flow and not name.startswith(OUTPUT):
-        rows = rows - rows.mean(axis=1, keepdims=True)  # or brightness drowns everything
+        rows = rows - rows.mean(axis=1, keepdims=True)  # or brightness would dominate
     return (rows * (scale / math.sqrt(rows.shape[1]))).reshape(shape)
 
 
@@ -76,7 +76,7 @@ def golden(root):
 
 @pytest.fixture(scope="session")
 def complete_golden(root):
-    """Loader of the complete vectors of a case."""
+    """Load the complete vectors of a case."""
     folder = Path(os.environ.get("TLBVFI_TEST_DATA", root.parent / "shared")) / "film" / "golden"
 
     def load(name: str) -> dict[str, torch.Tensor]:
@@ -90,7 +90,7 @@ def complete_golden(root):
 
 @pytest.fixture
 def frames():
-    """Two smooth frames [1, 3, H, W] in [0, 1] of which the second is the first, moved."""
+    """Two smooth frames [1, 3, H, W] in [0, 1]; the second is the first, shifted."""
 
     def make(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
         y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

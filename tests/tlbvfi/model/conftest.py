@@ -35,9 +35,9 @@ torch.save([call(*asked) for asked in torch.load(sys.argv[2], weights_only=False
 
 @pytest.fixture(scope="session")
 def interpret(root, tmp_path_factory):
-    """What calls {name: (module, function, arguments)} give where Triton interprets its kernels.
+    """Results of calls {name: (module, function, arguments)} with Triton interpreting its kernels.
 
-    In a process of its own. Of a function that returns nothing, the arguments.
+    They run in their own process. Where a function returns nothing, the result is its arguments.
     """
 
     def run(calls, timeout=300):
@@ -54,7 +54,7 @@ def interpret(root, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stand_in_state(root):
-    """Every tensor of the official file but the schedule, as a dict."""
+    """Every tensor of the official file except the schedule, as a dict."""
     rows = map(str.split, (root / "tests/data/tlbvfi_keys.txt").read_text().splitlines())
     return stand_in_weights({name: tuple(map(int, sides)) for name, *sides in rows})
 
@@ -69,10 +69,10 @@ def model(stand_in_state):
 
 @pytest.fixture
 def sketch(model, monkeypatch):
-    """The network with a sampler alone: its other stages are a little arithmetic on all they take.
+    """The network with only its sampler: the other stages are simple arithmetic on their inputs.
 
-    For what is around the network. Every pair leaves its trace in a frame, which of its frames
-    came first, the noise, and how many pairs were computed at once.
+    For tests of the code around the network. A mid frame shows its pair, the order of the pair's
+    frames, the noise, and how many pairs were computed at once.
     """
 
     def encode(frame, geometry, plan=WHOLE):
@@ -105,14 +105,14 @@ def sketch(model, monkeypatch):
 
 @pytest.fixture(scope="session")
 def golden_folders(root):
-    """Where golden files are, the complete ones first."""
+    """Folders of golden files, the complete ones first."""
     data = root / os.environ.get("TLBVFI_TEST_DATA", root.parent / "shared")
     return [data / "tlbvfi/golden", root / "tests/data/golden"]
 
 
 @pytest.fixture(scope="session")
 def golden_with_rules(golden_folders):
-    """Loader of a golden file by name: (tensors, how each was cut); skips where it is not there."""
+    """Load a golden file by name: (tensors, how each was sliced); skips if it is missing."""
 
     def load(name):
         for path in (folder / f"{name}.safetensors" for folder in golden_folders):
@@ -127,7 +127,7 @@ def golden_with_rules(golden_folders):
 
 @pytest.fixture(scope="session")
 def golden(golden_with_rules):
-    """Loader of a golden file by name: its tensors."""
+    """Load the tensors of a golden file by name."""
     return lambda name: golden_with_rules(name)[0]
 
 
@@ -143,7 +143,7 @@ def frames_of():
 
 @pytest.fixture
 def measured(tmp_path):
-    """What a process of its own takes for mid frames on the CPU, with stand-in weights."""
+    """Measure mid frames on the CPU in a separate process, with stand-in weights."""
 
     def measure(size, pairs, **options):
         weights = tmp_path / "weights.safetensors"
