@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-LAYERS = ("encoding", "tlbvfi", "nodes")  # each may import itself and what stands before it
+LAYERS = ("encoding", "tlbvfi", "nodes")  # each may import itself and those before it
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "nodes"}
 
 
@@ -59,7 +59,7 @@ def test_the_network_knows_neither_files_nor_video(root):
 
 
 def texts(path: Path) -> list[str]:
-    """Every text in a file, of f-strings what stands still."""
+    """Every string in a file; of f-strings, the literal parts."""
     nodes = list(ast.walk(ast.parse(path.read_text())))
     formatted = [node.values for node in nodes if isinstance(node, ast.JoinedStr)]
     within = {id(part) for parts in formatted for part in parts}

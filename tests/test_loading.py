@@ -1,4 +1,4 @@
-"""The three doors into the package: ComfyUI's loader, an installed wheel, pytest."""
+"""The three ways to load the package: ComfyUI's loader, an installed wheel, pytest."""
 
 import importlib
 import re
@@ -38,7 +38,7 @@ def test_what_comfyui_installs_is_what_the_package_asks_for(root: Path):
     lines = (root / "requirements.txt").read_text().splitlines()
     installed = [line for line in lines if not line.startswith("#")]
     assert set(installed) <= set(asked)
-    assert any(line.startswith("av>=") for line in installed)  # ComfyUI is content with PyAV 16
+    assert any(line.startswith("av>=") for line in installed)  # ComfyUI itself accepts PyAV 16
 
 
 def test_importing_the_package_imports_nothing_heavy(root: Path):

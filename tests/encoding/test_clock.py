@@ -13,7 +13,7 @@ STEP = Fraction(1, 25)
 
 @pytest.fixture
 def part(tmp_path, clip):
-    """Maker of a recording of 25 frames and sound whose clock begins at about `begin` seconds."""
+    """Factory for recordings of 25 frames and sound whose clock begins at about `begin` seconds."""
 
     def make(name, *, begin=0, first=0, has_audio=True, **facts):
         path = tmp_path / name
@@ -33,7 +33,7 @@ def part(tmp_path, clip):
 
 @pytest.fixture
 def joined(tmp_path, part):
-    """Maker of two recordings in one file, and the two."""
+    """Factory for (file of two recordings joined, first recording, second recording)."""
 
     def make(begin, then, suffix="ts", **facts):
         one = part(f"one.{suffix}", begin=begin, **facts)
@@ -51,7 +51,7 @@ def pictures(path, samples, start=0):
 
 
 CLOCKS = [(0, 0), (50, 0), (1, Fraction(3, 2)), (200, 0)]
-"""Same clock twice; set back; overlapping; set back so far that FFmpeg takes it for run over."""
+"""Same clock twice; set back; overlapping; set back so far that FFmpeg sees a wraparound."""
 
 
 @pytest.mark.parametrize(("begin", "then"), CLOCKS)

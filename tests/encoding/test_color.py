@@ -1,4 +1,4 @@
-"""Colors against the closed form, and the ways there and back."""
+"""Color conversion against the closed form, and round trips."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -32,7 +32,7 @@ RGB = [
 
 
 def random_picture(pix_fmt, width=62, height=34, seed=0):
-    """Every code the format has, also those outside the RGB cube."""
+    """Random samples from all codes of the format, including those outside the RGB cube."""
     rng = np.random.default_rng(seed)
     layout = pixel_layout(pix_fmt)
     picture = av.VideoFrame(width, height, pix_fmt)
@@ -125,8 +125,8 @@ def test_a_ramp_meets_the_closed_form_in_every_pixel(pix_fmt):
     picture = av.VideoFrame(128, 64, pix_fmt)
     unit = 1 << (layout.bits - 8)
     for number, view in enumerate(channel_views(picture)):
-        # Chroma falls from row to row and luma rises from column to column; left siting makes
-        # chroma row j stand at luma row 2j + 0.5 and so linear there.
+        # Chroma rises from row to row and luma from column to column; with left siting, chroma
+        # row j lies at luma row 2j + 0.5, so chroma is linear there.
         rows, columns = np.mgrid[0 : view.shape[0], 0 : view.shape[1]]
         step = 2 << layout.log2_y >> 1 if number else 1
         view[...] = (

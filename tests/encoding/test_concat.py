@@ -27,7 +27,7 @@ SRT = "1\n00:00:00,100 --> 00:00:00,500\nHello\n\n2\n00:00:00,700 --> 00:00:00,9
 
 @pytest.fixture
 def sounding(tmp_path):
-    """Maker of a source: one second of picture and sound, chapters, titles, maybe subtitles."""
+    """Factory for a source: one second of video and sound, chapters, titles, optional subtitles."""
 
     def make(name="source.mkv", *, audio="aac", rate=44100, subtitles=False):
         path = tmp_path / name
@@ -143,7 +143,7 @@ def test_joined_frames_are_the_chunks_frames_at_exact_times(
 
 
 def test_chunks_with_the_gops_asked_of_nvenc_join_to_one_stream(tmp_path, filled, encoder, decoded):
-    # x264 in the structure that NVENC's profiles state: three B-frames, the middle one referred to.
+    # x264 with the GOP structure of NVENC's profiles: three B-frames, the middle one a reference.
     asked, made = find_profile("h264_nvenc"), encoder("h264")
     same = {name: asked.options[name] for name in ("bf", "g", "rc-lookahead")}
     pattern = {"b-pyramid": "normal", "b_strategy": "0", "sc_threshold": "0"}
@@ -230,7 +230,7 @@ def test_sound_is_copied_packet_by_packet(tmp_path, filled, sounding, suffix):
     assert join(filled("h264"), output, source=source).notes == ()
     ours, theirs = payload(output), payload(source)
     assert [content for _, content in ours] == [content for _, content in theirs]
-    if suffix != ".mkv":  # which lifts everything by the encoder's priming
+    if suffix != ".mkv":  # Matroska shifts all times by the encoder's priming
         assert [time for time, _ in ours] == [time for time, _ in theirs]
         assert shown(output)[0] == 0
 
@@ -261,7 +261,7 @@ def test_what_begins_below_zero_begins_at_zero_where_the_container_must(
 @pytest.mark.parametrize("start", ["0", "0.3"])
 def test_sound_before_zero_leaves_the_picture_where_it_was(tmp_path, filled, sounding, start):
     source, output = sounding("source.mp4"), tmp_path / "out.nut"
-    assert payload(source)[0][0] < 0  # the priming of AAC, which NUT has no times for
+    assert payload(source)[0][0] < 0  # AAC priming, for which NUT has no times
     join(filled("ffv1", start=Fraction(start)), output, source=source)
     assert shown(output)[0] == Fraction(start)
     assert payload(output) == [each for each in payload(source) if each[0] >= 0]
@@ -536,7 +536,7 @@ def test_cancelling_leaves_no_file_and_keeps_the_chunks(tmp_path, filled):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a file system of 256 kB of its own."""
+    """A folder on its own file system of 256 kB."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
@@ -568,7 +568,7 @@ def test_a_full_disk_loses_no_chunk_and_goes_on_after_room_is_made(
 
 
 def fill(session, paint, frames, *, first=0):
-    """Make chunks of 3 frames from number `first` on; how many there are then, and what stopped it."""
+    """Make chunks of 3 frames from chunk `first` on; returns how many there are and any error."""
     with session.locked():
         for index in range(first, frames // 3):
             try:

@@ -1,6 +1,6 @@
-"""Decoding by a GPU: the same frames, and software wherever there is none or it fails.
+"""Decoding on a GPU: the same frames, and a fallback to software if there is none or it fails.
 
-No GPU is needed but for the last test: the others decode in software behind the device that FFmpeg
+Only the last test needs a GPU: the others decode in software in place of the device that FFmpeg
 would open, and arrange the samples as a GPU does.
 """
 
@@ -29,11 +29,11 @@ ARRANGED = {
     "yuv422p10le": "p210le",
     "yuv444p10le": "yuv444p16le",
 }
-"""How a GPU gives what software gives."""
+"""Pixel formats of software decoders, and those of the same frames from a GPU."""
 
 
 def arranged(picture):
-    """The picture as a GPU gives it: interleaved chroma, samples in the upper bits."""
+    """The picture as a GPU returns it: interleaved chroma, samples in the upper bits."""
     name = ARRANGED.get(picture.format.name)
     if name is None:
         return picture
@@ -53,17 +53,17 @@ OPEN, CREATE = av.open, av.CodecContext.create
 
 
 class Gpu:
-    """What a GPU would do, in software; fails on demand."""
+    """A stand-in for a GPU, in software; fails on demand."""
 
     def __init__(self):
         self.opened = 0
         self.refuses_from = None
-        """Number of the opening, from 1, at which the device does not open any more."""
+        """Number, from 1, of the attempt to open the device at which it begins to refuse."""
         self.fails_after = None
-        """Frames after which each decoder fails, without saying so before."""
+        """Frames after which each decoder fails, without prior warning."""
         self.spoils = False
         self.asked = set()
-        """Decoders created apart from a file."""
+        """Decoders created without a file."""
 
     def open_device(self):
         self.opened += 1
@@ -98,7 +98,7 @@ class Gpu:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU that decodes what NVIDIA's do."""
+    """A stand-in for a GPU that decodes what NVIDIA's GPUs decode."""
     made = Gpu()
     monkeypatch.setattr(hardware, "HWAccel", lambda device, *, allow_software_fallback: made)
     monkeypatch.setattr(av, "open", made.open_file)
@@ -111,7 +111,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def messages(caplog):
-    """Messages from INFO on."""
+    """Log messages of level INFO and above."""
     caplog.set_level(logging.INFO, "tlbvfi")
     return lambda: [record.getMessage() for record in caplog.records]
 

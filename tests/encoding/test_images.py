@@ -25,7 +25,7 @@ TAGS = ColorTags(matrix=1, range=1)
 
 @pytest.fixture
 def picture():
-    """Maker of pictures of random samples: picture("rgb24", number, values beyond [0, 1])."""
+    """Factory for pictures of random samples: picture("rgb24", number, values beyond [0, 1])."""
 
     def make(pix_fmt="rgb24", number=0, *, size=(40, 24), spread=0.5):
         rng = np.random.default_rng(number)
@@ -40,7 +40,7 @@ def picture():
 
 @pytest.fixture
 def folder(tmp_path, picture):
-    """Maker of folders of images: folder(["f_1.png", ...], pix_fmt, depth)."""
+    """Factory for folders of images: folder(["f_1.png", ...], pix_fmt, depth)."""
 
     def make(names, pix_fmt="rgb24", depth=None, **facts):
         place = tmp_path / "frames"
@@ -168,7 +168,7 @@ def add_text(path, kind, data):
     content = path.read_bytes()
     chunk = struct.pack(">I", len(data)) + kind + data
     chunk += struct.pack(">I", zlib.crc32(kind + data))
-    path.write_bytes(content[:33] + chunk + content[33:])  # behind the header
+    path.write_bytes(content[:33] + chunk + content[33:])  # after the header
 
 
 def test_saveimage_names_and_the_workflow_in_the_first_one_are_understood(folder):
@@ -374,7 +374,7 @@ def test_texts_that_inflate_to_anything_are_not_inflated(tmp_path, picture, samp
 
 @pytest.fixture
 def with_bomb(tmp_path, picture):
-    """PNG data: plain, with what says its colors, and with that and a profile of a megabyte."""
+    """PNG data: plain, with color chunks, and with those and an ICC profile of a megabyte."""
     path = tmp_path / "f_1.png"
     write_image(path, picture("rgb24"), image_format(".png", describe("rgb24")), TAGS)
     plain = path.read_bytes()

@@ -1,4 +1,4 @@
-"""What is told of a video, and in which words it is refused."""
+"""What is reported about a video, and the messages that refuse one."""
 
 import struct
 import wave
@@ -205,7 +205,7 @@ def test_names_are_taken_literally(clip):
 
 
 def patched(path, tag, replacement, number=-1):
-    """The file with one occurrence of `tag` in it replaced."""
+    """Replace one occurrence of `tag` in the file; returns its path."""
     data = path.read_bytes()
     places = [i for i in range(len(data)) if data.startswith(tag, i)]
     place = places[number]

@@ -220,7 +220,7 @@ def test_every_profile_has_a_status():
 
 
 def accepted(option):
-    """Whether a value of the option table's kind is understood, as FFmpeg reads it."""
+    """Predicate for values that FFmpeg accepts for an entry of its option table."""
     names = {choice.name for choice in option.choices}
 
     def understands(value):
@@ -237,7 +237,7 @@ def accepted(option):
 
 
 def option_sets(profile):
-    """All combinations of options the profile may hand over."""
+    """All combinations of options that the profile may pass to its encoder."""
     quality = profile.quality
     chosen = {quality.option: str(quality.default), **quality.with_it} if quality else {}
     presets = profile.presets
@@ -252,7 +252,7 @@ def option_sets(profile):
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
 def test_every_option_is_in_the_encoders_own_table(profile):
-    # FFmpeg takes a misspelt option without a word, and NVENC cannot be opened everywhere.
+    # FFmpeg silently accepts a misspelled option, and NVENC cannot be opened everywhere.
     context = CodecContext.create(profile.encoder, "w")
     if not hasattr(context, "supported_options"):
         pytest.skip("this PyAV does not show the options of encoders")
@@ -275,7 +275,7 @@ def test_nvenc_looks_ahead_and_closes_its_gops(name):
 
 
 class Card:
-    """Hardware that refuses some options: an encoder that opens where `refuses` finds nothing."""
+    """Hardware that refuses some options: an encoder opens unless `refuses(options)` is true."""
 
     def __init__(self, refuses):
         self.refuses = refuses

@@ -135,7 +135,7 @@ def test_what_an_edit_list_hides_is_not_read(tmp_path, clip, samples):
         stream = output.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
             if packet.size:
-                # Negative times make the muxer write an edit list, as `ffmpeg -ss 0.28 -c copy`.
+                # Negative times make the muxer write an edit list, like `ffmpeg -ss 0.28 -c copy`.
                 packet.pts -= 7 * 512
                 packet.dts -= 7 * 512
                 packet.stream = stream
@@ -174,7 +174,7 @@ def test_frames_before_the_zero_of_matroska_keep_their_distance_to_the_sound(
                 output.mux(packet)
     whole = everything(VideoSource(given), samples)
     with VideoSource(path) as source:
-        # FFmpeg's reader gives no times below 0; players show them at the right distance
+        # FFmpeg's demuxer gives no times below 0; players show these frames at the right distance
         assert "24 of the 30 packets have no timestamps" in caplog.text
         shown = everything(source, samples)
         assert source.info.start == -1
@@ -261,7 +261,7 @@ def test_an_mp4_without_its_index_is_refused(tmp_path, clip):
 
 
 def damaged(tmp_path, clip, begin, end):
-    """A clip whose frames have single packets; those from `begin` to `end` are zeroed."""
+    """(clip with one packet per frame, copy of it with packets `begin` to `end` zeroed)."""
     path = clip("a.mp4", frames=40)
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
@@ -362,7 +362,7 @@ def test_identity_reads_only_the_ends(clip):
 
     source = VideoSource(clip("a.mkv", frames=3))
     file = Counting(bytes(10 << 20))
-    source._source = file  # only its ends are of interest here
+    source._source = file  # only the ends of the file matter here
     source.identity  # noqa: B018
     assert file.total == 2 << 20
 
@@ -382,7 +382,7 @@ def test_reading_from_the_middle_decodes_little_of_what_comes_before(clip, monke
     assert len(decoded) < 40
 
 
-# Not ru_maxrss: a process inherits that from the one that started it, here a large test runner.
+# Not ru_maxrss: a process inherits it from its parent, here a large test runner.
 MEASURE = """
 import re, sys
 from importlib.util import module_from_spec, spec_from_file_location

@@ -303,7 +303,7 @@ def test_every_step_of_a_commit_is_on_the_disk_before_the_next(
     assert told[len(folders) :] == [".manifest.part.json", "job"]
     told.clear()
     with session.locked():
-        assert told == ["job"]  # where `progress.jsonl` is new
+        assert told == ["job"]  # the folder in which `progress.jsonl` is new
         told.clear()
         commit(session, 0, paint, on_step=told.append)
     assert told == [
@@ -478,14 +478,14 @@ def test_values_of_other_kinds_are_never_believed(tmp_path, filled, name):
 
 
 def look_at(session):
-    """All that is read of a session before its chunks are."""
+    """Read everything of a session that is read before its chunks."""
     session.results(), session.origin(), session.missing(), session.done(thorough=True)
     verify_session(session)
     expected_output(session)
 
 
 def places(document, before=()):
-    """Keys that lead to each value in a document, however deep."""
+    """The keys that lead to each value in a nested document."""
     items = document.items() if isinstance(document, dict) else enumerate(document)
     for key, value in items:
         yield (*before, key)

@@ -1,4 +1,4 @@
-"""Sound in slow motion: its length, its place, its pitch, by other tools than those that made it."""
+"""Sound in slow motion: its length, position and pitch, measured with independent tools."""
 
 from fractions import Fraction
 
@@ -16,9 +16,9 @@ SRT = "1\n00:00:00,100 --> 00:00:00,500\nHello\n\n2\n00:00:00,700 --> 00:00:00,9
 
 @pytest.fixture
 def sounding(tmp_path):
-    """Maker of a file of sound alone: `wave(seconds)` in every channel of every stream.
+    """Factory for audio-only files: `wave(seconds)` in every channel of every stream.
 
-    `start`: seconds of its first sample; `gap`: seconds [from, to) that are not there.
+    `start`: time of its first sample in seconds; `gap`: seconds [from, to) that are missing.
     """
 
     def make(
@@ -66,7 +66,7 @@ def as_frame(wave, stream):
 
 
 def slowed(path, window):
-    """(number of the first sample, samples of the first channel, rate), slowed without a file."""
+    """(number of the first sample, samples of the first channel, rate) when slowed in memory."""
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
         decode = SlowSound(stream, window)
@@ -81,7 +81,7 @@ def slowed(path, window):
 
 
 def loudest_frequency(wave, rate):
-    """Hertz, of the middle half."""
+    """The loudest frequency of the middle half, in hertz."""
     middle = wave[len(wave) // 4 : -len(wave) // 4]
     spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), n=8 * len(middle)))
     return np.argmax(spectrum) * rate / (8 * len(middle))

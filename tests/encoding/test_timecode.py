@@ -1,4 +1,4 @@
-"""Labels of frames at other rates, and on their way from source to output."""
+"""Timecodes at other rates, and on their way from source to output."""
 
 from fractions import Fraction
 
@@ -35,7 +35,7 @@ def test_a_label_names_the_same_frame_at_another_rate(label, rate, new_rate, fra
 
 @pytest.fixture
 def labeled(tmp_path):
-    """Maker of a source of 24 frames at 24000/1001 with a timecode, and maybe cover art."""
+    """Factory for a source of 24 frames at 24000/1001 with a timecode and optional cover art."""
 
     def make(name="source.mov", *, cover=False):
         path = tmp_path / name

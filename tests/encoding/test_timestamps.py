@@ -1,4 +1,4 @@
-"""Times of frames: exact rates through rounded ticks, and time windows as ranges of frames."""
+"""Frame times: exact rates from rounded ticks, and time windows as ranges of frames."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -74,7 +74,7 @@ def test_one_dropped_frame_makes_a_variable_rate_also_where_a_tick_is_a_frame():
 def test_a_frame_more_than_a_tick_off_the_beat_makes_a_variable_rate():
     ticks = rounded(RATES[0], MILLISECOND, 200)
     assert not timestamps(ticks, MILLISECOND, [RATES[0]]).is_vfr
-    ticks[6] -= 1  # its beat is at 250.25
+    ticks[6] -= 1  # its exact time is 250.25
     assert timestamps(ticks, MILLISECOND, [RATES[0]]).is_vfr
 
 

@@ -28,7 +28,7 @@ def test_decode_times_suit_any_order_an_encoder_may_choose(start, gaps, last, re
     shown = [int(pts[place]) for place in order]
     assert np.all(np.diff(dts) > 0)
     assert all(decoded <= when for decoded, when in zip(dts.tolist(), shown, strict=True))
-    if delay and start:  # the mp4 muxer takes the least distance among those before 0
+    if delay and start:  # the mp4 muxer takes the least pts - dts of the packets before 0
         early = [
             when - when_d for when, when_d in zip(shown, dts.tolist(), strict=True) if when_d <= 0
         ]
@@ -42,7 +42,7 @@ def order_within(data, count, reorder):
     """A decode order: the first frame first, none more than `reorder` places early."""
     left, order = list(range(1, count)), [0]
     while left:
-        # Whatever is shown earliest must not fall more than `reorder` places behind.
+        # The earliest frame that is left must not fall more than `reorder` places behind.
         must = left[0] + reorder <= len(order)
         pick = 0 if must else data.draw(st.integers(0, len(left) - 1))
         order.append(left.pop(pick))

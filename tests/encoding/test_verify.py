@@ -66,7 +66,7 @@ def test_a_chunk_of_another_length_is_found_inside(filled, paint, tmp_path):
 
 @pytest.fixture
 def replaced(tmp_path):
-    """Maker of a session whose chunk 1 is another file that the books take for right."""
+    """Factory for a session whose chunk 1 is another file, recorded as if it were right."""
 
     def make(session, content):
         from comfyui_tlbvfi.encoding.session import Session

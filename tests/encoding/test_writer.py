@@ -229,7 +229,7 @@ def test_a_finished_writer_gives_its_encoder_back_at_once(tmp_path, encoder, str
     import gc
     import weakref
 
-    gc.disable()  # an encoder holds megabytes that no collector sees
+    gc.disable()  # an encoder holds megabytes that the garbage collector does not see
     try:
         writer = VideoWriter(tmp_path / "c.mp4", encoder("h264"), stream())
         writer.write(paint(0), 0)
