@@ -43,7 +43,7 @@ def random_model() -> LoadedModel:
 def short_of_memory(
     name: str, failures: Container[int], peaks: list[int]
 ) -> AbstractContextManager[object]:
-    """Calls of the network's `encode` or `forward` with these numbers fail.
+    """Make the calls of the network's `encode` or `forward` with these numbers fail.
 
     The peak of every call's plan is appended to `peaks`.
     """

@@ -1,10 +1,10 @@
-"""Nodes for a ComfyUI under test: images and sounds that none of its own nodes makes."""
+"""Nodes for a ComfyUI under test: images and sounds that its own nodes cannot make."""
 
 import torch
 
 
 class OddImages:
-    """A frame of one level for each of `levels`, such as `0 0.5 nan`; takes no memory at any size."""
+    """A flat frame for each of `levels`, such as `0 0.5 nan`; takes no memory at any size."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "run", "tests"
 

@@ -8,7 +8,7 @@ pytestmark = pytest.mark.comfyui
 
 @pytest.fixture
 def shown(comfyui, node):
-    """Run a prompt with every output of node "x" shown as text; the texts."""
+    """Run a prompt and return these outputs of node "x" as text."""
 
     def run(nodes: dict, outputs: tuple[int, ...]) -> list[str]:
         previews = {f"p{i}": node("PreviewAny", source=["x", i]) for i in outputs}

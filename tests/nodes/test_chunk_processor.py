@@ -25,7 +25,7 @@ DEFAULTS = {
 
 @pytest.fixture
 def processor(node):
-    """Prompt nodes: a video through the chunk processor, node "c"."""
+    """Prompt nodes that send a video through the chunk processor, node "c"."""
 
     def build(name: str, **inputs) -> dict:
         chunks = node("TLBVFI_ChunkProcessor", images=["l", 0], **(DEFAULTS | inputs))
@@ -49,7 +49,7 @@ def packets(path, kind: str) -> list[bytes]:
 
 
 def sounds(path) -> list[tuple[int, int]]:
-    """(channels, sample rate) of each sound of a video."""
+    """(channels, sample rate) of each audio stream of a video."""
     with av.open(str(path)) as container:
         return [(s.channels, s.rate) for s in container.streams.audio]
 
@@ -131,7 +131,7 @@ def test_a_video_made_of_images_keeps_rate_and_sound(comfyui, clip, processor, n
 
 @pytest.fixture
 def created(processor, node):
-    """Prompt nodes: images, with the sound of a node if given, as a video through the processor."""
+    """Prompt nodes that send images, with a node's sound if given, as a video to the processor."""
 
     def build(*, fps: float = 24.0, sound: dict | None = None, **inputs) -> dict:
         prompt = {"c": processor("", **inputs)["c"]}
@@ -291,7 +291,7 @@ def long_job(clip, processor):
 
 @pytest.fixture(scope="module")
 def undisturbed(comfyui):
-    """SHA-256 of the video of a job, kept by the session that made it first."""
+    """SHA-256 of the video of an uninterrupted job, made once."""
     known = {}
 
     def run(prompt: dict) -> str:
@@ -366,7 +366,7 @@ def test_the_same_prompt_after_success_makes_nothing_again(comfyui, clip, proces
     prompt = processor(clip("again.mp4"), session_id="again")
     first = comfyui.saved(comfyui.run(prompt)["c"])
     made = first.stat().st_mtime_ns
-    prompt["c"]["inputs"]["debug"] = True  # another prompt for ComfyUI's cache, the same job
+    prompt["c"]["inputs"]["debug"] = True  # a new prompt to ComfyUI's cache, but the same job
     assert comfyui.saved(comfyui.run(prompt)["c"]) == first
     assert first.stat().st_mtime_ns == made
 

@@ -158,7 +158,7 @@ def test_a_client_that_is_killed_finds_the_finished_generation(comfyui, fetch, s
 
 
 def test_an_interrupted_generation_is_said(comfyui, server, fetch, slow):
-    slow["9"]["inputs"]["filename_prefix"] = "interrupted"  # another prompt than the one before
+    slow["9"]["inputs"]["filename_prefix"] = "interrupted"  # a different prompt from the last one
     slow["s0"]["inputs"]["width"] += 100
 
     def stop_it():

@@ -1,4 +1,4 @@
-"""The pack as ComfyUI loads it: what that brings in, and what happens beside a pack of the same ids."""
+"""The pack as ComfyUI loads it: its imports, and loading it beside a pack with the same ids."""
 
 import json
 import os
@@ -21,7 +21,7 @@ NODE_CLASS_MAPPINGS = {"TLBVFI_VFI": Vfi}
 """
 
 
-# Runs in ComfyUI's Python, in its folder: what a pack loads beside itself and the standard library.
+# Runs in ComfyUI's Python and folder: lists what a pack imports besides itself and the stdlib.
 LOAD = """
 import asyncio, json, sys, time
 from comfy.cli_args import args
@@ -56,13 +56,11 @@ def test_loading_brings_in_nothing_heavy_and_computes_nothing(root, tmp_path):
     done = subprocess.run(command, cwd=code, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert {name.split(".")[0] for name in found["others"]} <= LIGHT
-    assert found["seconds"] < 1  # of the CPU; what it loads takes a third
+    assert found["seconds"] < 1  # CPU seconds; its imports take a third of one
 
 
 def test_nothing_goes_wrong_without_models_and_gpu(comfyui):
-    started = comfyui.text().split("got prompt")[
-        0
-    ]  # the other tests' prompts are meant to go wrong
+    started = comfyui.text().split("got prompt")[0]  # other tests' prompts are meant to fail
     assert not re.findall(r"IMPORT FAILED.*TLBVFI", started)
     assert not re.findall(r"WARNING.*TLBVFI", started)
 

@@ -1,4 +1,4 @@
-"""What nodes work out from widgets and prompts; needs no ComfyUI."""
+"""What nodes derive from widgets and prompts; needs no ComfyUI."""
 
 from fractions import Fraction
 

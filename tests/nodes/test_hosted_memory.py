@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Runs in ComfyUI's Python, in its folder: the pack as `pack`, then the tests of a file.
+# Runs in ComfyUI's Python and folder: loads the pack as `pack`, then runs the tests of a file.
 RUN_TESTS = """
 import runpy, sys, unittest
 from importlib.util import module_from_spec, spec_from_file_location

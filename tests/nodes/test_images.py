@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 
 class Mix:
-    """A method whose frames show their time, and that counts what it is asked."""
+    """A method that mixes linearly and counts the frames it prepares."""
 
     name, any_time = "mix", True
 
@@ -34,7 +34,7 @@ class Mix:
 
 
 def ramp(count: int, channels: int = 3) -> torch.Tensor:
-    """[count, 4, 6, channels]; frame n is n everywhere."""
+    """[count, 4, 6, channels]; all values of frame n are n."""
     return torch.arange(count, dtype=torch.float32).reshape(-1, 1, 1, 1).expand(-1, 4, 6, channels)
 
 

@@ -1,4 +1,4 @@
-"""ComfyUI's own interpolation models as a method of ours."""
+"""ComfyUI's own interpolation models as a method of this pack."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from comfyui_tlbvfi.nodes.interp_model import InterpModelMethod
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 
-# Runs inside ComfyUI: our loop over the adapter against core's node, on random weights.
+# Runs inside ComfyUI: compares our loop over the adapter with core's node, on random weights.
 PARITY = """
 import json, sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -55,7 +55,7 @@ def test_frames_equal_those_of_comfyui_bit_for_bit(root, network, height, width)
     assert done.returncode == 0, done.stderr[-3000:]
     equal, spread, hash_length = json.loads(done.stdout.splitlines()[-1])
     assert equal
-    assert spread > 0.05  # random weights still make a picture
+    assert spread > 0.05  # with random weights, frames still vary
     assert hash_length == 64
 
 

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.comfyui
 
 @pytest.fixture
 def model_file(comfyui):
-    """Maker of a file in ComfyUI's model folder; its name. Removed after the test."""
+    """Make a file in ComfyUI's model folder, return its name. Removed after the test."""
     folder = comfyui.base / "models" / "interpolation"
     names = []
 
@@ -25,7 +25,7 @@ def model_file(comfyui):
 
 @pytest.fixture
 def levels(comfyui):
-    """Gray level of the first pixel of each image a prompt's node "save" keeps."""
+    """Gray level of the first pixel of each image that a prompt's node "save" saves."""
 
     def read(nodes: dict) -> list[int]:
         images = comfyui.run(nodes)["save"]["images"]
@@ -37,7 +37,7 @@ def levels(comfyui):
 
 @pytest.fixture
 def batch(node, gray_batch):
-    """Prompt: gray images through a node "x", saved as "save"."""
+    """A prompt that sends gray images through node "x" and saves them in node "save"."""
 
     def build(class_type: str, count: int, **inputs) -> dict:
         nodes, link = gray_batch(count)
@@ -116,7 +116,7 @@ def test_frames_of_two_sizes_are_refused_with_both(comfyui, node):
 
 @pytest.fixture
 def refusal_of(comfyui, node):
-    """What each node that takes images says of a batch, by its id."""
+    """The error of each node that takes images, for a batch, by node id."""
 
     def run(**batch) -> dict[str, str]:
         common = {"model_name": "blend", "times_to_interpolate": 1, "gpu_id": 0}
@@ -141,7 +141,7 @@ def refusal_of(comfyui, node):
 
 def test_a_frame_with_broken_pixels_is_refused_with_its_number(refusal_of):
     messages = refusal_of(levels="0 nan")
-    del messages["TLBVFI_Interpolator_V2"]  # takes the first frame alone
+    del messages["TLBVFI_Interpolator_V2"]  # uses only the first frame
     for name, message in messages.items():
         assert message.lower().startswith("frame 1 "), (name, message)
         assert "holds NaN or infinite pixels" in message
@@ -149,7 +149,7 @@ def test_a_frame_with_broken_pixels_is_refused_with_its_number(refusal_of):
 
 def test_images_of_one_channel_are_refused(refusal_of):
     messages = refusal_of(channels=1)
-    del messages["TLBVFI_ChunkProcessor"]  # stores them in gray
+    del messages["TLBVFI_ChunkProcessor"]  # stores them as gray
     for name, message in messages.items():
         assert "this one has 2 of 64x48 with 1 channels" in message, (name, message)
 
@@ -208,7 +208,7 @@ def test_clearing_the_model_cache_runs_every_time(comfyui, node):
 
 
 def test_a_pair_costs_under_10_ms(comfyui, node):
-    """Of CPU time, a plain cross-fade at 256x448 and all of ComfyUI's own work included."""
+    """CPU time of a plain cross-fade at 256x448, including all of ComfyUI's own work."""
     count = 200
     nodes = {
         "e": node("EmptyImage", width=448, height=256, batch_size=count, color=0x336699),
@@ -260,5 +260,5 @@ def test_film_through_the_chunks_gives_comfyui_s_own_frames(
         ]
     )
     assert frames.shape == expected.shape
-    # core's Save Image truncates, ffv1 keeps 16 bit: within the one step of that truncation
+    # core's Save Image truncates, ffv1 keeps 16 bits: they differ by at most that one step
     assert np.abs(frames.astype(int) - expected).max() <= 1

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.comfyui
 
 @pytest.fixture
 def chain(comfyui, clip, node):
-    """Prompt nodes: a video's pairs, saved as chunks of a session in the given order."""
+    """Prompt nodes that save a video's pairs as chunks of a session in the given order."""
 
     def build(session_id: str, pairs: list[int], *, frames: int = 5, **saver) -> dict:
         name = clip(f"{session_id}.mp4", frames=frames, rate=Fraction(24000, 1001), sound=True)

@@ -1,4 +1,4 @@
-"""The pack as people meet it: ComfyUI's page in a real browser, workflows, saved graphs, help."""
+"""The pack as users see it: ComfyUI's page in a real browser, workflows, saved graphs, help."""
 
 import json
 import urllib.request
@@ -26,7 +26,7 @@ VIDEOS = {  # workflow: (node that shows the file, frames, rate, has sound)
 
 @pytest.fixture(scope="module")
 def example_clip(clip):
-    """A small clip under the name the workflows use."""
+    """A small clip with the name that the workflows use."""
     clip("big_buck_bunny.mp4", frames=20, width=128, height=96, rate=25, sound=True)
 
 
@@ -82,7 +82,7 @@ def test_every_workflow_has_its_prompt_and_thumbnail_and_is_listed(comfyui, root
 
 @pytest.fixture(scope="module")
 def saved_graph(comfyui):
-    """A graph as older packs saved it; with `runnable`, the model is one that needs no download."""
+    """A graph as older packs saved it; with `runnable`, its model needs no download."""
     has_video_helper_suite = "VHS_LoadVideo" in comfyui.get("/object_info")
 
     def read(name: str, *, runnable: bool = False) -> dict:
@@ -96,7 +96,7 @@ def saved_graph(comfyui):
 
 @pytest.fixture(scope="module")
 def saved_inputs(comfyui, clip):
-    """The files the saved graphs name."""
+    """The input files that the saved graphs name."""
     clip("clip.mp4", frames=6, width=128, height=96)
     for n, name in enumerate(("frame_prev.png", "frame_next.png")):
         cv2.imwrite(str(comfyui.base / "input" / name), np.full((64, 96, 3), 60 + 80 * n, np.uint8))

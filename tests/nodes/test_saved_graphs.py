@@ -1,4 +1,4 @@
-"""Reading graphs of older packs: the front end's pure part, run by node.js."""
+"""Reading graphs of older packs: the pure part of the front end, run in node.js."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ DEFINITIONS = {
 
 @pytest.fixture(scope="module")
 def read(root):
-    """Nodes of a graph after the hook."""
+    """Run the hook on a graph and return the result."""
     if not shutil.which("node"):
         pytest.skip("node.js is not installed")
     script = (

@@ -1,4 +1,4 @@
-"""TLB-VFI itself in a real ComfyUI, with stand-in weights in the form of the official checkpoint."""
+"""TLB-VFI itself in a real ComfyUI, with stand-in weights laid out as the official checkpoint."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SAVED_GRAPHS = sorted((Path(__file__).parent / "saved_graphs").glob("*.json"))
 
 @pytest.fixture(scope="module")
 def checkpoint(comfyui, root):
-    """`vimeo_unet.pth` in ComfyUI's model folder, as long as these tests run."""
+    """`vimeo_unet.pth` in ComfyUI's model folder, while these tests run."""
     rows = map(str.split, (root / "tests/data/tlbvfi_keys.txt").read_text().splitlines())
     weights = stand_in_weights({name: tuple(map(int, sides)) for name, *sides in rows})
     target = comfyui.base / "models" / "interpolation" / "vimeo_unet.pth"
@@ -51,7 +51,7 @@ def read_image(path: Path) -> np.ndarray:
 
 @pytest.fixture
 def mid_frame(comfyui, node, two_frames):
-    """The mid frame a prompt makes of the two images, uint8."""
+    """The mid frame that a prompt makes from the two images, uint8."""
 
     def run(extra: dict | None = None, **inputs) -> np.ndarray:
         nodes = {
