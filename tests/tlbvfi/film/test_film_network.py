@@ -1,4 +1,4 @@
-"""What can be relied on when FILM is called or loaded."""
+"""What callers and loaders of FILM can rely on."""
 
 from fractions import Fraction
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ def test_kept_features_and_flows_give_the_very_same_frames(film, frames):
     features0, features1 = film.features(frame0), film.features(frame1)
     flows = film.flows(features0, features1)
     kept = [film.frame(features0, features1, flows, t) for t in times]
-    again = film.flows(features0, features1)  # nothing kept was overwritten
+    again = film.flows(features0, features1)  # the kept values were not overwritten
     assert all(torch.equal(a, b) for a, b in zip(flows.forward, again.forward, strict=True))
     for found, wanted in zip(film(frame0, frame1, times), kept, strict=True):
         assert torch.equal(found, wanted)
@@ -79,7 +79,7 @@ def test_frames_of_another_kind_are_refused(film, frame):
 
 @pytest.mark.parametrize("shape", [(64, 80), (40, 64)])
 def test_frames_of_two_sizes_are_refused(film, shape):
-    # 40 x 64 is padded to 64 x 64, which must not make it pass.
+    # 40 x 64 is padded to 64 x 64, but must be refused all the same.
     with pytest.raises(FrameError, match="must have the same size"):
         film(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, *shape), [0.5])
 
@@ -185,5 +185,5 @@ def test_predicted_memory_grows_with_the_picture_and_halves_with_the_type():
     half = predict_peak_memory(512, 512, dtype=torch.float16) - 2.2 * weights
     assert 0.5 * small < half < 0.6 * small
     assert predict_peak_memory(10, 10) == predict_peak_memory(64, 64)
-    # The native driver sets 1700 numbers per pixel aside.
+    # ComfyUI's own FILM reserves 1700 values per pixel.
     assert small < 0.4 * 1700 * 512 * 512 * 4

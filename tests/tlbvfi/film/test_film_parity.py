@@ -1,6 +1,6 @@
 """FILM against vectors made by another implementation with the same stand-in weights.
 
-Tolerances are some ten times the float32 noise, measured against a float64 run.
+Tolerances are about ten times the float32 noise, measured against a float64 run.
 """
 
 import zlib
@@ -36,7 +36,7 @@ def images(case):
 
 
 def stages(film, case) -> dict[str, torch.Tensor]:
-    """Every stage of the network, named as the vectors are."""
+    """The result of every stage of the network, named like the vectors."""
     features = [film.features(image) for image in images(case)]
     found = {}
     for i, f in enumerate(features):
@@ -113,7 +113,7 @@ def test_everything_equals_the_reference_on_the_complete_vectors(film, complete_
 
 
 class HalfConv2d(nn.Conv2d):
-    """Half-precision convolution as GPUs do it, summed in float32; CPUs take minutes for theirs."""
+    """Half-precision convolution as on GPUs, summed in float32; the CPU's own takes minutes."""
 
     def forward(self, input):
         assert input.dtype == self.weight.dtype == torch.float16

@@ -1,4 +1,4 @@
-"""Maps computed in bands equal maps computed whole; what is collapsed equals what it came from."""
+"""Maps computed in bands equal maps computed whole; rewritten operations equal the originals."""
 
 import pytest
 import torch

@@ -13,7 +13,7 @@ from torch import nn
 
 
 class Attack:
-    """Unpickled, it would make a folder."""
+    """Makes a folder if it is unpickled."""
 
     def __init__(self, target):
         self.target = str(target)
@@ -29,7 +29,7 @@ def official(stand_in_state, tmp_path_factory):
     state |= {f"cond_stage_model.{n[6:]}": t for n, t in state.items() if n.startswith("vqgan.")}
     names = ("m_t", "m_tminus", "variance_t", "variance_tminus", "variance_t_tminus")
     state |= {name: torch.zeros(1000) for name in (*names, "posterior_variance_t")}
-    state["num_timesteps"] = 1000  # no tensor
+    state["num_timesteps"] = 1000  # not a tensor
     path = tmp_path_factory.mktemp("weights") / "vimeo_unet.pth"
     torch.save({"step": 7, "epoch": 1, "ema": {"a": torch.zeros(3)}, "model": state}, path)
     return path
@@ -149,7 +149,7 @@ def test_a_truncated_file_is_refused(official, converted, tmp_path, suffix):
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # as some set for other programs
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")  # some set it for other programs
     target = tmp_path / "made by the attack"
     torch.save({"model": Attack(target)}, tmp_path / "zip.pth")
     with (tmp_path / "bare.pth").open("wb") as file:

@@ -14,7 +14,7 @@ STEPS = 10
 
 @pytest.fixture(scope="module")
 def gflop():
-    """GFLOP at 512x512 of a mid frame: (inside a sequence, of a lone pair)."""
+    """GFLOP of a mid frame at 512x512: (inside a sequence, of a single pair)."""
     with torch.device("meta"):
         model = TLBVFI(Bare()).eval()
         frame = torch.empty(1, 3, 512, 512)
@@ -65,9 +65,9 @@ def test_lower_precision_stays_near_float32(stand_in_state, model, dtype, decibe
     ],
 )
 def test_predicted_memory_is_enough_and_not_much_more(measured, size, scale):
-    """Of what a process takes beside what it had before the first frame.
+    """The memory of a process on top of what it took before the first frame.
 
-    Smaller frames take less than loading the weights, which are there twice for a moment.
+    Smaller frames take less than loading the weights, which exist twice for a moment.
     """
     found = measured(size, 1, flow_scale=scale)
     taken = found["peak_bytes"] - found["idle_bytes"]

@@ -1,4 +1,4 @@
-"""The sampler in Triton kernels against the network it stands for; in Triton's interpreter, without a GPU."""
+"""The sampler in Triton kernels against the network, in Triton's interpreter: no GPU is needed."""
 
 from importlib.util import find_spec
 
@@ -23,7 +23,7 @@ def drawn(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def unet():
-    """All weights of a size at which no layer is drowned by another."""
+    """The sampler's network, its weights scaled so that no layer dominates another."""
     network = UNet(nn).eval().requires_grad_(False)
     for seed, weight in enumerate(network.parameters()):
         fan_in = weight[0].numel() if weight.ndim > 1 else 4
@@ -37,7 +37,7 @@ def modulations(unet):
 
 
 def sampled(unet, y, noise, modulations):
-    """What the network gives in float64."""
+    """The network's result in float64."""
     unet, y, modulations = unet.double(), y.double(), modulations.double()
     context = unet.embed_context(y)
     found = sample_bridge(
@@ -61,7 +61,7 @@ def interpreted(interpret, unet, y, noise, modulations, **options):
 
 @needs_triton
 def test_kernels_find_the_clean_latent_as_the_network_does(interpret, unet, modulations):
-    y = drawn(1, 3, 3, 4, 12, seed=100)  # not in whole squares at any of its three sizes
+    y = drawn(1, 3, 3, 4, 12, seed=100)  # no whole squares at any of its three sizes
     last, none = modulations[-1:], torch.empty(0, *y.shape)
     found = interpreted(interpret, unet, y, none, last, few_pixels=y[0, 0].numel())
     wanted = sampled(unet, y, none, last)

@@ -1,4 +1,4 @@
-"""Padding and the canvas of the flow, in whole numbers."""
+"""Padding and the canvas of the flow, in integers."""
 
 from fractions import Fraction
 

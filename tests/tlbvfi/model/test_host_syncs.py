@@ -1,7 +1,7 @@
 """The network queues its work without waiting: no value read back, nothing copied from the CPU.
 
-Run on `meta` tensors, which have no values: reading one fails by itself, and what crosses from the
-CPU is noted.
+The tests run on `meta` tensors, which have no values: reading one fails by itself, and transfers
+from the CPU are recorded.
 """
 
 import traceback
@@ -20,7 +20,7 @@ FROM_PYTHON = (torch.tensor, torch.as_tensor)
 
 
 def line_of_the_package():
-    """Where in the package the operator at hand was called."""
+    """The line of the package that called the current operator."""
     frames = [f for f in traceback.extract_stack() if "/tlbvfi/model/" in f.filename]
     inside = [f for f in frames if "/tests/" not in f.filename]
     return f"{inside[-1].filename}:{inside[-1].lineno}" if inside else "outside"
@@ -31,7 +31,7 @@ def tensors(*trees):
 
 
 class Crossings(TorchDispatchMode):
-    """Notes operators that take values of the CPU to a device. A single number is no copy."""
+    """Records operators that move CPU values to a device. A single number is not a copy."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ class Crossings(TorchDispatchMode):
 
 
 class FromPython(TorchFunctionMode):
-    """Notes tensors made of Python numbers on a device."""
+    """Records tensors made on a device from Python numbers."""
 
     def __init__(self, lines):
         super().__init__()
@@ -97,7 +97,7 @@ def test_what_the_sampler_records_does_not_wait(ghost, crossings):
     y = torch.empty(1, 3, 3, 16, 16, device=META)
     noise = torch.empty(2, *y.shape, device=META)
     unet = ghost.denoise_fn
-    embeddings = unet.embed([2, 1, 0], META)  # once, and not recorded
+    embeddings = unet.embed([2, 1, 0], META)  # computed once, outside the recording
     crossings.clear()
     context = unet.embed_context(y)
     latent = sample_bridge(lambda x, step: unet(x, context, embeddings[step]), y, 3, list(noise))

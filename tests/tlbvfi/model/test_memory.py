@@ -1,4 +1,4 @@
-"""Plans: they keep to the memory there is, use what there is, and never change a frame."""
+"""Memory plans stay within the available memory, make use of it, and never change a frame."""
 
 import logging
 
@@ -46,7 +46,7 @@ CLIP_NEEDS_A_SMALLER_BAND = (
     {"device": "cpu", "dtype": torch.float16, "batch": 1},
     1.0,
 )
-"""The encoder of the frames fits here with larger bands than that of the clip."""
+"""Here the encoder of the frames fits with larger bands than that of the clip."""
 
 
 @example(*CLIP_NEEDS_A_SMALLER_BAND)
@@ -71,13 +71,13 @@ def test_without_a_limit_everything_is_stored(geometry, target):
 
 @pytest.fixture(scope="module")
 def unreal():
-    """The network without values: arithmetic is counted, not done."""
+    """The network without values: arithmetic is counted, not computed."""
     with torch.device("meta"):
         return TLBVFI(Bare()).eval()
 
 
 def gflop(model, geometry, plan):
-    """Arithmetic of a mid frame inside a sequence, what is computed twice included."""
+    """GFLOP of a mid frame inside a sequence, including what is computed twice."""
     frame = torch.empty(1, 3, geometry.height, geometry.width, device="meta")
     unknown = torch.empty(1, 256, *geometry.latent, device="meta")
     with FlopCounterMode(display=False) as counter:
@@ -123,7 +123,7 @@ def test_less_precision_takes_less():
 
 @pytest.fixture
 def one_thread():
-    """With several, libraries may add up in another order."""
+    """Use one thread: with several, libraries may sum in another order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -138,7 +138,7 @@ def frames_of_size(height, width, channels):
 
 
 def halfway(model, frames, geometry, plan):
-    """The frame between and the codes of its latent."""
+    """The mid frame and the codes of its latent."""
     codes = []
     hook = model.vqgan.quantize.register_forward_pre_hook(
         lambda quantizer, clips: codes.append(quantizer.codes(clips[0]))
@@ -153,9 +153,9 @@ def halfway(model, frames, geometry, plan):
 
 
 def in_bands(geometry, number, room=None, *, keeps=True):
-    """A plan that cuts the largest maps of every stage into so many bands.
+    """A plan that cuts the largest maps of every stage into `number` bands.
 
-    `room`: the part of a stage's maps that may be stored.
+    `room`: the fraction of a stage's maps that may be stored.
     """
     height, width = geometry.padded_height, geometry.padded_width
     scale = float(geometry.flow_scale)
@@ -178,7 +178,7 @@ def in_bands(geometry, number, room=None, *, keeps=True):
 
 @pytest.fixture
 def cuts(monkeypatch):
-    """In how many bands maps were walked over."""
+    """The numbers of bands into which maps were cut."""
     found = set()
     cut = Bands.cut
 
@@ -199,7 +199,7 @@ def cuts(monkeypatch):
     ],
 )
 def test_no_plan_changes_a_bit(model, one_thread, cuts, flow_scale, plans):
-    """RGBA, because alpha goes a way of its own."""
+    """RGBA, because alpha takes a path of its own."""
     geometry = plan_geometry(256, 256, flow_scale=flow_scale)
     frames = frames_of_size(256, 256, 4)
     wanted, wanted_codes = halfway(model, frames, geometry, MemoryPlan())

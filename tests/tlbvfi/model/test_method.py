@@ -42,7 +42,7 @@ def pair(method):
 
 @pytest.mark.parametrize("channels", [3, 4])
 def test_the_frame_halfway_is_that_of_sample(model, halfway, channels):
-    """Of RGBA as of RGB: alpha travels with the picture."""
+    """For RGBA as for RGB: alpha moves with the picture."""
     method = TlbvfiMethod(model, SamplingOptions(steps=1))
     frames = [picture(n) for n in (1, 2)]
     if channels == 4:
@@ -58,7 +58,7 @@ def test_the_frame_halfway_is_that_of_sample(model, halfway, channels):
 
 @pytest.fixture(scope="module")
 def halfway(model):
-    """What `sample` finds halfway between two pictures."""
+    """The mid frame that `sample` computes for two pictures."""
     frames = (picture(n)[None] for n in (1, 2))
     return sample(model, *frames, steps=1, seed=3)[0]
 
@@ -151,7 +151,7 @@ def test_a_cpu_compiles_only_if_asked_to(model, monkeypatch, wish, frames, is_co
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, on its way to compile
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised by PyTorch while compiling
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs g++")
 def test_compiled_blocks_give_the_same_frames(model, tmp_path, monkeypatch):
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
@@ -168,7 +168,7 @@ def test_compiled_blocks_give_the_same_frames(model, tmp_path, monkeypatch):
 
 @pytest.fixture
 def batching(method, monkeypatch):
-    """A method that does three pairs at once, as on a GPU."""
+    """A method that computes three pairs at once, as on a GPU."""
     monkeypatch.setattr(method, "pairs_at_once", lambda height, width: 3)
     return method
 
@@ -223,7 +223,7 @@ def test_features_of_frames_are_stacked_as_those_of_a_batch(model):
 
 
 def test_numbers_too_large_for_the_precision_are_an_error(model):
-    """On the smallest canvas there is, because float16 takes CPUs ten times as long."""
+    """On the smallest possible canvas, because float16 takes CPUs ten times as long."""
     network = copy.deepcopy(model).to_compute_dtype(torch.float16)
     network.vqgan.decoder.conv_out.weight *= 1e5
     method = TlbvfiMethod(network, SamplingOptions(steps=1, padding="tight", flow_scale=0.125))

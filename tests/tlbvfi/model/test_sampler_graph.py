@@ -1,4 +1,4 @@
-"""Recording the sampler once per shape, and that it can be recorded: it never waits for a device."""
+"""The sampler is recorded once per shape, which is possible as it never waits for a device."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Recorder:
-    """As a CUDA graph, on the CPU: computes anew from, and into, the memory it was recorded with."""
+    """Acts as a CUDA graph on the CPU: recomputes from and into the memory it was recorded with."""
 
     def __init__(self):
         self.recorded = 0
@@ -56,7 +56,7 @@ def test_every_shape_is_recorded_once_and_few_are_kept(graphed, recorder):
             graphed(*inputs(0, rows, 4))
     assert recorder.recorded == GRAPHS_KEPT
     graphed(*inputs(0, GRAPHS_KEPT + 1, 4))
-    graphed(*inputs(0, 1, 4))  # the one that was not used for longest
+    graphed(*inputs(0, 1, 4))  # the least recently used one
     assert recorder.recorded == GRAPHS_KEPT + 2
 
 

@@ -36,7 +36,7 @@ QUICK = {"steps": 2, "flow_scale": 0.125}
 
 @pytest.fixture(scope="module")
 def between(model, pair):
-    """What two steps with seed 7 make of the pair."""
+    """The mid frame of the pair, with two steps and seed 7."""
     return sample(model, *pair, seed=7, **QUICK)
 
 
@@ -61,7 +61,7 @@ def test_the_seed_is_the_noise_that_it_draws(model, pair, between):
 
 @pytest.mark.parametrize("pairs", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_pairs_of_a_batch_equal_single_pairs(model, pairs):
-    """Bright beside dark: the reference decides by pixel values whether to rescale a batch."""
+    """Bright and dark pairs: the reference decides by pixel values whether to rescale a batch."""
     frames = [picture(n, batch=pairs) for n in (3, 4)]
     frames = [torch.cat([f[:1] * 0.3 + 0.7, f[1:] * 0.4]) for f in frames]
     together = sample(model, *frames, steps=2)
@@ -162,7 +162,7 @@ def test_precision_switches_are_restored_even_after_an_error():
 def test_precision_set_by_its_new_names_is_overruled_and_restored():
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     at_first = float32_precision()
-    matmul.fp32_precision = "tf32"  # as PyTorch recommends; its old names cannot be read any more
+    matmul.fp32_precision = "tf32"  # as PyTorch recommends; then the old names cannot be read
     try:
         before = float32_precision()
         with matmul_precision(tf32=False):

@@ -1,4 +1,4 @@
-"""Memory that runs out: less is made do with, the frames stay."""
+"""When memory runs out, the work goes on with less and gives the same frames."""
 
 from fractions import Fraction
 from itertools import count, pairwise
@@ -22,7 +22,7 @@ PLAN_ARGUMENT = {"encode": 2, "forward": 5}
 
 @pytest.fixture
 def short_of_memory(model, monkeypatch):
-    """Makes calls of the network's `encode` or `forward` fail; the list of all their plans' peaks."""
+    """Make calls of the network's `encode` or `forward` fail; returns the peaks of their plans."""
 
     def fail(name, failures):
         function, calls, peaks = getattr(model, name), count(), []
@@ -53,7 +53,7 @@ def test_a_shortage_goes_on_with_less_and_the_same_frames(model, frames, short_o
     undisturbed = mid_frames(TlbvfiMethod(model, OPTIONS), frames)
     encoded, tried = short_of_memory("encode", {1}), short_of_memory("forward", {1})
     assert torch.equal(mid_frames(TlbvfiMethod(model, OPTIONS), frames), undisturbed)
-    # both frames; the frame halfway, which serves as one for that at a quarter
+    # both frames; then the mid frame, an endpoint of the pair for the frame at a quarter
     assert encoded[0] == encoded[1] == FASTEST > encoded[2] == encoded[3]
     assert encoded[2] == tried[0] == tried[1] > tried[2] >= LEAST
 
@@ -86,7 +86,7 @@ def test_other_errors_are_not_taken_for_a_shortage(sketch, frames, monkeypatch):
 
 
 def test_a_shortage_leaves_fewer_pairs_at_once(sketch, frames, monkeypatch, short_of_memory):
-    """Two pairs in a batch until they do not fit, then one by one."""
+    """Two pairs in a batch until they no longer fit, then one by one."""
 
     def pairs_at_once(method, height, width):
         return 2 if method.available is None or method.available > 2 * LEAST else 1

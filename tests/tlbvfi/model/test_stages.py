@@ -15,7 +15,7 @@ STEPS = 10
 
 
 def result_of(inputs, output):
-    """The map that a module computed: lazily, in place, or plainly."""
+    """The map that a module computed, whether lazily, in place or as a plain result."""
     output = output[0] if isinstance(output, tuple) else output
     if isinstance(output, Rows):
         return whole(output).clone()
@@ -53,7 +53,7 @@ def stages(golden_with_rules):
 
 @pytest.fixture
 def equal(stages):
-    """Checks a tensor against the golden one of that name, where that is in the file at hand."""
+    """Check a tensor against the golden one of that name, if the file has it."""
     vectors, rules = stages
 
     def check(name, computed, tolerance=1e-4):
@@ -70,7 +70,7 @@ def equal(stages):
 
 
 def slices(rule):
-    """The index that text such as `:, ::4, ..., ::8, ::8` stands for."""
+    """The index written as text such as `:, ::4, ..., ::8, ::8`."""
     parts = [part.strip() for part in rule.split(",")]
     return tuple(
         ... if part == "..." else slice(*(int(n) if n else None for n in part.split(":")))
@@ -80,7 +80,7 @@ def slices(rule):
 
 @pytest.fixture(scope="module")
 def runs(model, stages, frames_of):
-    """(trace of the encoder, trace of the clip, features, latent) of a flow scale, made once."""
+    """(trace of the encoder, trace of the clip, features, latent) of a flow scale, cached."""
 
     @cache
     def run(scale):

@@ -29,7 +29,7 @@ def case(flow, channels=64, rows=None, dtype=torch.float32):
 
 
 def special():
-    """Whole pixels, both ends of the image to the last digit, and a little beyond."""
+    """A flow to whole pixels, to the image's borders exactly, and slightly beyond them."""
     flow = torch.zeros(1, 2, 7, 8)
     flow[:, 0] = torch.tensor([-1.0, 0, 1, 1 - 2**-24, -(2**-24), 8, -8])[:, None]
     flow[:, 1] = torch.tensor([0.0, 1, -1, 6, -7, 2**-20, 0.5, 1 - 2**-20])
@@ -79,7 +79,7 @@ def split_convolution(name):
 
 
 UNEVEN = (2, 64, 8, 6), (64, 64, 3, 3), {"stride": 2}
-"""With zeros below and on the right alone, and rows of a larger map that are added."""
+"""With zeros only below and on the right, and rows of a larger map to add."""
 UNEVEN_MORE = drawn(2, 64, 7, 3, seed=23).contiguous(memory_format=torch.channels_last)[:, :, 2:6]
 
 
@@ -92,7 +92,7 @@ ATTENTIONS = {"256 channels": (1, 40, 256), "two batches, two blocks": (2, 70, 6
 
 
 def tokens(name):
-    """Queries of which some look at one key almost alone."""
+    """Queries, some of which attend almost only to one key."""
     shape = ATTENTIONS[name]
     return {
         "q": 3 * drawn(*shape, seed=24),
@@ -187,7 +187,7 @@ CODES = {
 
 
 def calls():
-    """(module, function, arguments) of everything to be interpreted, by name."""
+    """(module, function, arguments) of every call to be interpreted, by name."""
     asked = {}
     for name, example in CASES.items():
         along = {key: example[key] for key in ("features", "flow", "start")}
@@ -222,7 +222,7 @@ def interpreted(interpret):
 
 
 def plain(blend, features, flow, start, stop):
-    """(correlation, warped) as the model's description says, in float64."""
+    """(correlation, warped) as the model is described, in float64."""
     features, flow = features.double(), flow.double()[:, :, start:stop]
     height, width = features.shape[-2:]
     column, x = parted(flow[:, 0] + torch.arange(width), width)
