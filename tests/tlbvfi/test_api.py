@@ -53,7 +53,7 @@ def as_dtype(frames, dtype):
 
 
 def values(frame):
-    """float64 in [0, 1] of any kind of frame."""
+    """A frame of any kind as float64 in [0, 1]."""
     if isinstance(frame, torch.Tensor):
         frame = frame.double().numpy() if frame.dtype.is_floating_point else frame.numpy()
     scale = np.iinfo(frame.dtype).max if frame.dtype.kind == "u" else 1
@@ -268,7 +268,7 @@ def test_bytes_in_are_bytes_out_with_the_very_sound(clip, tmp_path):
 
 
 def heard(container, stream):
-    """Frames of sound, without what cannot be decoded."""
+    """Audio frames, without those that cannot be decoded."""
     for packet in container.demux(stream):
         with suppress(av.error.FFmpegError):
             yield from packet.decode()
@@ -276,7 +276,7 @@ def heard(container, stream):
 
 @pytest.fixture
 def damaged(clip, tmp_path):
-    """Two seconds, of whose sound a few packets in the middle are overwritten."""
+    """Two seconds of video, with a few packets in the middle of the sound overwritten."""
     source = clip(tmp_path / "in.mp4", 50, rate=Fraction(25), sound=True)
     content = source.read_bytes()
     for _, packet in sound_packets(str(source))[40:55]:
@@ -469,7 +469,7 @@ def test_an_open_file_is_refused_with_what_to_hand_in(clip, tmp_path):
 
 
 def test_memory_is_flat_in_the_number_of_frames(root):
-    """Five times the frames take no more than 5 % more at the peak; kept, they would take 50 %."""
+    """Five times the frames raise the peak by at most 5 %; if kept, they would raise it by 50 %."""
     code = (
         "import re, sys, importlib.util as u, numpy as np\n"
         f"s = u.spec_from_file_location('p', {str(root / '__init__.py')!r}, "
@@ -481,7 +481,7 @@ def test_memory_is_flat_in_the_number_of_frames(root):
         "        yield frame\n"
         "def peak(count):\n"
         "    for _ in p.interpolate_frames(frames(count), method='blend'): pass\n"
-        # Not ru_maxrss: a process inherits that from the one that started it, a large test runner.
+        # Not ru_maxrss: a process inherits it from its parent, a large test runner.
         "    status = open('/proc/self/status').read()\n"
         "    return int(re.search(r'VmHWM:\\s+(\\d+)', status)[1])\n"
         "short = peak(100); long = peak(500); assert long < 1.05 * short, (short, long)\n"

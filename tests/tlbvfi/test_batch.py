@@ -15,7 +15,7 @@ BLEND = ("--method", "blend", "--preset", "ultrafast")
 
 @pytest.fixture
 def clips(clip, tmp_path):
-    """Three clips in a folder, beside a file that is no video."""
+    """Three clips in a folder, and a file that is not a video."""
     folder = tmp_path / "clips"
     folder.mkdir()
     for number, name in enumerate(("a.mp4", "b.mkv", "c.mov")):
@@ -26,7 +26,7 @@ def clips(clip, tmp_path):
 
 @pytest.fixture
 def frame_folder(tmp_path):
-    """Maker of a folder of PNG images."""
+    """Factory for folders of PNG images."""
     import cv2
     import numpy as np
 

@@ -59,7 +59,7 @@ def test_lines_of_the_log_stand_on_lines_of_their_own(tlbvfi, source, monkeypatc
         return between(self, *arguments)
 
     monkeypatch.setattr(BlendMethod, "between", talkative)
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as where no test looks on
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as outside of tests
     _, _, err = tlbvfi("interpolate", source, "out.mp4", *BLEND)
     lines = re.split(r"[\r\n]+", err)
     assert lines.count("tlbvfi: a word on the way.") == err.count("a word") == 19

@@ -1,4 +1,4 @@
-"""`tlbvfi convert`: a file like any other, or one sentence."""
+"""`tlbvfi convert`: an ordinary file, or an error of one sentence."""
 
 import os
 import stat

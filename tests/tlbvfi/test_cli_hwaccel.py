@@ -1,4 +1,4 @@
-"""--hwaccel: what decodes is the user's choice, and no part of what a session is."""
+"""--hwaccel: the user chooses what decodes, and the choice is not part of a session's identity."""
 
 import pytest
 from av.codec.hwaccel import hwdevices_available

@@ -1,4 +1,4 @@
-"""`--vram`, or `--memory`: how frames are computed, never which frames they are."""
+"""`--vram` or `--memory` changes how frames are computed, never the frames themselves."""
 
 import json
 import time
@@ -70,7 +70,7 @@ def test_memory_that_runs_out_is_one_sentence(tlbvfi, source, monkeypatch, tmp_p
 
 @pytest.fixture
 def wait_for_chunk(tmp_path):
-    """Returns once a session below the folder of the test has a chunk committed."""
+    """Wait until a session below the folder of the test has committed a chunk."""
 
     def wait(seconds=10):
         deadline = time.monotonic() + seconds
@@ -84,7 +84,7 @@ def wait_for_chunk(tmp_path):
 def test_a_job_goes_on_with_another_budget(
     tlbvfi, source, weights, monkeypatch, pictures, wait_for_chunk
 ):
-    """The same session, and the frames of a job with one budget throughout."""
+    """It keeps its session, and makes the frames of a job with one budget throughout."""
     between_many, budgets = TlbvfiMethod.between_many, []
 
     def interrupted(self, requests):

@@ -1,4 +1,4 @@
-"""One session and the files it is joined into: several are remembered, what stands there is kept."""
+"""One session and the files it is joined into: all are remembered, existing files are kept."""
 
 import errno
 import logging

@@ -18,7 +18,7 @@ def source(clip, tmp_path):
 
 @pytest.fixture
 def frames(tmp_path):
-    """Maker of a folder of PNG images with the given numbers: frames([1, 2, 3], size=(64, 48))."""
+    """Factory for folders of PNG images with these numbers: frames([1, 2, 3], size=(64, 48))."""
 
     def make(numbers=range(1, 6), *, name="png", size=(64, 48), depth=np.uint8):
         folder = tmp_path / name
@@ -110,7 +110,7 @@ def test_lossless_chunks_are_encoded_once_at_the_end(tlbvfi, source, tmp_path):
     sessions = tmp_path / "output" / "tlbvfi_chunks"
     assert [path.name for path in sessions.iterdir()] == ["mine"]
     assert len(list((sessions / "mine").glob("chunk_*.mkv"))) == 5
-    # As if the frames had gone to that encoder at once.
+    # As if the frames had gone straight to that encoder.
     tlbvfi("interpolate", source, "ffv1.mkv", *BLEND, "--codec", "ffv1")
     with av.open("ffv1.mkv") as truth, av.open("out.mp4") as made:
         pairs = zip(truth.decode(video=0), made.decode(video=0), strict=True)

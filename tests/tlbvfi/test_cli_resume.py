@@ -1,4 +1,4 @@
-"""`tlbvfi resume`: the very session that is named goes on, wherever the command is given."""
+"""`tlbvfi resume` continues exactly the named session, wherever the command is run."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ def source(clip, tmp_path):
 
 @pytest.fixture
 def interrupted(tlbvfi, monkeypatch):
-    """Runner of a command that Ctrl-C ends after some mid frames."""
+    """Run a command that Ctrl-C interrupts after some mid frames."""
 
     def run(*words, after=9):
         between, calls = BlendMethod.between, []

@@ -55,7 +55,7 @@ class FakeComfy:
         self.files = {f"ComfyUI_{n:05}_.png": png(n) for n in range(FRAMES)}
         self.queued, self.history, self.running, self.pending = [], {}, [], []
         self.requests, self.deleted, self.interrupted = [], [], []
-        self.answers = {}  # path: list of (status, body, headers) to give first
+        self.answers = {}  # path: list of (status, body, headers) to answer first
         self.node_errors = {}
         self.run = lambda prompt_id: self.finish(prompt_id)
         self.sockets, self.flags = [], []
@@ -164,7 +164,7 @@ class FakeComfy:
         with suppress(OSError):
             while data := request.connection.recv(65536):
                 self.flags.append(data)
-                if data[0] == 0x88:  # the client says goodbye
+                if data[0] == 0x88:  # the client's close frame
                     request.connection.sendall(b"\x88\x00")
                     break
         if request.connection in self.sockets:
@@ -172,7 +172,7 @@ class FakeComfy:
         request.close_connection = True
 
     def send(self, message):
-        """A websocket message to whoever listens; nobody is told again."""
+        """Send a websocket message to everyone connected now; it is not repeated."""
         raw = message if isinstance(message, bytes) else json.dumps(message).encode()
         first = bytes([0x82 if isinstance(message, bytes) else 0x81])
         size = bytes([len(raw)]) if len(raw) < 126 else b"\x7e" + struct.pack(">H", len(raw))
@@ -315,7 +315,7 @@ def test_frames_sent_over_the_websocket_are_kept_and_previews_are_not(
 
     comfy.run = run
     assert numbers(fetch()) == list(range(FRAMES))
-    assert b"supports" not in b"".join(comfy.flags)  # masked, as the standard asks of clients
+    assert b"supports" not in b"".join(comfy.flags)  # masked, as the standard requires of clients
     assert comfy.flags
 
 
@@ -507,9 +507,7 @@ def test_no_server_is_said_at_once(comfy, fetch):
     begun = time.monotonic()
     with pytest.raises(ServerLostError, match=rf"{comfy.url} cannot be reached"):
         fetch(lost_seconds=60.0)
-    assert (
-        time.monotonic() - begun < 50
-    )  # of the 60 it would wait for a server that was there before
+    assert time.monotonic() - begun < 50  # it would wait 60 for a server that had answered
 
 
 def test_a_server_that_stays_away_is_given_up_after_a_while(comfy, fetch):
@@ -562,7 +560,7 @@ def test_answers_without_end_are_cut_off(comfy, fetch):
 
 @pytest.fixture
 def announce(comfy):
-    """Sets what the server says of the size of its first frame, of which it sends little."""
+    """Set the size that the server announces for its first frame; it sends only a few bytes."""
 
     def set_size(size):
         comfy.answers["/view"] = [(200, b"\x89PNG\r\n\x1a\n", {"length": size})]
@@ -818,7 +816,7 @@ def test_a_full_disk_is_one_sentence(fetch, monkeypatch):
 
 @pytest.fixture
 def save(prompt, tmp_path):
-    """Writes a prompt file and gives its name."""
+    """Write a prompt file and return its name."""
 
     def write(content=None):
         path = tmp_path / "prompt.json"
@@ -830,7 +828,7 @@ def save(prompt, tmp_path):
 
 @pytest.fixture
 def run_command(comfy, save, tmp_path):
-    """`tlbvfi comfy run` into out.mp4, with the free method."""
+    """`tlbvfi comfy run` into out.mp4, with the method that needs no model."""
 
     def run(*options, content=None, output=None):
         comfy.files = {name: png8(n) for n, name in enumerate(sorted(comfy.files))}
@@ -842,7 +840,7 @@ def run_command(comfy, save, tmp_path):
 
 
 def png8(number):
-    """A PNG of 64x48, which encoders take."""
+    """A PNG of 64x48, a size that encoders accept."""
     return cv2.imencode(".png", np.full((48, 64, 3), 40 * number, np.uint8))[1].tobytes()
 
 

@@ -23,7 +23,7 @@ STEPS = (
     "after line",
 )
 
-# Every job but the last runs in a fork, so that one start serves any number of kills.
+# Every job except the last runs in a fork, so that one start is enough for any number of kills.
 JOBS = """
 import json, os, signal, sys, time
 from fractions import Fraction
@@ -73,9 +73,9 @@ def source(clip, tmp_path):
 
 @pytest.fixture
 def start(root, source, tmp_path):
-    """Starter of a process that does one job after the other.
+    """Start a process that runs one job after the other.
 
-    By the output of each, the step at which it is killed for the third time it comes to it.
+    `jobs`: for each output, the step at which its job is killed when it gets there a third time.
     """
 
     def go(jobs, pause=0.0):
@@ -89,9 +89,9 @@ def start(root, source, tmp_path):
 
 
 def committed(folder):
-    """Chunk indices by the session's own book, torn lines left out, and the file of each."""
+    """{index: modification time} of the chunks in the session's progress, without torn lines."""
     book = folder / "progress.jsonl"
-    if not book.exists():  # killed while the session was opened
+    if not book.exists():  # killed while the session was being opened
         return {}
     lines = book.read_bytes().split(b"\n")[:-1]
     records = [json.loads(line) for line in lines]
@@ -106,7 +106,7 @@ def session_folder(tmp_path):
 
 @pytest.fixture
 def undisturbed(run, source, pictures, times, tmp_path):
-    """Pictures and times of a run that nothing disturbed, in a root of its own."""
+    """Pictures and times of an uninterrupted run, in a root of its own."""
     result = run(
         source, "whole.mp4", chunk=ChunkLength(frames=8), destination={"root": tmp_path / "other"}
     )
@@ -131,7 +131,7 @@ def test_kill_at_a_step_of_a_commit_costs_at_most_that_chunk(
 
 
 def kill_again_and_again(start, tmp_path, kills, seed):
-    """Kill the job at random moments until it has been killed so often."""
+    """Kill the job at random moments until it has been killed `kills` times."""
     moments, kept = random.Random(seed), {}
     while kills:
         process = start({"out.mp4": "never"}, pause=0.03)

@@ -1,4 +1,4 @@
-"""Downloads, against a server on this machine that behaves like the real one, or badly."""
+"""Downloads from a server on this machine that behaves like the real one, or badly."""
 
 import hashlib
 import json
@@ -32,18 +32,18 @@ class Server:
     etag: str | None = '"v1"'
     """Of the storage host."""
     length: int | None = None
-    """Content-Length it claims, where that is a lie."""
+    """A false Content-Length to claim, if any."""
     breaks: list[int] = field(default_factory=list)
     """Bytes after which the next answers break off."""
     is_silent: bool = False
-    """Whether it keeps the connection open where it breaks off."""
+    """Whether it keeps the connection open after it breaks off."""
     stopped: threading.Event = field(default_factory=threading.Event)
     knows_ranges: bool = True
     checks_if_range: bool = True
     status: int = 200
     """Of the hub."""
     storage_status: list[int] = field(default_factory=list)
-    """Of the next answers of the storage host, where not 200 or 206."""
+    """Of the next answers of the storage host, if not 200 or 206."""
     content_type: str = "application/octet-stream"
     location: str = ""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Server:
     storage_url: str = ""
 
     def ranges(self) -> list[str | None]:
-        """Range headers the storage host was asked with."""
+        """Range headers of the requests to the storage host."""
         return [part for host, _, part in self.requests if host == "storage"]
 
 
@@ -67,13 +67,13 @@ def handler(server: Server, host: str):
                 if value is not None:
                     self.send_header(name, str(value))
             self.end_headers()
-            with suppress(ConnectionError):  # a client that stops early is what some tests do
+            with suppress(ConnectionError):  # in some tests, the client stops early
                 self.wfile.write(body)
 
         def do_HEAD(self):
             server.requests.append((host, "HEAD", None))
             if host == "storage":
-                self.answer(403, {})  # addresses signed for GET refuse HEAD
+                self.answer(403, {})  # URLs signed for GET refuse HEAD
             else:
                 self.redirect()
 
@@ -144,7 +144,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def fetch(server, tmp_path):
-    """Downloads the TLB-VFI model from the server to a folder, not waiting between attempts."""
+    """Download the TLB-VFI model from the server to a folder, without waiting between attempts."""
 
     def fetch(**options) -> Path:
         settings = {"base_url": server.base_url, "waits": (), "timeout_seconds": 5.0, **options}
@@ -155,7 +155,7 @@ def fetch(server, tmp_path):
 
 @pytest.fixture
 def broken_off(server, fetch):
-    """A download that ended after 300,000 bytes, in an earlier run."""
+    """A download that broke off after 300,000 bytes in an earlier run."""
     server.breaks = [300_000, 0]
     with pytest.raises(DownloadError, match="run the same command again"):
         fetch()

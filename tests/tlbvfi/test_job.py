@@ -141,7 +141,7 @@ def test_another_job_for_the_same_output_is_refused_and_harms_nothing(
 
 @pytest.fixture
 def stop_after():
-    """Maker of an event callback that raises after so many output frames."""
+    """Factory for event callbacks that raise after `frames` output frames."""
 
     def make(frames):
         def on_event(event):

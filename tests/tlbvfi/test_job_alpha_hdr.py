@@ -1,4 +1,4 @@
-"""Alpha is interpolated with the picture, and high dynamic range never goes through 8 bit."""
+"""Alpha is interpolated with the picture, and high dynamic range never goes through 8 bits."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ FFV1 = EncoderSettings(codec="ffv1")
 
 @pytest.fixture
 def film(tmp_path):
-    """Maker of clips of slow ramps in any format, each channel at another phase, alpha included."""
+    """Factory for clips of slow ramps in any format, each channel and alpha at its own phase."""
 
     def make(name, pix_fmt, *, codec="ffv1", options=None, tags=PQ, frames=4, size=(96, 64)):
         path = tmp_path / name
@@ -54,7 +54,7 @@ def hdr10(film):
 
 
 def probed(path):
-    """ffprobe's word on the first frame: stream and frame facts in one dictionary."""
+    """ffprobe's report on the first frame: stream and frame facts in one dictionary."""
     if shutil.which("ffprobe") is None:
         pytest.skip("ffprobe is not installed")
     command = ["ffprobe", "-v", "error", "-of", "json", "-show_streams", "-show_frames"]
@@ -91,7 +91,7 @@ def test_hdr_keeps_its_tags_and_its_ten_bits(run, hdr10, name, codec, pix_fmt, m
     assert [found[tag] for tag in tags] == ["bt2020", "smpte2084", "bt2020nc", "tv"]
     luma = channels(result.output)[0]
     assert luma.shape[0] == 7
-    assert len(np.unique(luma[1] % 4)) == 4  # codes that 8 bit has not
+    assert len(np.unique(luma[1] % 4)) == 4  # codes that 8 bits do not have
     if codec in ("hevc", "av1"):
         display = found["sides"]["Mastering display metadata"]
         assert float(Fraction(display["red_x"])) == pytest.approx(0.68, abs=1e-4)

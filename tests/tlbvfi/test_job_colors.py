@@ -1,4 +1,4 @@
-"""Colors through a whole job: tags, and what RGB and back costs beyond 4:2:0 itself."""
+"""Colors through a whole job: tags, and the error of RGB and back beyond that of 4:2:0 itself."""
 
 import json
 import shutil
@@ -38,7 +38,7 @@ def _plane(frame, index, depth):
 
 
 def still(path, tags, depth, lines):
-    """A clip of one picture shown five times: mid frames of it ought to be that picture."""
+    """A clip of one picture shown five times: its mid frames should be that picture."""
     width = lines * 4 // 3
     noise = np.random.default_rng(5).uniform(0, 1, (lines // 12, width // 12, 3))
     rgb = cv2.resize(noise, (width, lines), interpolation=cv2.INTER_CUBIC).clip(0.05, 0.95)
@@ -82,7 +82,7 @@ def test_rgb_and_back_shifts_no_color(run, pictures, tmp_path, tags, lines, matr
     assert pictures(result.output)[::2] == pictures(source)
     out = rgb_of(result.output, matrix, depth)
     originals, mids = out[::2][0], out[1::2][0]
-    # Both have been through 4:2:0 once; what is left is the price of RGB and rounding alone.
+    # Both have been through 4:2:0 once; the remaining error is that of RGB and rounding alone.
     assert np.abs(mids - originals).mean() <= 0.1
     assert np.abs((mids - originals).mean(axis=(0, 1))).max() <= 0.1
 
@@ -109,7 +109,7 @@ def test_tags_are_written_and_right_by_ffprobe(run, tmp_path, tags, lines, expec
 
 
 def ramp(path):
-    """A clip of every gray from black to white, full range, in a file that says so."""
+    """A clip of every gray from black to white, in full range and tagged so."""
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 256, 128, "yuvj420p"
@@ -131,7 +131,7 @@ def ramp(path):
 
 
 def grays(path):
-    """[256] the ramp as a reader understands the file, in [0, 1]."""
+    """[256] the ramp as a reader interprets the file, in [0, 1]."""
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
         frames = list(container.decode(video=0))

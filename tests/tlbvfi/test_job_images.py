@@ -1,4 +1,4 @@
-"""Numbered images out of a job, and into one: exact, whole, resumable, nobody else's touched."""
+"""Numbered images out of and into a job: exact, complete, resumable, other files untouched."""
 
 import json
 from fractions import Fraction
@@ -24,7 +24,7 @@ TAGS = ColorTags(matrix=1, range=1)
 
 @pytest.fixture
 def images(tmp_path):
-    """Maker of folders of images of random samples: images(".png", "rgb48be", 5, spread=3)."""
+    """Factory for folders of images of random samples: images(".png", "rgb48be", 5, spread=3)."""
 
     def make(suffix=".png", pix_fmt="rgb24", count=5, *, spread=0.5, size=(40, 24), name="in"):
         folder = tmp_path / name
@@ -132,7 +132,7 @@ def test_half_is_rounded_not_cut_off(run, images, tmp_path):
 
 @pytest.fixture
 def stop_at():
-    """Maker of an event callback that raises once so many images have been handed out."""
+    """Factory for event callbacks that raise once `frames` images have been encoded."""
 
     def make(frames):
         def on_event(event):

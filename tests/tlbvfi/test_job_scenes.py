@@ -23,7 +23,7 @@ def scene(seed, count, *, each=1):
 
 @pytest.fixture
 def film(tmp_path):
-    """Maker of a lossless clip from RGB frames."""
+    """Factory for lossless clips of RGB frames."""
 
     def make(frames, name="in.mkv"):
         with av.open(str(tmp_path / name), "w") as out:
@@ -74,7 +74,7 @@ def test_cuts_and_retimed_frames_do_not_depend_on_chunks(run, film, pictures, tm
         parts = run(source, f"by_{frames}.mkv", **options)
         assert (parts.cuts, parts.retimed) == (whole.cuts, whole.retimed)
         assert pictures(parts.output) == wanted, parts.output
-        # A chunk lost from the middle is made from its own surroundings alone.
+        # A chunk lost from the middle is made again from its neighborhood alone.
         for chunk in sorted(parts.session_folder.glob("chunk_*"))[1:3]:
             chunk.unlink()
         parts.output.unlink()

@@ -11,7 +11,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("measures peak memory as Linux reports it", allow_module_level=True)
 
-# Not ru_maxrss: a process inherits that from the one that started it, here a large test runner.
+# Not ru_maxrss: a process inherits it from its parent, here a large test runner.
 JOB = """
 import re, sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -35,7 +35,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 @pytest.fixture
 def peak(root, tmp_path):
-    """Peak memory, kB, of a job in a process of its own."""
+    """Peak memory of a job in its own process, in kB."""
 
     def measure(source, rate="-", output="out.mp4"):
         words = [root, source, tmp_path / f"{source.stem}_{output}", rate]
@@ -60,7 +60,7 @@ def test_2000_frames_need_no_more_than_5_percent_above_200(clip, peak, tmp_path)
 
 @pytest.fixture
 def pictures(tmp_path):
-    """Maker of a folder of so many PNG images."""
+    """Factory for folders of `count` PNG images."""
 
     def make(count):
         folder = tmp_path / f"png{count}"

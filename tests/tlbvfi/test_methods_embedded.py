@@ -1,4 +1,4 @@
-"""`flow` and `blend`: what they give on scenes whose mid frames are known."""
+"""`flow` and `blend` on scenes whose mid frames are known."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def psnr(image, truth):
 
 
 def texture(height, width, seed=0, channels=3):
-    """[C, H, W] float32 in [0, 1]: smooth noise, so that it can be matched and moved by parts of a pixel."""
+    """[C, H, W] float32 in [0, 1]: smooth noise, so that matching and subpixel motion work."""
     noise = np.random.default_rng(seed).random((height, width, channels), np.float32)
     soft = cv2.GaussianBlur(noise, (0, 0), 2)
     soft = (soft - soft.min()) / (soft.max() - soft.min())
@@ -47,20 +47,20 @@ def texture(height, width, seed=0, channels=3):
 
 
 def panned(x, y=0, height=120, width=160, channels=3):
-    """A picture of a wide texture, seen `x`, `y` whole pixels further on."""
+    """A window on a wide texture, moved by `x`, `y` whole pixels."""
     wide = texture(height + 64, width + 64, channels=channels)
     return wide[:, 32 + y : 32 + y + height, 32 + x : 32 + x + width].contiguous()
 
 
 def square_over_texture(x, size=48, height=144, width=192):
-    """A textured square `x` pixels from the left edge over a background that stands still."""
+    """A textured square `x` pixels from the left edge over a still background."""
     scene = texture(height, width, seed=1) * 0.6
     scene[:, 50 : 50 + size, x : x + size] = 0.3 + 0.7 * texture(size, size, seed=2)
     return scene
 
 
 def bar_over_texture(x, width=12):
-    """An upright bar `x` pixels from the left edge over a background that stands still."""
+    """An upright bar `x` pixels from the left edge over a still background."""
     scene = texture(144, 192, seed=1) * 0.6
     scene[:, 20:124, x : x + width] = 0.4 + 0.6 * texture(104, width, seed=2)
     return scene
@@ -116,7 +116,7 @@ class TestEveryEmbeddedMethod:
         assert torch.equal(frame1, panned(4))
 
     def test_values_beyond_the_nominal_range_are_kept(self, method):
-        """EXR: light above white and below black comes out as bright and as dark."""
+        """EXR: values above white and below black stay as bright and as dark."""
         frame0, frame1 = panned(0) * 8 - 2, panned(4) * 8 - 2
         between = mid_frame(method, frame0, frame1)
         assert between.max() > 4
@@ -164,7 +164,7 @@ def test_flow_moves_an_object_over_what_it_hides(step, least):
 
 
 def test_flow_finds_motion_larger_than_the_object():
-    """A bar of 12 pixels that moves by 20: without the full search it comes to 26.9 dB."""
+    """A bar of 12 pixels that moves by 20: without the full search, flow reaches 26.9 dB."""
     frame0, truth, frame1 = (bar_over_texture(x) for x in (60, 70, 80))
     assert psnr(mid_frame(FlowMethod(), frame0, frame1), truth) > 29
 
@@ -223,7 +223,7 @@ def real_clip(root):
 
 
 def rebuilt(method, clip, pairs):
-    """Mean PSNR over the frames between every second one."""
+    """Mean PSNR of every second frame, rebuilt from its neighbors."""
     return np.mean(
         [
             psnr(mid_frame(method, clip[2 * pair], clip[2 * pair + 2]), clip[2 * pair + 1])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 
 class Counting:
-    """A method that mixes linearly and remembers what it was asked."""
+    """A method that mixes linearly and records its calls."""
 
     name = "counting"
     any_time = True
@@ -68,7 +68,7 @@ def test_a_target_rate_asks_only_for_what_is_shown():
 
 
 class Bisecting(Counting):
-    """The same for a method that reaches j / 2**k alone."""
+    """The same for a method that can only compute times j / 2**k."""
 
     any_time = False
 
@@ -220,7 +220,7 @@ def test_retimed_and_held_frames_do_not_depend_on_where_a_job_is_cut(runs, cuts,
 
 
 class Far(Counting):
-    """As if it computed on another device: notes what is begun and what is brought over."""
+    """Acts as if it computed on another device, and logs the mid frames that are begun."""
 
     def __init__(self, fails_at=None):
         super().__init__()
@@ -296,7 +296,7 @@ def test_closing_ends_the_work_and_lets_go_of_the_source():
 
 
 class Batched(Counting):
-    """Does `size` pairs at once and notes how they fall together."""
+    """Computes `size` pairs at once and records the batches."""
 
     def __init__(self, size, *, any_time=True):
         super().__init__()

@@ -1,4 +1,4 @@
-"""`scripts/interpolate_pipeline.py`: the flags people know, the same engine underneath."""
+"""`scripts/interpolate_pipeline.py`: familiar flags, the same engine underneath."""
 
 import subprocess
 import sys

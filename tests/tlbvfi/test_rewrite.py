@@ -1,4 +1,4 @@
-"""Workflows that end in a video become ones that keep frames or end in our nodes."""
+"""Workflows that end in a video are rewritten to save frames or to end in this pack's nodes."""
 
 import copy
 from contextlib import suppress
@@ -98,7 +98,7 @@ def ui_node(number, kind, *, inputs=(), outputs=(), values=(), mode=0):
 
 
 def assert_consistent(graph):
-    """Nodes and links of a UI graph tell the same story."""
+    """Nodes and links of a UI graph agree."""
     nodes = {n["id"]: n for n in graph["nodes"]}
     assert len(nodes) == len(graph["nodes"])
     wires = {}
@@ -409,7 +409,7 @@ def test_a_damaged_graph_is_rewritten_or_refused_never_a_crash(data, to):
 
 
 def places(value):
-    """(container, key) of everything below a JSON value."""
+    """(container, key) of every value nested in a JSON value."""
     keys = list(value) if isinstance(value, dict) else range(len(value))
     found = [(value, key) for key in keys]
     for key in keys:

@@ -1,4 +1,4 @@
-"""Scene cuts and repeated frames, on clips whose truth is known (benchmarks/scene_cuts.py)."""
+"""Scene cuts and repeated frames, on clips with known ground truth (benchmarks/scene_cuts.py)."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
@@ -34,7 +34,7 @@ def stage(bench):
 
 
 def wrong(bench, clips):
-    """Clips that are not judged as they should be, with the difference."""
+    """Clips whose cuts are misjudged, with the difference."""
     judged = {clip.name: (clip.cuts, bench.found_cuts(clip.frames)) for clip in clips}
     assert judged
     return {name: truth ^ found for name, (truth, found) in judged.items() if truth != found}
@@ -96,7 +96,7 @@ def test_decisions_do_not_depend_on_where_a_job_was_cut(bench, decided, first, l
 
 @pytest.fixture(scope="module")
 def decided(bench):
-    """Frames of many scenes with repetitions, and what a job in one go says about every pair."""
+    """Frames of many scenes with repeats, and an uninterrupted job's decision on every pair."""
     stage = bench.Stage(height=54, length=5)
     scenes = [stage.pan(seed, speed=0.03 * (seed + 1)) for seed in range(5)]
     frames = [frame for scene in scenes for one in scene for frame in (one, one)]

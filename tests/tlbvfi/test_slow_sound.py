@@ -1,4 +1,4 @@
-"""The sound of a job in slow motion: dropped or stretched, and the same by every way to a file."""
+"""The sound of a job in slow motion: dropped or stretched, and the same however it is made."""
 
 import json
 import shutil
@@ -23,13 +23,13 @@ AUDIO_FRAME = 1024 / 48000
 
 @pytest.fixture
 def source(clip, tmp_path):
-    """Two seconds of picture and of 440 Hz."""
+    """Two seconds of video with a tone of 440 Hz."""
     return clip(tmp_path / "in.mp4", 50, rate=RATE, sound=True)
 
 
 @pytest.fixture
 def streams():
-    """ffprobe's word on a file: streams(path) -> {"video": {...}, "audio": {...}}."""
+    """ffprobe's report on a file: streams(path) -> {"video": {...}, "audio": {...}}."""
     if shutil.which("ffprobe") is None:
         pytest.skip("ffprobe is not installed")
 
@@ -42,7 +42,7 @@ def streams():
 
 
 def sound(file):
-    """Times and content of the sound's packets; nothing if there is no sound."""
+    """(time, content) of the audio packets; empty if there is no sound."""
     with av.open(file if isinstance(file, BytesIO) else str(file)) as container:
         packets = container.demux(container.streams.audio) if container.streams.audio else ()
         return [(p.pts * p.time_base, bytes(p)) for p in packets if p.size]

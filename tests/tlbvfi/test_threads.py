@@ -25,7 +25,7 @@ def test_prefetch_keeps_the_order_and_runs_at_most_depth_ahead():
     stream = prefetch(source(), 2)
     for expected, item in enumerate(stream):
         assert item == expected
-        assert len(taken) <= item + 4  # the item out, one in hand of the thread, two waiting
+        assert len(taken) <= item + 4  # the current item, one held by the thread, two waiting
 
 
 def test_prefetch_raises_the_error_after_the_items_before_it():

@@ -1,4 +1,4 @@
-"""Images between the CPU and a device, and what is begun ahead of what is handed out."""
+"""Image transfers between the CPU and a device, and what is begun before it is needed."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""`tlbvfi bench`: once for real, at the smallest size; else with processes that only pretend."""
+"""`tlbvfi bench`: one real run at the smallest size; the other tests fake the measurements."""
 
 import json
 import re
@@ -58,7 +58,7 @@ FOUND = {
 
 @pytest.fixture
 def pretend(monkeypatch):
-    """Replacer of every measurement by values; `changes` by (kind, size)."""
+    """Replace every measurement with fixed values; `changes` overrides them by (kind, size)."""
 
     def replace(changes=None):
         asked = []
@@ -85,7 +85,7 @@ def table(out, name):
 
 @pytest.fixture
 def one_pair_jobs(monkeypatch):
-    """Jobs as short as can be."""
+    """Make jobs as short as possible."""
     monkeypatch.setattr(report, "JOB_PAIRS", (1, 1))
 
 

@@ -118,7 +118,7 @@ def test_a_clip_has_the_frames_asked_for_at_the_size_asked_for(tmp_path, picture
     assert [picture.shape for picture in shown] == [(64, 96, 3)] * 7
     again = pictures(Size(48, 32), tmp_path / "a.mp4", 5)
     assert [picture.shape for picture in again] == [(32, 48, 3)] * 5
-    # What H.264 and half the size leave of the picture: far less than the next one differs.
+    # H.264 and half the size change the picture far less than the next picture differs from it.
     wanted = [picture[::2, ::2].astype(float) for picture in moving_picture(size, 2)]
     off = [abs(again[0] - picture).mean() for picture in wanted]
     assert off[0] < 12
