@@ -279,7 +279,9 @@ def test_a_full_disk_at_the_progress_line_commits_nothing(tmp_path, filled, pain
 
     with session.locked():
         monkeypatch.setattr(progress, "_write_all", full)
-        with pytest.raises(OutputError, match="committed chunks are kept, and the same job"):
+        with pytest.raises(
+            OutputError, match="committed chunks are kept, and running the same job"
+        ):
             commit(session, 3, paint)
         monkeypatch.undo()
         commit(session, 3, paint)
