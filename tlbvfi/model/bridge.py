@@ -78,10 +78,8 @@ def sample_bridge(
 
     `noise`: steps - 1 standard normal draws of the shape of `y`, in step order.
     """
-    visited = step_list(steps)
     x = y
-    for index, (t, following) in enumerate(pairwise(visited)):
-        w = bridge_step(t, following)
+    for index, w in enumerate(bridge_steps(steps)[:-1]):
         x0 = x - denoise(x, index)
         x = w.clean * x0 + w.end * y + w.state * x + w.noise * noise[index]
-    return x - denoise(x, len(visited) - 1)
+    return x - denoise(x, steps - 1)

@@ -19,7 +19,7 @@ from .triton_kernels import attended, halved, plus_product
 WIDTH = tl.constexpr(32)
 """Channels of a map."""
 FRAMES = tl.constexpr(3)
-DOWN, SAME, UP = tl.constexpr(-1), tl.constexpr(0), tl.constexpr(1)
+DOWN, UP = tl.constexpr(-1), tl.constexpr(1)
 SIZES = ("height", "width", "side_in")
 """Arguments for whose values kernels are not specialized."""
 SQUARES_AT_ONCE = tl.constexpr(128)

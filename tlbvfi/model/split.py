@@ -1,4 +1,4 @@
-"""Convolution with float32 accuracy on tensor cores, in one Triton kernel.
+"""Convolution and attention with float32 accuracy on tensor cores, in one Triton kernel each.
 
 A float32 factor is split into two of float16, x = large + small / 2048, which keep 22 bits of its
 mantissa. Of the four products of two split factors, three are summed; the fourth is below float32's
