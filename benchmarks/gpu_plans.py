@@ -159,12 +159,11 @@ def pretend_to_launch_kernels() -> None:
     """Make the network take the path it takes on an H100; nothing is computed anyway."""
     steps = {pair: bridge.bridge_step(*pair) for pair in pairwise(bridge.step_list(STEPS))}
     bridge.bridge_step = lambda t, following: steps[t, following]
-    for module in (bands, flow, nearest, norm):
-        module.has_triton = lambda device: True
+    for module in (flow, nearest, norm, tlbvfi):
+        module.is_available = lambda device: True
     for module in (activation, correlation_kernel, fused_unet, nearest, norm_kernel, split):
         module.kernel_named = lambda *name: Launch()
-    tlbvfi.is_available = lambda device: True
-    bands.can_split = layers.can_split = lambda device: True
+    bands.can_fuse = bands.can_split = layers.can_split = lambda device: True
     split.registers = lambda device: None
     torch.cuda.device_of = lambda tensor: nullcontext()
     # The kernels used on a GPU hold no table of all attention weights.

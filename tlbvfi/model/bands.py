@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .activation import Activation, activated, summed
-from .kernels import has_triton
+from .activation import is_available as can_fuse
 from .norm import Gathering, Moments, factor_and_offset, scaled
 from .norm_kernel import NormActivation
 from .split import conv2d as conv2d_split
@@ -146,7 +146,7 @@ def convolve(
     """`kernel` over a map in the map's dtype, then `activation`, or the sum with `plus`.
 
     `size`: rows and columns of the result. `padding`: rows of zeros above and columns on the left;
-    below and on the right there are as many as needed. `plus`: only on a device that `has_triton`.
+    below and on the right there are as many as needed. `plus`: only where `activation.is_available`.
     """
     weight = kernel.weight.to(x)
     bias = None if kernel.bias is None else kernel.bias.to(x)
@@ -159,7 +159,7 @@ def convolve(
         return summed(F.conv2d(x, weight, **where), bias, plus)
     if activation is None:
         return F.conv2d(x, weight, bias, **where)
-    if bias is not None and has_triton(x.device):
+    if bias is not None and can_fuse(x.device):
         return activated(F.conv2d(x, weight, **where), bias, activation)
     return activation(F.conv2d(x, weight, bias, **where))
 
@@ -294,7 +294,7 @@ def convolved(
     def compute(start: int, stop: int) -> Tensor:
         rows, padding = _padded(source, start, stop, halo, halo)
         size = stop - start, W
-        if plus is not None and has_triton(rows.device):
+        if plus is not None and can_fuse(rows.device):
             return convolve(kernel, rows, size, padding=padding, plus=plus.compute(start, stop))
         if halo == 0 and not rows.is_cuda:
             # On one thread oneDNN leaves 1x1 convolutions to a slow path.

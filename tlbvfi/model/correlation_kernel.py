@@ -9,10 +9,14 @@ around the features nor a warped map. Results differ only by float32 rounding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .kernels import kernel_named
+from .kernels import are_right, example_values, kernel_named
 
 CHANNELS = (64, 128)
 """Channel counts of the maps there are kernels for."""
@@ -21,6 +25,33 @@ BLOCK_VALUES = 1024
 """Values of a token block: 8 for each of 128 threads; some ten blocks are held at once."""
 
 NEIGHBORS = 9
+
+
+@cache
+def is_available(device: torch.device) -> bool:
+    """Whether the kernels run on `device` and are right."""
+    return are_right("warp and correlation", examples, device)
+
+
+def examples(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """(found in kernels, wanted) of a warp and a correlation."""
+    height, width = 6, 9
+    blend, features = example_values(device, 2, 1, CHANNELS[0], height, width)
+    flow = 3 * example_values(device, 1, 2, height, width, seed=1)
+    rows = torch.arange(height, device=device, dtype=torch.float64)[:, None]
+    columns = torch.arange(width, device=device, dtype=torch.float64)
+    x = (columns + flow[:, 0]).clamp(0, width - 1)
+    y = (rows + flow[:, 1]).clamp(0, height - 1)
+    bordered = F.pad(features.double(), (1, 1, 1, 1))
+
+    def at(dy: int, dx: int) -> Tensor:
+        grid = [2 * (x + dx + 1) / (width + 1) - 1, 2 * (y + dy + 1) / (height + 1) - 1]
+        return F.grid_sample(bordered, torch.stack(grid, dim=-1), align_corners=True)
+
+    neighbors = torch.stack([at(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], dim=1)
+    yield warped(features, flow, 0, height), neighbors[:, NEIGHBORS // 2]
+    wanted = F.cosine_similarity(neighbors, blend.double()[:, None], dim=2)
+    yield correlation(blend, features, flow, 0), wanted
 
 
 def warped(features: Tensor, flow: Tensor, start: int, stop: int) -> Tensor:

@@ -25,10 +25,9 @@ from .bands import (
     stored,
     whole,
 )
-from .correlation_kernel import CHANNELS
+from .correlation_kernel import CHANNELS, is_available
 from .correlation_kernel import correlation as fused_correlation
 from .correlation_kernel import warped as fused_warp
-from .kernels import has_triton
 from .layers import Operations, PReLU
 from .lookup import look_up, taps_along, tokens_of
 from .warp import warp
@@ -131,7 +130,7 @@ def warped(features: Tensor, flow: Tensor) -> Rows:
 
 def has_kernels(features: Tensor) -> bool:
     """Whether there are fused kernels for such a map on its device."""
-    return features.shape[1] in CHANNELS and has_triton(features.device)
+    return features.shape[1] in CHANNELS and is_available(features.device)
 
 
 def as_type(source: Rows, dtype: torch.dtype) -> Rows:

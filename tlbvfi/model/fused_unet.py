@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .bridge import BridgeStep, bridge_steps
-from .kernels import has_triton, kernel_named
+from .bridge import TIMESTEPS, BridgeStep, bridge_steps
+from .kernels import are_right, example_values, kernel_named
 from .layers import weight_and_bias
 from .split import SMALLER, halves
 from .unet import LATENT, WIDTH, LatentAttention, Resampling, TimedResBlock, UNet
@@ -36,14 +36,37 @@ STAGES = 3
 """A convolution loads two lines of taps ahead, in at most 72 KiB of shared memory."""
 OLDEST = (8, 0)
 """Lowest compute capability (A100) on which Triton multiplies on tensor cores."""
+EXAMPLE = 48, 64
+"""Sides of a latent, that of 1080p, whose maps have squares of both sizes."""
 BLOCK_KEYS = 64
 BLOCK_VALUES = 1024
 
 
 @cache
 def is_available(device: torch.device) -> bool:
-    """Whether the kernels run on `device`, and are fast there."""
-    return has_triton(device) and torch.cuda.get_device_capability(device) >= OLDEST
+    """Whether the kernels run on `device`, are fast there, and right."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < OLDEST:
+        return False
+    return are_right("the sampler", examples, device)
+
+
+def examples(
+    device: torch.device, latent: tuple[int, int] = EXAMPLE
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(found in kernels, wanted) offset of one step, predicted by a network of its own."""
+    with torch.device("meta"):  # takes nothing from PyTorch's random numbers
+        unet = UNet(nn).requires_grad_(False)
+    unet.to_empty(device=device)
+    for seed, weight in enumerate(unet.parameters()):
+        fan_in = weight[0].numel() if weight.ndim > 1 else 4
+        weight.copy_(example_values(device, *weight.shape, seed=seed) * fan_in**-0.5)
+    x, y = example_values(device, 2, 1, LATENT, 3, *latent)
+    (modulations,) = unet.embed([TIMESTEPS // 2], device)
+    with torch.cuda.device_of(x):
+        network = FusedUNet(unet, pack(unet, device))
+        found = network.denoise(x, network.context(y), modulations)
+    unet.double()
+    yield found, unet(x.double(), unet.embed_context(y.double()), modulations.double())
 
 
 @dataclass(frozen=True, slots=True)

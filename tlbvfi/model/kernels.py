@@ -1,8 +1,9 @@
-"""Access to the Triton kernels: whether a device runs them, and each by name."""
+"""Access to the Triton kernels: whether a device runs them and gets them right, and each by name."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,7 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..memory import is_out_of_memory
+
 log = logging.getLogger("tlbvfi.model")
+
+Examples = Callable[[torch.device], Iterable[tuple[Tensor, Tensor]]]
+"""Computes small examples on a device: what kernels find, and what PyTorch finds, in pairs."""
+
+EXACTNESS = 5e-5
+"""Largest difference allowed, relative to the largest value.
+
+In Triton's interpreter all examples are within 1e-6. Factors rounded to TF32 would be 3e-4 off.
+"""
 
 
 @cache
@@ -37,6 +49,50 @@ def has_triton(device: torch.device) -> bool:
             why,
         )
     return works
+
+
+@torch.no_grad()
+def are_right(what: str, examples: Examples, device: torch.device) -> bool:
+    """Whether kernels run on `device` and agree with PyTorch; if they do not, a warning says so.
+
+    Compilers and drivers differ from machine to machine, so no kernel is used before it has shown
+    that it is right where it runs. `what`: name of the kernels for the warning.
+
+    Raises:
+        RuntimeError: out of memory, which says nothing about the kernels.
+    """
+    if not has_triton(device):
+        return False
+    try:
+        off = max(
+            _difference(found.double(), wanted.double()) for found, wanted in examples(device)
+        )
+        why = f"off by {off:.1e} of the largest value"
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        off, why = float("inf"), (str(error).strip() or repr(error)).split("\n", 1)[0]
+    if off <= EXACTNESS:
+        return True
+    log.warning(
+        "The Triton kernels for %s do not work on %s (%s): plain PyTorch is used for them, which is "
+        "slower and gives the same frames; try another version of Triton.",
+        what,
+        device,
+        why,
+    )
+    return False
+
+
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    """Largest difference, relative to the largest value wanted; infinite if a value is NaN."""
+    off = ((found - wanted).abs().max() / wanted.abs().max()).item()
+    return off if off == off else float("inf")
+
+
+def example_values(device: torch.device, *shape: int, seed: int = 0) -> Tensor:
+    """Values of N(0, 1) for examples."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
 
 
 def kernel_named(name: str, module: str = "triton_kernels") -> Any:  # noqa: ANN401 - as Triton has wrapped it

@@ -6,10 +6,13 @@ in reduced precision.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
+
 import torch
 from torch import Tensor
 
-from .kernels import has_triton, kernel_named
+from .kernels import are_right, example_values, kernel_named
 
 BLOCK_VECTORS, BLOCK_CODES = 32, 256
 AT_ONCE = 1024
@@ -19,13 +22,31 @@ AT_ONCE = 1024
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the nearest row of `codebook` [K, 3] for each of `vectors` [N, 3]; int64 [N]."""
     vectors, codebook = vectors.float(), codebook.float()
-    if has_triton(vectors.device):
+    if is_available(vectors.device):
         return nearest_in_kernel(vectors, codebook)
+    return nearest_in_pytorch(vectors, codebook)
+
+
+@cache
+def is_available(device: torch.device) -> bool:
+    """Whether the kernel runs on `device` and is right."""
+    return are_right("nearest codes", examples, device)
+
+
+def examples(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """(found in the kernel, wanted) indices of codes."""
+    codebook = example_values(device, 2 * BLOCK_CODES, 3)
+    vectors = example_values(device, 70, 3, seed=1)
+    yield nearest_in_kernel(vectors, codebook), nearest_in_pytorch(vectors, codebook)
+
+
+def nearest_in_pytorch(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """`nearest` for float32."""
     return torch.cat([_nearest(some, codebook) for some in vectors.split(AT_ONCE)])
 
 
 def nearest_in_kernel(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """`nearest` for float32, K a multiple of `BLOCK_CODES`, on a device that `has_triton`."""
+    """`nearest` for float32, K a multiple of `BLOCK_CODES`, where `is_available`."""
     vectors = vectors.contiguous()
     out = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     with torch.cuda.device_of(out):

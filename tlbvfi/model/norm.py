@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .kernels import has_triton
-from .norm_kernel import NormActivation, fits_map
+from .norm_kernel import NormActivation, fits_map, is_available
 from .norm_kernel import factor_and_offset as fused_factor_and_offset
 from .norm_kernel import merged as fused_moments
 from .norm_kernel import row_moments as fused_row_moments
@@ -89,7 +88,7 @@ def _of_rows(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def has_kernels(x: Tensor) -> bool:
     """Whether our own kernels compute moments and norm of a map [B, C, H, W]."""
-    return fits_map(x) and has_triton(x.device)
+    return fits_map(x) and is_available(x.device)
 
 
 def moments(x: Tensor) -> Moments:
@@ -108,7 +107,7 @@ def factor_and_offset(
 
     `norm`: a layer with num_groups, eps, weight and bias. `gathered`: moments of x. `bias`: [C].
     """
-    if has_triton(gathered.mean.device):
+    if is_available(gathered.mean.device):
         return fused_factor_and_offset(norm, gathered.mean, gathered.squares, gathered.count, bias)
     B, C = gathered.mean.shape
     added = 0 if bias is None else bias.to(gathered.mean)

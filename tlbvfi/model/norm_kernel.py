@@ -7,12 +7,15 @@ kernels here move 6: one read for the moments, one read and one write for norm a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from .kernels import kernel_named, rows_of
+from .kernels import are_right, example_values, kernel_named, rows_of
 
 CHANNELS = 32
 """A map's number of channels must be a multiple of this."""
@@ -24,13 +27,36 @@ BLOCK_VALUES = 2048
 NormActivation = Literal["silu", "relu"]
 
 
+@cache
+def is_available(device: torch.device) -> bool:
+    """Whether the kernels run on `device` and are right."""
+    return are_right("group norms", examples, device)
+
+
+def examples(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """(found in kernels, wanted) of a norm and its activation, of a map with a bias."""
+    batch, channels, height, width = shape = (2, 64, 3, 70)
+    x = 1 + example_values(device, *shape)
+    norm = nn.GroupNorm(4, channels, device=device).requires_grad_(False)
+    bias, weight, shift = example_values(device, 3, channels, seed=1)
+    norm.weight.copy_(weight)
+    norm.bias.copy_(shift)
+    means, squares = torch.empty((2, batch, height, channels), device=device)
+    row_moments(x, means, squares, 0)
+    gathered = merged(means, squares, width)
+    factors = factor_and_offset(norm, *gathered, height * width, bias)
+    wanted = norm.double()((x + bias[:, None, None]).double())
+    yield scaled(x, *factors, "silu"), F.silu(wanted)
+    yield scaled(x, *factors, "relu"), F.relu(wanted)
+
+
 def fits_map(x: Tensor) -> bool:
     """Whether there are kernels for a map [B, C, H, W]: C must be a multiple of `CHANNELS`."""
     return x.shape[1] % CHANNELS == 0
 
 
 def row_moments(x: Tensor, means: Tensor, squares: Tensor, start: int) -> None:
-    """Write moments of rows of a map that `fits_map`, on a device that `has_triton`.
+    """Write moments of rows of a map that `fits_map`, where `is_available`.
 
     `x`: the rows [start, start + h), [B, C, h, W]. `means`, `squares`: of all rows, [B, H, C] float32,
     contiguous; the latter sums squared deviations from the former.
@@ -57,7 +83,7 @@ def row_moments(x: Tensor, means: Tensor, squares: Tensor, start: int) -> None:
 def merged(means: Tensor, squares: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Mean and summed squared deviations of maps, [B, C] float64, from `row_moments`.
 
-    `means`, `squares`: [B, H, C] float32 of rows of `width` pixels, on a device that `has_triton`.
+    `means`, `squares`: [B, H, C] float32 of rows of `width` pixels, where `is_available`.
     """
     B, H, C = means.shape
     mean, square = means.new_empty((2, B, C), dtype=torch.float64).unbind()
@@ -98,7 +124,7 @@ def factor_and_offset(
 
 
 def scaled(x: Tensor, factor: Tensor, offset: Tensor, activation: NormActivation) -> Tensor:
-    """activation(x * factor + offset) of a map that `fits_map`, on a device that `has_triton`.
+    """activation(x * factor + offset) of a map that `fits_map`, where `is_available`.
 
     `x`: [B, C, h, W]; `factor`, `offset`: [B, C] float32. Result: channels_last, in the dtype of
     `x`; computed in float32.

@@ -14,12 +14,14 @@ sums of 32 channels outside the tensor cores.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .kernels import has_triton, kernel_named, rows_of
+from .kernels import are_right, example_values, kernel_named, rows_of
 
 PAYS_OFF = ((8, 0), (9, 0), (10, 0))
 """Compute capabilities (A100, H100, B200) whose float16 rate is well above 3x the float32 rate.
@@ -43,10 +45,21 @@ For others the compiler chooses. On 8.0 and 9.0 nothing is spilled either way.
 
 @cache
 def is_available(device: torch.device) -> bool:
-    """Whether the kernel runs on `device` and should be faster there than plain float32."""
+    """Whether the kernels are right on `device` and should be faster there than plain float32."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) not in PAYS_OFF:
         return False
-    return has_triton(device)
+    return are_right("split factors", examples, device)
+
+
+def examples(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """(found in kernels, wanted) of a convolution and an attention."""
+    x, weight = example_values(device, 1, 64, 9, 20), example_values(device, 64, 64, 3, 3, seed=1)
+    bias = example_values(device, 64, seed=2)
+    found = conv2d(x, weight, bias, (9, 20), padding=(1, 1))
+    yield found, F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
+    q, k, v = example_values(device, 3, 1, 80, 256, seed=3)
+    wanted = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
+    yield attention(q, k, v), wanted
 
 
 @cache

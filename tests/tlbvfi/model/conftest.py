@@ -19,8 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-INTERPRETER = """
+RUN_KERNELS = """
 import sys, torch
+from inspect import isgenerator
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 spec = spec_from_file_location("conftest", sys.argv[1])
@@ -28,14 +29,25 @@ spec.loader.exec_module(module_from_spec(spec))
 def call(module, function, arguments):
     package = import_module("comfyui_tlbvfi.tlbvfi.model." + module)
     found = getattr(package, function)(**arguments)
+    found = list(found) if isgenerator(found) else found
     return arguments if found is None else found
-torch.save([call(*asked) for asked in torch.load(sys.argv[2], weights_only=False)], sys.argv[3])
+calls = torch.load(sys.argv[2], weights_only=False, map_location=sys.argv[4])
+torch.save([call(*asked) for asked in calls], sys.argv[3])
 """
 
 
+ON_GPU = [pytest.param("cuda", marks=pytest.mark.gpu)] if torch.cuda.is_available() else []
+
+
+@pytest.fixture(scope="session", params=["cpu", *ON_GPU])
+def device(request):
+    """Where kernels run: on a CPU Triton interprets them; on a GPU, if there is one, for real."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def interpret(root, tmp_path_factory):
-    """Results of calls {name: (module, function, arguments)} with Triton interpreting its kernels.
+def run_kernels(root, tmp_path_factory, device):
+    """Results, on the CPU, of calls {name: (module, function, arguments)} that run kernels.
 
     They run in their own process. Where a function returns nothing, the result is its arguments.
     """
@@ -44,10 +56,11 @@ def interpret(root, tmp_path_factory):
         folder = tmp_path_factory.mktemp("triton")
         torch.save(list(calls.values()), folder / "calls.pt")
         files = [root / "tests/conftest.py", folder / "calls.pt", folder / "found.pt"]
-        command = [sys.executable, "-c", INTERPRETER, *files]
-        interpreting = {**os.environ, "TRITON_INTERPRET": "1"}
-        subprocess.run(command, check=True, env=interpreting, timeout=timeout)
-        return dict(zip(calls, torch.load(folder / "found.pt"), strict=True))
+        command = [sys.executable, "-c", RUN_KERNELS, *files, device]
+        environment = {**os.environ, "TRITON_INTERPRET": "1" if device == "cpu" else "0"}
+        subprocess.run(command, check=True, env=environment, timeout=timeout)
+        found = torch.load(folder / "found.pt", map_location="cpu")
+        return dict(zip(calls, found, strict=True))
 
     return run
 

@@ -1,4 +1,4 @@
-"""The sampler in Triton kernels against the network, in Triton's interpreter: no GPU is needed."""
+"""The sampler in Triton kernels against the network; without a GPU in Triton's interpreter."""
 
 from importlib.util import find_spec
 
@@ -47,7 +47,7 @@ def sampled(unet, y, noise, modulations):
     return found
 
 
-def interpreted(interpret, unet, y, noise, modulations, **options):
+def walked(run_kernels, unet, y, noise, modulations, **options):
     arguments = {
         "unet": unet,
         "y": y,
@@ -56,14 +56,14 @@ def interpreted(interpret, unet, y, noise, modulations, **options):
         "packed": fused_unet.pack(unet, CPU),
         **options,
     }
-    return interpret({"walk": ("fused_unet", "walk_bridge", arguments)}, timeout=900)["walk"]
+    return run_kernels({"walk": ("fused_unet", "walk_bridge", arguments)}, timeout=900)["walk"]
 
 
 @needs_triton
-def test_kernels_find_the_clean_latent_as_the_network_does(interpret, unet, modulations):
+def test_kernels_find_the_clean_latent_as_the_network_does(run_kernels, unet, modulations):
     y = drawn(1, 3, 3, 4, 12, seed=100)  # no whole squares at any of its three sizes
     last, none = modulations[-1:], torch.empty(0, *y.shape)
-    found = interpreted(interpret, unet, y, none, last, few_pixels=y[0, 0].numel())
+    found = walked(run_kernels, unet, y, none, last, few_pixels=y[0, 0].numel())
     wanted = sampled(unet, y, none, last)
     assert found.shape == y.shape
     assert (found - wanted).abs().max() < 2e-5 * wanted.abs().max()
@@ -71,22 +71,24 @@ def test_kernels_find_the_clean_latent_as_the_network_does(interpret, unet, modu
 
 @needs_triton
 @pytest.mark.slow
-def test_kernels_walk_the_bridge_as_the_network_does(interpret, unet, modulations):
+def test_kernels_walk_the_bridge_as_the_network_does(run_kernels, unet, modulations):
     y = drawn(2, 3, 3, 8, 12, seed=100)
     y[1] += 5
     noise = drawn(STEPS - 1, *y.shape, seed=101)
-    found = interpreted(interpret, unet, y, noise, modulations)
+    found = walked(run_kernels, unet, y, noise, modulations)
     wanted = sampled(unet, y, noise, modulations)
     assert (found - wanted).abs().max() < 2e-5 * wanted.abs().max()
 
 
 @needs_triton
 @pytest.mark.parametrize("has_noise", [True, False])
-def test_a_step_of_the_bridge_is_one_kernel(interpret, has_noise):
+def test_a_step_of_the_bridge_is_one_kernel(run_kernels, has_noise):
     x, offset, end, noise = drawn(4, 2, 3, 3, 8, 12, seed=104)
     weights = bridge_step(500, 400)
     state = {"x": x, "offset": offset, "end": end, "noise": noise if has_noise else None}
-    found = interpret({"step": ("fused_unet", "step_along", {"weights": weights, **state})})["step"]
+    found = run_kernels({"step": ("fused_unet", "step_along", {"weights": weights, **state})})[
+        "step"
+    ]
     wanted = weights.clean * (x - offset) + weights.end * end + weights.state * x
     wanted += weights.noise * noise if has_noise else 0
     assert torch.allclose(found, wanted, atol=1e-6)
@@ -95,7 +97,7 @@ def test_a_step_of_the_bridge_is_one_kernel(interpret, has_noise):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("size", [(8, 12), (48, 64), (80, 128)])
-def test_on_a_gpu_kernels_walk_the_bridge_as_the_network_does(unet, modulations, size):
+def test_on_a_gpu_kernels_walk_large_latents_as_the_network_does(unet, modulations, size):
     y, noise = drawn(1, 3, 3, *size, seed=102), drawn(STEPS - 1, 1, 3, 3, *size, seed=103)
     device = torch.device("cuda")
     if not fused_unet.is_available(device):

@@ -1,10 +1,19 @@
-"""The Triton kernels against plain arithmetic, in Triton's interpreter: no GPU is needed."""
+"""The Triton kernels against plain arithmetic; without a GPU in Triton's interpreter."""
 
 from importlib.util import find_spec
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.model import fused_unet, kernels, norm, norm_kernel, split
+from comfyui_tlbvfi.tlbvfi.model import (
+    activation,
+    correlation_kernel,
+    fused_unet,
+    kernels,
+    nearest,
+    norm,
+    norm_kernel,
+    split,
+)
 
 needs_triton = pytest.mark.skipif(
     find_spec("triton") is None, reason="Triton comes with PyTorch's CUDA builds only"
@@ -187,7 +196,7 @@ CODES = {
 
 
 def calls():
-    """(module, function, arguments) of every call to be interpreted, by name."""
+    """(module, function, arguments) of every call of kernels, by name."""
     asked = {}
     for name, example in CASES.items():
         along = {key: example[key] for key in ("features", "flow", "start")}
@@ -211,14 +220,14 @@ def calls():
     asked["nearest", ""] = "nearest", "nearest_in_kernel", CODES
     for name in MAPS:
         asked["moments", name] = "norm_kernel", "row_moments", gathering(name)
-        for activation in ("silu", "relu"):
-            asked[activation, name] = "norm_kernel", "scaled", scaling(name, activation)
+        for function in ("silu", "relu"):
+            asked[function, name] = "norm_kernel", "scaled", scaling(name, function)
     return asked
 
 
 @pytest.fixture(scope="module")
-def interpreted(interpret):
-    return interpret(calls())
+def computed(run_kernels):
+    return run_kernels(calls())
 
 
 def plain(blend, features, flow, start, stop):
@@ -255,9 +264,9 @@ def normed(x):
 
 @needs_triton
 @pytest.mark.parametrize("name", CASES)
-def test_warp_and_correlation_equal_plain_arithmetic(interpreted, name):
+def test_warp_and_correlation_equal_plain_arithmetic(computed, name):
     wanted, seen = plain(**CASES[name])
-    cosines, found = interpreted["correlation", name], interpreted["warped", name]
+    cosines, found = computed["correlation", name], computed["warped", name]
     assert cosines.shape == wanted.shape
     assert (cosines - wanted).abs().max() < 1e-6
     assert found.dtype == CASES[name]["features"].dtype
@@ -267,37 +276,37 @@ def test_warp_and_correlation_equal_plain_arithmetic(interpreted, name):
 
 
 @needs_triton
-def test_whole_pixels_are_moved_exactly(interpreted):
+def test_whole_pixels_are_moved_exactly(computed):
     name = "whole pixels and borders"
     wanted = plain(**CASES[name])[1]
     exact = (CASES[name]["flow"].frac() == 0).all(dim=1)[:, None].expand_as(wanted)
     assert exact.any()
-    assert torch.equal(interpreted["warped", name][exact], wanted[exact].float())
+    assert torch.equal(computed["warped", name][exact], wanted[exact].float())
 
 
 @needs_triton
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_the_split_convolution_equals_a_convolution(interpreted, name):
+def test_the_split_convolution_equals_a_convolution(computed, name):
     wanted = torch.nn.functional.conv2d(**exact(convolution(*CONVOLUTIONS[name])))
-    found = interpreted["convolution", name]
+    found = computed["convolution", name]
     assert found.shape == wanted.shape
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert (found - wanted).abs().max() < 3e-6
 
 
 @needs_triton
-def test_the_split_convolution_adds_zeros_where_they_lack_and_another_map(interpreted):
+def test_the_split_convolution_adds_zeros_where_they_lack_and_another_map(computed):
     asked = exact(convolution(*UNEVEN))
     asked["input"] = torch.nn.functional.pad(asked["input"], (0, 1, 0, 1))
     wanted = torch.nn.functional.conv2d(**asked) + UNEVEN_MORE
-    assert (interpreted["convolution", "uneven"] - wanted).abs().max() < 3e-6
+    assert (computed["convolution", "uneven"] - wanted).abs().max() < 3e-6
 
 
 @needs_triton
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_the_split_attention_equals_attention(interpreted, name):
+def test_the_split_attention_equals_attention(computed, name):
     wanted = torch.nn.functional.scaled_dot_product_attention(*exact(tokens(name)).values())
-    assert (interpreted["attention", name] - wanted).abs().max() < 1e-5  # float32 itself: 3e-6
+    assert (computed["attention", name] - wanted).abs().max() < 1e-5  # float32 itself: 3e-6
 
 
 def exact(asked):
@@ -306,8 +315,8 @@ def exact(asked):
 
 @needs_triton
 @pytest.mark.parametrize("name", MAPS)
-def test_moments_are_those_of_each_row(interpreted, name):
-    (x, start), found = a_map(name), interpreted["moments", name]
+def test_moments_are_those_of_each_row(computed, name):
+    (x, start), found = a_map(name), computed["moments", name]
     rows = slice(start, start + x.shape[2])
     variance, mean = torch.var_mean(x.double(), dim=3, correction=0)
     wanted = {"means": mean, "squares": variance * x.shape[3]}
@@ -321,8 +330,8 @@ def test_moments_are_those_of_each_row(interpreted, name):
 @needs_triton
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("activation", ["silu", "relu"])
-def test_maps_are_scaled_and_activated(interpreted, name, activation):
-    asked, found = scaling(name, activation), interpreted[activation, name]
+def test_maps_are_scaled_and_activated(computed, name, activation):
+    asked, found = scaling(name, activation), computed[activation, name]
     factor, offset = (asked[key].double()[:, :, None, None] for key in ("factor", "offset"))
     wanted = getattr(torch.nn.functional, activation)(asked["x"].double() * factor + offset)
     assert found.dtype == asked["x"].dtype
@@ -334,8 +343,8 @@ def test_maps_are_scaled_and_activated(interpreted, name, activation):
 
 @needs_triton
 @pytest.mark.parametrize("name", ROWS)
-def test_moments_of_rows_are_merged_to_those_of_the_map(interpreted, name):
-    asked, found = rows_of_maps(name), interpreted["merged", name]
+def test_moments_of_rows_are_merged_to_those_of_the_map(computed, name):
+    asked, found = rows_of_maps(name), computed["merged", name]
     means, squares = asked["means"].double(), asked["squares"].double()
     mean = means.mean(dim=1)
     apart = 9 * (means - mean[:, None]).square().sum(dim=1)
@@ -345,22 +354,22 @@ def test_moments_of_rows_are_merged_to_those_of_the_map(interpreted, name):
 
 @needs_triton
 @pytest.mark.parametrize("name", ROWS)
-def test_factors_of_a_norm_are_those_computed_without_kernels(interpreted, name):
+def test_factors_of_a_norm_are_those_computed_without_kernels(computed, name):
     asked = moments_of_maps(name)
     moments = norm.Moments(asked["count"], asked["mean"], asked["squares"])
     wanted = norm.factor_and_offset(asked["norm"], moments, asked["added"])
-    for ours, theirs in zip(interpreted["factors", name], wanted, strict=True):
+    for ours, theirs in zip(computed["factors", name], wanted, strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-6)
 
 
 @needs_triton
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("function", ["gelu", "prelu"])
-def test_bias_and_activation_are_one(interpreted, name, function):
+def test_bias_and_activation_are_one(computed, name, function):
     x, bias, apply = activating(
         name, prelu(MAPS[name][1]) if function == "prelu" else torch.nn.functional.gelu
     ).values()
-    found = interpreted[function, name]
+    found = computed[function, name]
     apply = apply.double() if function == "prelu" else apply
     wanted = apply(x.double() + bias.double()[:, None, None])
     assert found.dtype == x.dtype
@@ -372,9 +381,9 @@ def test_bias_and_activation_are_one(interpreted, name, function):
 @needs_triton
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_a_map_and_a_bias_are_added_at_once(interpreted, name, has_bias):
+def test_a_map_and_a_bias_are_added_at_once(computed, name, has_bias):
     x, bias, other = summing(name, has_bias=has_bias).values()
-    found = interpreted["sum", name, has_bias]
+    found = computed["sum", name, has_bias]
     wanted = x.double() + other.double()
     wanted += bias.double()[:, None, None] if has_bias else 0
     assert found.dtype == x.dtype
@@ -383,10 +392,10 @@ def test_a_map_and_a_bias_are_added_at_once(interpreted, name, has_bias):
 
 
 @needs_triton
-def test_the_nearest_code_is_found_the_first_of_equals(interpreted):
+def test_the_nearest_code_is_found_the_first_of_equals(computed):
     distances = torch.cdist(CODES["vectors"].double(), CODES["codebook"].double())
-    assert torch.equal(interpreted["nearest", ""], distances.argmin(dim=1))
-    assert interpreted["nearest", ""][-1] == 1022
+    assert torch.equal(computed["nearest", ""], distances.argmin(dim=1))
+    assert computed["nearest", ""][-1] == 1022
 
 
 def test_only_whole_blocks_of_channels_fit_the_norm_of_maps():
@@ -407,11 +416,90 @@ def test_only_whole_blocks_of_float32_channels_fit_the_split_convolution():
     assert not fits((256, 32, 3, 3), groups=4)
 
 
-@pytest.mark.parametrize(
-    "there_are", [kernels.has_triton, split.is_available, fused_unet.is_available]
-)
-def test_there_are_no_kernels_for_a_cpu(there_are):
-    assert not there_are(torch.device("cpu"))
+MODULES = {
+    "activation": activation,
+    "correlation_kernel": correlation_kernel,
+    "fused_unet": fused_unet,
+    "nearest": nearest,
+    "norm_kernel": norm_kernel,
+    "split": split,
+}
+"""Of all kernels; each has examples by which they are accepted on a device."""
+
+
+@needs_triton
+@pytest.mark.parametrize("name", MODULES)
+def test_kernels_compute_the_examples_by_which_they_are_accepted(run_kernels, device, name):
+    smaller = {"latent": (4, 8)} if name == "fused_unet" and device == "cpu" else {}
+    asked = {"examples": (name, "examples", {"device": torch.device(device), **smaller})}
+    for found, wanted in run_kernels(asked)["examples"]:
+        assert (found - wanted).abs().max() <= kernels.EXACTNESS * wanted.abs().max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", sorted({*MODULES} - {"split", "fused_unet"}))
+def test_a_gpu_with_triton_uses_the_kernels(name):
+    device = torch.device("cuda")
+    assert MODULES[name].is_available(device) == kernels.has_triton(device)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_there_are_no_kernels_for_a_cpu(name):
+    assert not MODULES[name].is_available(torch.device("cpu"))
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A device that seems to run Triton."""
+    monkeypatch.setattr(kernels, "has_triton", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    return torch.device("cuda")
+
+
+def fail(device):
+    raise RuntimeError("no such instruction\nLLVM ERROR")
+
+
+REJECTED = {
+    "wrong values": (lambda device: [(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0002]))], "off by 1.0e-04"),
+    "one wrong of two": (lambda device: [(torch.ones(2), torch.ones(2)), (torch.zeros(2), torch.ones(2))], "off by 1.0e+00"),
+    "no number": (lambda device: [(torch.tensor([float("nan")]), torch.ones(1))], "off by inf"),
+    "an error": (fail, "(no such instruction)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REJECTED)
+def test_kernels_that_are_wrong_are_named_and_done_without(name, cuda, caplog):
+    examples, why = REJECTED[name]
+    assert not kernels.are_right("group norms", examples, cuda)
+    (record,) = caplog.records
+    assert "kernels for group norms do not work on cuda" in record.message
+    assert why in record.message
+
+
+def test_kernels_that_are_off_by_rounding_are_accepted(cuda, caplog):
+    values = drawn(100)
+    near = values * (1 + 1e-6), values.double()
+    assert kernels.are_right("group norms", lambda device: [near], cuda)
+    assert not caplog.records
+
+
+def test_a_lack_of_memory_says_nothing_about_kernels(cuda):
+    def fill(device):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        kernels.are_right("group norms", fill, cuda)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_kernels_that_fail_their_examples_are_not_available(monkeypatch, cuda, name):
+    is_available = MODULES[name].is_available.__wrapped__
+    for found, is_right in ((torch.zeros(1), False), (torch.ones(1), True)):
+        examples = [(found, torch.ones(1))]
+        monkeypatch.setattr(MODULES[name], "examples", lambda device, same=examples: same)
+        assert is_available(cuda) == is_right
 
 
 def test_only_float32_of_a_power_of_two_channels_fits_the_split_attention():
