@@ -9,11 +9,11 @@ from comfy_api.latest import io
 from . import choices
 from .clip import ImagesOrVideo, as_images
 from .host import NodeProgress
-from .models import ModelWish, check_model, checkpoint_versions
+from .models import CheckpointNode, ModelWish, check_model
 from .sequence import run_sequence
 
 
-class BatchInterpolatorV2(io.ComfyNode):
+class BatchInterpolatorV2(CheckpointNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -60,12 +60,6 @@ class BatchInterpolatorV2(io.ComfyNode):
         cls, model_name: str | None = None, model: object = False, interp_model: object = False
     ) -> bool | str:
         return check_model(model_name, linked=model is None or interp_model is None)
-
-    @classmethod
-    def fingerprint_inputs(
-        cls, model_name: str | None = None, **inputs: object
-    ) -> list[tuple[int, int]]:
-        return checkpoint_versions(model_name)
 
     @classmethod
     def execute(

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from . import choices
 from .host import NodeProgress
-from .models import ModelWish, check_model, checkpoint_versions
+from .models import CheckpointNode, ModelWish, check_model
 from .sequence import run_sequence
 
 
-class Interpolator(io.ComfyNode):
+class Interpolator(CheckpointNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -52,12 +52,6 @@ class Interpolator(io.ComfyNode):
         cls, model_name: str | None = None, interp_model: object = False
     ) -> bool | str:
         return check_model(model_name, linked=interp_model is None)
-
-    @classmethod
-    def fingerprint_inputs(
-        cls, model_name: str | None = None, **inputs: object
-    ) -> list[tuple[int, int]]:
-        return checkpoint_versions(model_name)
 
     @classmethod
     def execute(

@@ -10,11 +10,11 @@ from torch import Tensor
 from . import choices
 from .host import NodeProgress
 from .images import pair_of
-from .models import ModelWish, check_model, checkpoint_versions
+from .models import CheckpointNode, ModelWish, check_model
 from .sequence import run_sequence
 
 
-class InterpolatorV2(io.ComfyNode):
+class InterpolatorV2(CheckpointNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -45,12 +45,6 @@ class InterpolatorV2(io.ComfyNode):
         cls, model_name: str | None = None, model: object = False, interp_model: object = False
     ) -> bool | str:
         return check_model(model_name, linked=model is None or interp_model is None)
-
-    @classmethod
-    def fingerprint_inputs(
-        cls, model_name: str | None = None, **inputs: object
-    ) -> list[tuple[int, int]]:
-        return checkpoint_versions(model_name)
 
     @classmethod
     def execute(

@@ -6,10 +6,10 @@ import comfy.model_management as mm
 from comfy_api.latest import io
 
 from . import choices
-from .models import check_checkpoint, checkpoint_versions, named_model
+from .models import CheckpointNode, check_checkpoint, named_model
 
 
-class LoadModel(io.ComfyNode):
+class LoadModel(CheckpointNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -26,12 +26,6 @@ class LoadModel(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model_name: str | None = None) -> bool | str:
         return check_checkpoint(model_name)
-
-    @classmethod
-    def fingerprint_inputs(
-        cls, model_name: str | None = None, **inputs: object
-    ) -> list[tuple[int, int]]:
-        return checkpoint_versions(model_name)
 
     @classmethod
     def execute(cls, model_name: str, precision: str = "auto") -> io.NodeOutput:

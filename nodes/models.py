@@ -11,6 +11,7 @@ from typing import Any
 import comfy.model_management as mm
 import folder_paths
 import torch
+from comfy_api.latest import io
 
 from ..tlbvfi.errors import ModelMissingError, SettingsError
 from ..tlbvfi.method import Method
@@ -58,14 +59,21 @@ def check_checkpoint(model_name: str | None) -> bool | str:
     return True if model_name is None or model_name in model_files() else missing_model(model_name)
 
 
-def checkpoint_versions(model_name: str | None) -> list[tuple[int, int]]:
-    """Cache key besides the name: when the file was changed, and its size.
+class CheckpointNode(io.ComfyNode):
+    """A node whose input `model_name` names a checkpoint.
 
-    Covers every checkpoint if the name comes over a link, and none if there is no such file.
+    A file replaced under its name is loaded again: the cache key of the node's results includes when
+    the file was changed and its size. It covers every checkpoint if the name comes over a link, and
+    none if there is no such file.
     """
-    names = [name for name in model_files() if model_name in (None, name)]
-    paths = [folder_paths.get_full_path(MODEL_FOLDER, name) for name in names]
-    return [file_version(Path(path)) for path in paths if path is not None]
+
+    @classmethod
+    def fingerprint_inputs(
+        cls, model_name: str | None = None, **inputs: object
+    ) -> list[tuple[int, int]]:
+        names = [name for name in model_files() if model_name in (None, name)]
+        paths = [folder_paths.get_full_path(MODEL_FOLDER, name) for name in names]
+        return [file_version(Path(path)) for path in paths if path is not None]
 
 
 def missing_model(model_name: str) -> str:

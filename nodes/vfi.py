@@ -7,11 +7,11 @@ from torch import Tensor
 
 from . import choices
 from .host import NodeProgress
-from .models import ModelWish, check_model, checkpoint_versions
+from .models import CheckpointNode, ModelWish, check_model
 from .sequence import run_sequence
 
 
-class Vfi(io.ComfyNode):
+class Vfi(CheckpointNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -49,12 +49,6 @@ class Vfi(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, model_name: str | None = None) -> bool | str:
         return check_model(model_name)
-
-    @classmethod
-    def fingerprint_inputs(
-        cls, model_name: str | None = None, **inputs: object
-    ) -> list[tuple[int, int]]:
-        return checkpoint_versions(model_name)
 
     @classmethod
     def execute(
