@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import av
 from av.error import EOFError as EndOfFileError
@@ -38,14 +38,28 @@ Way = Threads | Hardware
 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
 """Formats that refer to other files, which are unchecked and may change or lie elsewhere."""
-TAG_ERRORS = "replace"
-"""Some old files have tags in the code page of the machine that made them."""
+PYAV = int(av.__version__.split(".")[0])
+"""Major version."""
+TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "replace"} if PYAV < 19 else {}
+"""For PyAV to open files with tags that are not UTF-8; from version 19 on it keeps their bytes."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
 def exact(rational: Fraction | AVRational | None) -> Fraction | None:
     """PyAV's rates and time bases as fractions: from version 19 on they have their own type."""
     return Fraction(rational.numerator, rational.denominator) if rational else None
+
+
+def text_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """A file's tags as text that can be stored and shown.
+
+    Some old files have tags in the code page of the machine that made them; characters that are not
+    UTF-8 are replaced.
+    """
+    return {
+        key: value.encode(errors="surrogateescape").decode(errors="replace")
+        for key, value in tags.items()
+    }
 
 
 def source_name(source: VideoInput) -> str:
@@ -135,7 +149,7 @@ def open_file(
             "protocol_whitelist": "file",
             "format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS)),
         },
-        metadata_errors=TAG_ERRORS,
+        **TAG_OPTIONS,
         hwaccel=accelerator,
     )
 
@@ -152,7 +166,7 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
         # Readers open a file several times at once; BytesIO objects share their bytes.
         file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
         file.seek(0)
-        return av.open(file, "r", metadata_errors=TAG_ERRORS, hwaccel=accelerator)
+        return av.open(file, "r", **TAG_OPTIONS, hwaccel=accelerator)
     except FileNotFoundError as error:
         raise SourceError(f"{source} does not exist: check the path.") from error
     except IsADirectoryError as error:

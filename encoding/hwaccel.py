@@ -11,7 +11,7 @@ import numpy as np
 from av.codec import Codec
 from av.codec.hwaccel import hwdevices_available
 
-from .container import VideoInput, alpha_decoder, decode, open_video, source_name
+from .container import PYAV, VideoInput, alpha_decoder, decode, open_video, source_name
 from .errors import DecoderError
 from .hardware import Hardware
 from .layout import channel_views
@@ -87,7 +87,7 @@ def _opening(stream: VideoStream, device: str, first: av.VideoFrame) -> Hardware
     Raises:
         DecoderError: there is no decoder for this codec or no such device, or PyAV is too old.
     """
-    if int(av.__version__.split(".")[0]) < KEEPS_TAGS:
+    if PYAV < KEEPS_TAGS:
         raise DecoderError("PyAV before 18 loses color tags and side data of GPU frames")
     decoder, usual = _decoder_name(stream, device), stream.codec_context.codec.name
     hardware = Hardware(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import av
 
-from .container import VideoInput, decode, exact, open_video, source_name
+from .container import VideoInput, decode, exact, open_video, source_name, text_tags
 from .errors import SourceError
 from .frame import ColorTags
 from .scan import scan
@@ -139,7 +139,7 @@ def describe(
         is_interlaced=first.interlaced_frame,
         audio=_streams(container.streams.audio),
         subtitles=_streams(container.streams.subtitles),
-        metadata=dict(container.metadata),
+        metadata=text_tags(container.metadata),
         mastering=_mastering(first),
     )
 

@@ -282,10 +282,7 @@ def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode
     target = cast(AudioStream, out.add_stream(codec, rate=rate))
     context = target.codec_context
     context.time_base = Fraction(1, rate)
-    try:
-        _open(context, _named_layout(stream))
-    except FFmpegError:  # the encoder takes fewer channels
-        _open(context, "stereo")
+    _open(context, _taken_layout(context, _named_layout(stream)))
     resampler = AudioResampler(
         format=context.format,
         layout=context.layout,
@@ -309,6 +306,18 @@ def _taken_rate(codec: str, rate: int) -> int:
     """The sample rate itself if the encoder takes it, else the next higher one, or its highest."""
     rates = av.Codec(codec, "w").audio_rates or [rate]
     return min((taken for taken in rates if taken >= rate), default=max(rates))
+
+
+def _taken_layout(context: AudioCodecContext, layout: str) -> str:
+    """The channel layout itself, or stereo if the encoder takes fewer channels."""
+    # Tried on another context: one that could not be opened must not be opened again.
+    trial = cast("AudioCodecContext", av.CodecContext.create(context.codec, "w"))
+    trial.sample_rate, trial.format = context.sample_rate, context.format
+    try:
+        _open(trial, layout)
+    except FFmpegError:
+        return "stereo"
+    return layout
 
 
 def _open(context: AudioCodecContext, layout: str) -> None:

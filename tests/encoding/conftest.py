@@ -66,7 +66,11 @@ def ffprobe():
 
     def ask(path, *options):
         command = ["ffprobe", "-v", "error", "-of", "json", "-show_streams", *options, str(path)]
-        return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        found = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        for stream in found["streams"]:
+            if stream.get("codec_name") == "prores":  # always limited; ffprobe 7 leaves that out
+                stream.setdefault("color_range", "tv")
+        return found
 
     return ask
 

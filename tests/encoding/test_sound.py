@@ -194,8 +194,11 @@ def test_subtitles_and_chapters_last_longer(tmp_path, filled, ffprobe):
     source, base = tmp_path / "source.mkv", Fraction(1, 1000)
     with av.open(str(tmp_path / "lines.srt")) as lines, av.open(str(source), "w") as out:
         text = out.add_stream_from_template(lines.streams.subtitles[0])
-        part = {"id": 0, "start": 200, "end": 900, "time_base": base, "metadata": {}}
-        out.set_chapters([part])
+        parts = [
+            {"id": n, "start": start, "end": end, "time_base": base, "metadata": {"title": title}}
+            for n, (title, start, end) in enumerate([("one", 50, 300), ("two", 300, 900)])
+        ]
+        out.set_chapters(parts)
         for packet in lines.demux():
             if packet.size:
                 packet.stream = text
@@ -209,8 +212,8 @@ def test_subtitles_and_chapters_last_longer(tmp_path, filled, ffprobe):
         spoken = [p for p in found["packets"] if int(p["size"]) > 2]
         times = [(float(p["pts_time"]), float(p["duration_time"])) for p in spoken]
         assert times == [(0, 1), (1.5, 0.5)], suffix
-        chapter = found["chapters"][0]
-        assert (float(chapter["start_time"]), float(chapter["end_time"])) == (0.25, 2)
+        chapters = [(float(c["start_time"]), float(c["end_time"])) for c in found["chapters"]]
+        assert chapters == [(0, 0.5), (0.5, 2)], suffix
 
 
 @pytest.mark.parametrize("stretch", [Fraction(1), Fraction(2)])
