@@ -182,7 +182,7 @@ def _unreadable(head: bytes) -> str:
     if not head:
         return "is empty: download it again."
     if head.startswith(b"PK"):
-        return "is cut off: download it again."
+        return "is cut off or damaged: download it again."
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer, not the weights: fetch the file itself (git lfs pull)."
     if head.lstrip().startswith(b"<"):
