@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .clock import STEADY, Clock
-from .container import VideoInput, exact, open_container, pictures
+from .container import PYAV, VideoInput, exact, open_container, pictures
 from .scan import may_jump, read_clock
 from .timecode import moved_timecode
 from .tracks import Track, add_tracks, track_packets
@@ -30,6 +30,8 @@ EXACT = (".mp4", ".mov")
 """Containers that hold any time exactly."""
 TIMECODE = (*EXACT, ".mkv")
 """Containers whose muxer keeps the timecode of a stream; in .mp4 and .mov it becomes a track."""
+GIVES_RATES = (18, 1)
+"""The first PyAV version that gives a copied stream its rate, without which mp4 keeps no timecode."""
 FINEST_TIMESCALE = 10_000
 # Written by muxers about the file they make: wrong for another file.
 MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
@@ -85,7 +87,10 @@ class Carried:
             moved = None if is_slow else moved_timecode(label, own, rate, cut)
         if moved is None:
             return [f"The timecode {label} matches no frame of this output: it is left out."]
-        out.streams.video[0].metadata["timecode"] = moved
+        video = out.streams.video[0]
+        if suffix in EXACT and PYAV < GIVES_RATES and not video.average_rate:
+            return [f"The timecode {label} needs PyAV 18.1 in {suffix} files: it is left out."]
+        video.metadata["timecode"] = moved
         return []
 
     def packets(

@@ -38,9 +38,9 @@ Way = Threads | Hardware
 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
 """Formats that refer to other files, which are unchecked and may change or lie elsewhere."""
-PYAV = int(av.__version__.split(".")[0])
-"""Major version."""
-TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "replace"} if PYAV < 19 else {}
+PYAV = tuple(int(number) for number in av.__version__.split(".")[:2])
+"""Major and minor version."""
+TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "replace"} if PYAV < (19, 0) else {}
 """For PyAV to open files with tags that are not UTF-8; from version 19 on it keeps their bytes."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 

@@ -28,7 +28,7 @@ EXACT = ("h264", "hevc", "vp8", "vp9", "av1")
 """Codecs that all decoders decode to the same samples; MPEG-2, MPEG-4 and JPEG leave the rounding
 of the inverse cosine transform to the decoder."""
 
-KEEPS_TAGS = 18
+KEEPS_TAGS = (18, 0)
 """The first PyAV version that copies more than a frame's pts when it downloads the frame."""
 
 LEADING = 32

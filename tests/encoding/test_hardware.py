@@ -104,7 +104,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(av, "open", made.open_file)
     monkeypatch.setattr(av, "CodecContext", made)
     monkeypatch.setattr(hwaccel, "hwdevices_available", lambda: ["cuda"])
-    monkeypatch.setattr(hwaccel, "KEEPS_TAGS", 0)  # nothing is downloaded here
+    monkeypatch.setattr(hwaccel, "KEEPS_TAGS", (0, 0))  # nothing is downloaded here
     monkeypatch.setattr(container, "in_software_format", made.frames)
     return made
 
@@ -332,7 +332,7 @@ def test_a_video_no_gpu_decodes_is_refused_by_name_and_left_to_software_by_auto(
 
 
 def test_a_pyav_that_loses_tags_on_the_way_uses_no_gpu(clip, gpu, monkeypatch, messages):
-    monkeypatch.setattr(hwaccel, "KEEPS_TAGS", 99)
+    monkeypatch.setattr(hwaccel, "KEEPS_TAGS", (99, 0))
     path = clip("a.mp4", frames=3)
     with VideoSource(path) as source:
         assert source.decoder == "software"
