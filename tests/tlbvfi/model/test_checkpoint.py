@@ -235,6 +235,7 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
     refused(path, "is compressed")
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")  # PyTorch 2.15
 @pytest.mark.parametrize(
     "change",
     [
