@@ -42,8 +42,6 @@ PYAV = tuple(int(number) for number in av.__version__.split(".")[:2])
 """Major and minor version."""
 TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "replace"} if PYAV < (19, 0) else {}
 """For PyAV to open files with tags that are not UTF-8; from version 19 on it keeps their bytes."""
-KEPT = "surrogateescape"
-"""How it keeps them in strings."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -58,8 +56,11 @@ def text_tags(tags: Mapping[str, str]) -> dict[str, str]:
     Some old files have tags in the code page of the machine that made them; characters that are not
     UTF-8 are replaced.
     """
-    bytes_of = ((key.encode(errors=KEPT), value.encode(errors=KEPT)) for key, value in tags.items())
-    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in bytes_of}
+
+    def text(kept: str) -> str:
+        return kept.encode(errors="surrogateescape").decode(errors="replace")
+
+    return {text(key): text(value) for key, value in tags.items()}
 
 
 def source_name(source: VideoInput) -> str:

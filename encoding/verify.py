@@ -1,7 +1,8 @@
 """Checks chunks and final files against their records: sizes, checksums, counts, times, pictures.
 
     report = verify_session(session, deep=True)
-    print(report.text) if not report.ok else ...
+    if not report.ok:
+        log.warning("%s", report.text)
 
 A file that opens, or even decodes without an exception, may still be incomplete.
 """

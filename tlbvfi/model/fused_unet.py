@@ -53,13 +53,8 @@ def is_available(device: torch.device) -> bool:
 def examples(
     device: torch.device, latent: tuple[int, int] = EXAMPLE
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(found in kernels, wanted) offset of one step, predicted by a network of its own."""
-    with torch.device("meta"):  # takes nothing from PyTorch's random numbers
-        unet = UNet(nn).requires_grad_(False)
-    unet.to_empty(device=device)
-    for seed, weight in enumerate(unet.parameters()):
-        fan_in = weight[0].numel() if weight.ndim > 1 else 4
-        weight.copy_(example_values(device, *weight.shape, seed=seed) * fan_in**-0.5)
+    """(found in kernels, wanted) offset of one step, predicted by the `example_network`."""
+    unet = example_network(device)
     x, y = example_values(device, 2, 1, LATENT, 3, *latent)
     (modulations,) = unet.embed([TIMESTEPS // 2], device)
     with torch.cuda.device_of(x):
@@ -67,6 +62,17 @@ def examples(
         found = network.denoise(x, network.context(y), modulations)
     unet.double()
     yield found, unet(x.double(), unet.embed_context(y.double()), modulations.double())
+
+
+def example_network(device: torch.device) -> UNet:
+    """A network whose weights are scaled so that no layer dominates another."""
+    with torch.device("meta"):  # takes nothing from PyTorch's random numbers
+        unet = UNet(nn).requires_grad_(False)
+    unet.to_empty(device=device)
+    for seed, weight in enumerate(unet.parameters()):
+        fan_in = weight[0].numel() if weight.ndim > 1 else 4
+        weight.copy_(example_values(device, *weight.shape, seed=seed) * fan_in**-0.5)
+    return unet
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -31,27 +31,23 @@ def has_triton(device: torch.device) -> bool:
     """Whether kernels run on `device`: a CUDA GPU, with Triton and what it needs to compile.
 
     Determined by running one, once per device.
+
+    Raises:
+        RuntimeError: out of memory, which says nothing about Triton.
     """
     if device.type != "cuda" or find_spec("triton") is None:
         return False
-    try:
-        one = torch.zeros(1, device=device)
-        with torch.cuda.device_of(one):
-            kernel_named("probe_kernel")[(1,)](one)
-        works, why = one.item() == 1, "a test kernel computed a wrong result"
-    except Exception as error:  # noqa: BLE001 - a compiler, a driver: PyTorch works all the same
-        works, why = False, str(error)
-    if not works:
+    fault = _fault(_probe, device)
+    if fault is not None:
         log.warning(
             "Triton does not work on %s (%s): plain PyTorch is used, which is slower and gives the "
             "same frames; install a C compiler, or the Triton version that fits this PyTorch.",
             device,
-            why,
+            fault,
         )
-    return works
+    return fault is None
 
 
-@torch.no_grad()
 def are_right(what: str, examples: Examples, device: torch.device) -> bool:
     """Whether kernels run on `device` and agree with PyTorch; if they do not, a warning says so.
 
@@ -63,25 +59,38 @@ def are_right(what: str, examples: Examples, device: torch.device) -> bool:
     """
     if not has_triton(device):
         return False
+    fault = _fault(examples, device)
+    if fault is not None:
+        log.warning(
+            "The Triton kernels for %s do not work on %s (%s): plain PyTorch is used for them, "
+            "which is slower and gives the same frames; try another version of Triton.",
+            what,
+            device,
+            fault,
+        )
+    return fault is None
+
+
+def _probe(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    one = torch.zeros(1, device=device)
+    with torch.cuda.device_of(one):
+        kernel_named("probe_kernel")[(1,)](one)
+    yield one, torch.ones_like(one)
+
+
+@torch.no_grad()
+def _fault(examples: Examples, device: torch.device) -> str | None:
+    """What is wrong with the kernels of `examples` on `device`; None if they are right."""
     try:
         off = max(
             _difference(found.double(), wanted.double()) for found, wanted in examples(device)
         )
-        why = f"off by {off:.1e} of the largest value"
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        off, why = float("inf"), (str(error).strip() or repr(error)).split("\n", 1)[0]
-    if off <= EXACTNESS:
-        return True
-    log.warning(
-        "The Triton kernels for %s do not work on %s (%s): plain PyTorch is used for them, which is "
-        "slower and gives the same frames; try another version of Triton.",
-        what,
-        device,
-        why,
-    )
-    return False
+        # Of a compiler or a driver: PyTorch works all the same.
+        return (str(error).strip() or repr(error)).split("\n", 1)[0]
+    return None if off <= EXACTNESS else f"off by {off:.1e} of the largest value"
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:

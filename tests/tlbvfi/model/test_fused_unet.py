@@ -6,7 +6,6 @@ import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.model import fused_unet, split
 from comfyui_tlbvfi.tlbvfi.model.bridge import bridge_step, sample_bridge, step_list
-from comfyui_tlbvfi.tlbvfi.model.unet import UNet
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -23,12 +22,7 @@ def drawn(*shape, seed=0):
 
 @pytest.fixture(scope="module")
 def unet():
-    """The sampler's network, its weights scaled so that no layer dominates another."""
-    network = UNet(nn).eval().requires_grad_(False)
-    for seed, weight in enumerate(network.parameters()):
-        fan_in = weight[0].numel() if weight.ndim > 1 else 4
-        weight.copy_(drawn(*weight.shape, seed=seed) * fan_in**-0.5)
-    return network
+    return fused_unet.example_network(CPU)
 
 
 @pytest.fixture(scope="module")
