@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,9 @@ def memory_notice(count: int, height: int, width: int, channels: int) -> Notice 
     device = mm.intermediate_device()
     free, total = mm.get_free_memory(device), mm.get_total_memory(device)
     if device.type == "cpu":
-        total += psutil.swap_memory().total
+        # Windows' page file grows as needed, to at most three times the memory; psutil knows its
+        # present size alone, and not even that where performance counters are disabled.
+        total += 3 * total if sys.platform == "win32" else psutil.swap_memory().total
     problem = (
         f"{count} frames of {width}x{height} need {needed / 1e9:.1f} GB as one IMAGE batch and"
     )

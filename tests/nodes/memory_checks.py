@@ -8,13 +8,17 @@ from collections.abc import Container
 from contextlib import AbstractContextManager
 from fractions import Fraction
 from itertools import count, pairwise
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import comfy.model_management as mm
+import psutil
 import torch
 from comfy.model_patcher import ModelPatcher
+from pack.nodes import host
 from pack.nodes.host import memory_notice
 from pack.nodes.tlbvfi_model import HostedNetwork, HostedTlbvfi, LoadedModel, tile_memory
+from pack.tlbvfi.errors import MemoryBudgetError
 from pack.tlbvfi.method import PairKey
 from pack.tlbvfi.methods.tlbvfi import FREE_SHARE
 from pack.tlbvfi.model import TLBVFI, SamplingOptions, plan_memory
@@ -135,3 +139,14 @@ class MemoryTest(unittest.TestCase):
             notice = memory_notice(100, 480, 640, 3)
         assert "100 frames of 640x480 need 0.4 GB as one IMAGE batch and 0.1 GB" in notice.text
         assert "use TLBVFI Chunk Processor, which streams to a file" in notice.text
+
+    def test_windows_may_take_three_times_the_memory_from_its_page_file(self):
+        total = mm.get_total_memory(mm.intermediate_device())
+        frame = 1000 * 1000 * 3 * mm.intermediate_dtype().itemsize
+        with (
+            patch.object(host, "sys", SimpleNamespace(platform="win32")),
+            patch.object(psutil, "swap_memory", side_effect=RuntimeError("PdhAddEnglishCounterW")),
+        ):
+            assert memory_notice(2 * total // frame, 1000, 1000, 3).text
+            with self.assertRaises(MemoryBudgetError):  # noqa: PT027 - there may be no pytest
+                memory_notice(5 * total // frame, 1000, 1000, 3)
