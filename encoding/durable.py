@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,12 @@ REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
 )
+
+PAUSES = (0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()
+"""Seconds between attempts to rename or remove a file.
+
+Windows refuses while another program has it open, and virus scanners open new files for a moment.
+"""
 
 
 def no_step(step: str) -> None:
@@ -62,6 +69,22 @@ def make_folder(folder: Path) -> None:
         fsync_folder(each.parent)
 
 
+def patiently(act: Callable[[], object]) -> None:
+    """Rename or remove a file: on Windows, try again for a while if that is refused.
+
+    Raises:
+        PermissionError: refused every time.
+    """
+    for pause in PAUSES:
+        try:
+            act()
+        except PermissionError:
+            time.sleep(pause)
+        else:
+            return
+    act()
+
+
 class AtomicFile:
     """A file under construction: write to `temporary`, then `commit` or `discard`."""
 
@@ -77,13 +100,13 @@ class AtomicFile:
         self._on_step("after fsync")
         if check is not None:
             check(self.temporary)
-        self.temporary.replace(self.path)
+        patiently(lambda: self.temporary.replace(self.path))
         self._on_step("after rename")
         fsync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Remove the temporary file, if it is there."""
-        self.temporary.unlink(missing_ok=True)
+        patiently(lambda: self.temporary.unlink(missing_ok=True))
 
 
 @contextmanager
@@ -110,9 +133,10 @@ def disk_errors(path: Path, *, if_full: str = "free some space") -> Iterator[Non
         if error.errno in FULL:
             raise OutputError(_full_disk(path, if_full)) from error
         if error.errno in REFUSED:
+            close = "close what has it open, or " if os.name == "nt" else ""
             raise OutputError(
-                f"{path} cannot be written ({os.strerror(error.errno)}): choose another folder "
-                "or name."
+                f"{path} cannot be written ({os.strerror(error.errno)}): {close}choose another "
+                "folder or name."
             ) from error
         raise
 

@@ -38,6 +38,7 @@ from .durable import (
     fsync_folder,
     make_folder,
     no_step,
+    patiently,
 )
 from .errors import SessionError, SessionMismatch, VerificationError
 from .manifest import (
@@ -377,10 +378,23 @@ class Session:
         return any(True for _ in self._chunk_files())
 
     def drop_chunks(self) -> None:
-        """Remove the chunk files; keep the records, against which a final file can be verified."""
+        """Remove the chunk files; keep the records, against which a final file can be verified.
+
+        Windows removes no file that another program has open, a player, say: the log names those.
+        """
+        held = []
         with self._exclusive():
             for path in self._chunk_files():
-                path.unlink()
+                try:
+                    patiently(path.unlink)
+                except PermissionError:
+                    held.append(path.name)
+        if held:
+            log.warning(
+                "%s in %s cannot be removed: close what has them open and run the job again.",
+                ", ".join(sorted(held)),
+                self.folder,
+            )
 
     def remove(self) -> None:
         """Remove the session: its own files, and the folder if nothing else is in it.

@@ -139,6 +139,8 @@ def run_job(
     session = start_session(source, plan, destination)
     with session.locked():
         if _is_done(session, destination.output, plan.final):
+            if not destination.keep_chunks:
+                session.drop_chunks()  # of a run that ended before it could
             return _result(session, destination, frames_made=0, was_done=True)
         with sole_writer(destination.output):
             _refuse_to_overwrite(session, plan.final, destination)

@@ -1,14 +1,15 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from comfyui_tlbvfi.encoding import durable
 from comfyui_tlbvfi.encoding.errors import (
     EncoderError,
     SessionError,
@@ -26,10 +27,10 @@ STEPS = [
     *("before line", "in line", "after line"),
 ]
 KILLED = """
-import os, signal, sys
+import os, sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-root, checkout, wanted = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+root, checkout, wanted, fatal = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 spec = spec_from_file_location("pack", checkout / "__init__.py", submodule_search_locations=[str(checkout)])
 sys.modules["pack"] = module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
@@ -38,7 +39,7 @@ from pack.encoding.session import Session
 
 def on_step(step):
     if step == wanted:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(fatal))
 
 session = Session.open(root, "job")
 with session.locked(), session.new_chunk(1, on_step=on_step) as chunk:
@@ -316,12 +317,12 @@ def test_every_step_of_a_commit_is_on_the_disk_before_the_next(
 
 @pytest.mark.parametrize("step", STEPS)
 def test_kill_at_every_step_of_a_commit_keeps_what_was_committed(
-    tmp_path, root, filled, paint, decoded, step
+    tmp_path, root, filled, paint, decoded, step, kill_signal
 ):
     session = filled(frames=3, per_chunk=3)
     before = session.records()[0]
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(root), step]
-    assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(root), step, str(kill_signal)]
+    assert abs(subprocess.run(command, timeout=60).returncode) == kill_signal
     again = Session.open(tmp_path, "job")
     (again.folder / ".result.part.json").write_text("{")
     with again.locked():
@@ -409,6 +410,52 @@ def test_dropping_chunks_keeps_the_books(tmp_path, filled):
     assert again.result() == {"output": "smooth.mp4", "bytes": 7, "shift": "0"}
     assert len(again.records()) == 3
     assert again.done() == []
+
+
+def test_a_chunk_that_cannot_be_removed_is_told_and_the_others_go(filled, monkeypatch, caplog):
+    session, unlink = filled(), Path.unlink
+
+    def refuse(path, **options):
+        if path.name == "chunk_000001.mkv":  # open in a player, on Windows
+            raise PermissionError(13, "Permission denied", str(path))
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    session.drop_chunks()
+    assert [path.name for path in session.folder.glob("chunk_*")] == ["chunk_000001.mkv"]
+    assert "chunk_000001.mkv in" in caplog.text
+    assert "close what has them open" in caplog.text
+
+
+def test_a_file_that_is_open_for_a_moment_is_renamed_after_it(tmp_path, monkeypatch):
+    pauses, replace = [], Path.replace
+
+    def refuse_twice(path, target):
+        if len(pauses) < 2:
+            raise PermissionError(13, "Permission denied", str(path))
+        replace(path, target)
+
+    monkeypatch.setattr(durable, "PAUSES", (0.1, 0.2, 0.4))
+    monkeypatch.setattr(durable, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(Path, "replace", refuse_twice)
+    with durable.atomic_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert pauses == [0.1, 0.2]
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_stays_open_is_left_as_it_was(tmp_path, monkeypatch):
+    def refuse(path, target):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "a.txt").write_text("old")
+    monkeypatch.setattr(durable, "PAUSES", (0.0,))
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(PermissionError), durable.atomic_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_sessions_are_listed_and_broken_ones_told(tmp_path, filled, caplog):
