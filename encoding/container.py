@@ -170,9 +170,9 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
         return av.open(file, "r", **TAG_OPTIONS, hwaccel=accelerator)
     except FileNotFoundError as error:
         raise SourceError(f"{source} does not exist: check the path.") from error
-    except IsADirectoryError as error:
-        raise SourceError(f"{source} is a folder; name a video file.") from error
-    except PermissionError as error:
+    except (IsADirectoryError, PermissionError) as error:  # Windows refuses to open a folder
+        if isinstance(source, str | Path) and Path(source).is_dir():
+            raise SourceError(f"{source} is a folder; name a video file.") from error
         raise SourceError(f"{source} is not readable; check its permissions.") from error
     except FFmpegError as error:
         raise SourceError(
