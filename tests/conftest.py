@@ -1,6 +1,7 @@
 """Loads this checkout as the package `comfyui_tlbvfi`, whatever its folder is called."""
 
 import os
+import signal
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -34,6 +35,15 @@ def load_checkout(name: str) -> ModuleType:
 
 
 load_checkout("comfyui_tlbvfi")
+
+
+@pytest.fixture(scope="session")
+def kill_signal() -> int:
+    """What `os.kill` ends a process with at once; on Windows, which has no SIGKILL, SIGTERM does.
+
+    The process's return code is the number on Windows and its negative elsewhere.
+    """
+    return int(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 @pytest.fixture(scope="session")

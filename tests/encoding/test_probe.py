@@ -1,5 +1,6 @@
 """What is reported about a video, and the messages that refuse one."""
 
+import os
 import struct
 import wave
 from fractions import Fraction
@@ -200,7 +201,8 @@ def test_mastering_metadata_with_numbers_that_are_none_is_passed_over(number):
 
 
 def test_names_are_taken_literally(clip):
-    for name in ("a:b.mkv", "50%d off.mkv", "ünï çode.mkv"):
+    names = ("a:b.mkv", "50%d off.mkv", "ünï çode.mkv")
+    for name in names[os.name == "nt" :]:  # Windows takes no colon
         assert probe(clip(name, frames=2), count=True).frame_count == 2
 
 

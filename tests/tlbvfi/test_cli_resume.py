@@ -3,6 +3,7 @@
 import json
 import shutil
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
@@ -95,7 +96,7 @@ def test_resume_of_one_of_many_videos_runs_that_one_alone(tlbvfi, interrupted, s
     assert session.startswith("b-")
     code, out, _ = tlbvfi("resume", session, "--root", "many/output", "--json")
     assert code == 0
-    assert json.loads(out)["output"] == "many/b.mp4"
+    assert json.loads(out)["output"] == str(Path("many/b.mp4"))
     assert not (tmp_path / "many" / "c.mp4").exists()
 
 

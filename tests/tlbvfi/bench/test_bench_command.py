@@ -1,6 +1,7 @@
 """`tlbvfi bench`: one real run at the smallest size; the other tests fake the measurements."""
 
 import json
+import os
 import re
 
 import pytest
@@ -282,6 +283,7 @@ def test_mistakes_are_one_sentence(tlbvfi, words, said):
     assert err.splitlines()[-1].startswith(f"tlbvfi: {said}")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows kills no process that lacks memory")
 def test_a_process_that_dies_is_told_apart_from_one_that_was_killed(tmp_path, monkeypatch):
     from comfyui_tlbvfi.tlbvfi.bench.sizes import Size
     from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
