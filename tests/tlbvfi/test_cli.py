@@ -9,10 +9,13 @@ import sys
 from fractions import Fraction
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import pytest
+import torch
 from comfyui_tlbvfi.tlbvfi.cli import main
+from comfyui_tlbvfi.tlbvfi.model import kernels
 from filelock import FileLock
 
 ONE_SENTENCE = r"tlbvfi: [^\n]+\n"
@@ -212,6 +215,22 @@ def test_sessions_are_listed_and_removed(tlbvfi, source):
 def test_probe_tells_the_exact_rate(tlbvfi, source):
     facts = json.loads(tlbvfi("probe", source, "--count", "--json")[1])
     assert (facts["rate"], facts["frame_count"], facts["width"]) == ("25", 20, 64)
+
+
+def test_doctor_tells_of_each_gpu_whether_triton_works(tlbvfi, monkeypatch):
+    names = ("GPU A", "GPU B")
+    memory = SimpleNamespace(total_memory=8 * 10**9)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
+    monkeypatch.setattr(torch.cuda, "get_device_name", names.__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: memory)
+    monkeypatch.setattr(kernels, "has_triton", lambda device: device.index == 0)
+    code, out, _ = tlbvfi("doctor", "--json")
+    assert code == 0
+    assert json.loads(out)["gpu"] == {
+        "cuda:0": "GPU A, 8.0 GB, with Triton",
+        "cuda:1": "GPU B, 8.0 GB, without Triton",
+    }
 
 
 def test_doctor_names_encoders_models_and_versions(tlbvfi):

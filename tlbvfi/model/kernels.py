@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib import import_module
@@ -25,6 +26,9 @@ EXACTNESS = 5e-5
 In Triton's interpreter all examples are within 1e-6. Factors rounded to TF32 would be 3e-4 off.
 """
 
+PACKAGE = "triton-windows" if os.name == "nt" else "triton"
+"""What pip calls Triton. PyTorch for Linux brings it along, PyTorch for Windows does not."""
+
 
 @cache
 def has_triton(device: torch.device) -> bool:
@@ -35,7 +39,15 @@ def has_triton(device: torch.device) -> bool:
     Raises:
         RuntimeError: out of memory, which says nothing about Triton.
     """
-    if device.type != "cuda" or find_spec("triton") is None:
+    if device.type != "cuda":
+        return False
+    if find_spec("triton") is None:
+        log.warning(
+            "Triton is not installed: plain PyTorch is used on %s, which is slower and gives the "
+            "same frames; install %s in a version that fits this PyTorch.",
+            device,
+            PACKAGE,
+        )
         return False
     fault = _fault(_probe, device)
     if fault is not None:

@@ -509,6 +509,15 @@ def test_only_float32_of_a_power_of_two_channels_fits_the_split_attention():
     assert not split.fits_attention(torch.empty(1, 5, 512))
 
 
+def test_a_gpu_without_triton_is_told_what_to_install(monkeypatch, caplog):
+    monkeypatch.setattr(kernels, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernels, "PACKAGE", "triton-windows")
+    assert not kernels.has_triton(torch.device("cuda", 98))
+    assert "Triton is not installed" in caplog.text
+    assert "on cuda:98, which is slower" in caplog.text
+    assert "install triton-windows in a version that fits" in caplog.text
+
+
 def test_a_gpu_that_runs_no_kernels_is_named_and_done_without(monkeypatch, caplog):
     monkeypatch.setattr(kernels, "find_spec", lambda name: name)
     assert not kernels.has_triton(torch.device("cuda", 99))
