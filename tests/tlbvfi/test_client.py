@@ -503,7 +503,7 @@ def test_a_restarted_server_is_said(comfy, fetch):
 
 
 def test_no_server_is_said_at_once(comfy, fetch):
-    comfy.http.server_close()
+    comfy.stop()
     begun = time.monotonic()
     with pytest.raises(ServerLostError, match=rf"{comfy.url} cannot be reached"):
         fetch(lost_seconds=60.0)
