@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -268,6 +269,15 @@ def as_list(value: Any) -> list[Any]:  # noqa: ANN401 - JSON
     return value if isinstance(value, list) else []
 
 
+@cache
+def _opener() -> urllib.request.OpenerDirector:
+    """Opens requests; made once, because it reads every certificate of the system.
+
+    No proxies: ComfyUI runs here or nearby, and the websocket connects directly as well.
+    """
+    return urllib.request.build_opener(NoRedirects, urllib.request.ProxyHandler({}))
+
+
 @contextmanager
 def _answer(server: Server, path: str, body: Json | None = None) -> Iterator[Response]:
     """The response to a request, whatever its status.
@@ -277,11 +287,9 @@ def _answer(server: Server, path: str, body: Json | None = None) -> Iterator[Res
     """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(server.url + path, data, {"Content-Type": "application/json"})
-    # No proxies: ComfyUI runs here or nearby, and the websocket connects directly as well.
-    opener = urllib.request.build_opener(NoRedirects, urllib.request.ProxyHandler({}))
     try:
         try:
-            response: Response = opener.open(request, timeout=server.answer_seconds)
+            response: Response = _opener().open(request, timeout=server.answer_seconds)
         except urllib.error.HTTPError as error:
             response = error
         with response:

@@ -277,6 +277,12 @@ def test_progress_names_the_node_and_its_steps(comfy, fetch):
     ]
 
 
+def test_certificates_are_not_read_for_every_request(fetch, monkeypatch):
+    fetch()
+    monkeypatch.delattr("urllib.request.build_opener")  # its handler for https reads them all
+    assert fetch(folder="other").frames == FRAMES
+
+
 def test_the_place_in_the_queue_is_told(comfy, fetch):
     def run(prompt_id):
         comfy.running.remove(prompt_id)
