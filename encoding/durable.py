@@ -69,8 +69,8 @@ def make_folder(folder: Path) -> None:
         fsync_folder(each.parent)
 
 
-def patiently(act: Callable[[], object]) -> None:
-    """Rename or remove a file: on Windows, try again for a while if that is refused.
+def retry_while_open(act: Callable[[], object]) -> None:
+    """Rename or remove a file; on Windows, try again for a while if a program has it open.
 
     Raises:
         PermissionError: refused every time.
@@ -100,13 +100,13 @@ class AtomicFile:
         self._on_step("after fsync")
         if check is not None:
             check(self.temporary)
-        patiently(lambda: self.temporary.replace(self.path))
+        retry_while_open(lambda: self.temporary.replace(self.path))
         self._on_step("after rename")
         fsync_folder(self.path.parent)
 
     def discard(self) -> None:
         """Remove the temporary file, if it is there."""
-        patiently(lambda: self.temporary.unlink(missing_ok=True))
+        retry_while_open(lambda: self.temporary.unlink(missing_ok=True))
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from .durable import (
     fsync_folder,
     make_folder,
     no_step,
-    patiently,
+    retry_while_open,
 )
 from .errors import SessionError, SessionMismatch, VerificationError
 from .manifest import (
@@ -386,7 +386,7 @@ class Session:
         with self._exclusive():
             for path in self._chunk_files():
                 try:
-                    patiently(path.unlink)
+                    retry_while_open(path.unlink)
                 except PermissionError:
                     held.append(path.name)
         if held:
@@ -405,7 +405,7 @@ class Session:
         with self._exclusive():
             self._remove_temporaries()
             for path in self._chunk_files():
-                path.unlink()
+                retry_while_open(path.unlink)
             for name in (PROGRESS, ORIGIN, IMAGES, RESULT, MANIFEST, OWNER):
                 (self.folder / name).unlink(missing_ok=True)
         (self.folder / LOCK).unlink(missing_ok=True)

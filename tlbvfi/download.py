@@ -19,7 +19,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..encoding.durable import disk_errors, file_sha256, free_bytes, fsync_file, fsync_folder
+from ..encoding.durable import (
+    disk_errors,
+    file_sha256,
+    free_bytes,
+    fsync_file,
+    fsync_folder,
+    retry_while_open,
+)
 from .errors import DownloadError
 from .models import HUGGING_FACE, model_source
 from .remote_file import BrokenOffError, Promise, RemoteFile, Response, stated_size
@@ -135,7 +142,7 @@ class _Part:
                 f"{target.name} arrived with SHA-256 {found} instead of {self.promise.sha256} and "
                 "was deleted: run the same command again."
             )
-        self.path.replace(target)
+        retry_while_open(lambda: self.path.replace(target))
         fsync_folder(target.parent)
         self._note.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..encoding.durable import atomic_file, disk_errors
+from ..encoding.durable import atomic_file, disk_errors, retry_while_open
 from .client import OnServerEvent, ReceivedImage, generate, patiently
 from .comfy_http import (
     FileRef,
@@ -240,7 +240,7 @@ class _Collection:
                 f"{plain(ref.filename)} of {node_title(self.prompt, self.node)} is not an image, "
                 "perhaps a video: run tlbvfi comfy rewrite to make the workflow keep its frames."
             )
-        arriving.replace(_frame_path(self.folder, number, suffix))
+        retry_while_open(lambda: arriving.replace(_frame_path(self.folder, number, suffix)))
 
     def _fetch_sound(self, entry: Json) -> str | None:
         """The first sound that the prompt saved."""

@@ -83,10 +83,10 @@ def _version(package: str) -> str:
 def _gpus() -> dict[str, str]:
     import torch
 
-    from ..model.kernels import has_triton
-
     if not torch.cuda.is_available():
         return {"cuda": "not available: networks run on the CPU"}
+    from ..model.kernels import has_triton
+
     return {
         f"cuda:{i}": f"{torch.cuda.get_device_name(i)}, "
         f"{size_in_words(torch.cuda.get_device_properties(i).total_memory)}, "
