@@ -87,7 +87,7 @@ class NodeProgress:
         self._node_id = node_id
         self._bar = ProgressBar(1, node_id=node_id)
         self._last_chunk: ChunkDone | None = None
-        self._shown = 0.0
+        self._shown = self._previewed = 0.0
 
     def __call__(self, event: Event) -> None:
         """Show an event. Raises ComfyUI's InterruptProcessingException on Cancel."""
@@ -121,19 +121,23 @@ class NodeProgress:
             server.send_progress_text(text, self._node_id, server.client_id)
 
     def _frame(self, event: FrameDone) -> None:
-        due = self._is_due()
-        preview = _preview(event.image) if due and event.image is not None else None
+        preview = None
+        # Not with the text: the frame that is due then may be a source frame, which has no image.
+        if event.image is not None and _is_due(self._previewed):
+            preview = _preview(event.image)
+            self._previewed = time.monotonic()
         total = event.frames_total or event.frames_done
         self._bar.update_absolute(event.frames_done, total, preview)
         self._throttled(lambda: status_line(event, self._last_chunk))
 
-    def _is_due(self) -> bool:
-        return time.monotonic() - self._shown >= SHOW_SECONDS
-
     def _throttled(self, text: Callable[[], str]) -> None:
-        if self._is_due():
+        if _is_due(self._shown):
             self.show(text())
             self._shown = time.monotonic()
+
+
+def _is_due(last: float) -> bool:
+    return time.monotonic() - last >= SHOW_SECONDS
 
 
 def _preview(image: Tensor) -> tuple[str, Image.Image, int]:
