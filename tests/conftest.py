@@ -39,11 +39,14 @@ load_checkout("comfyui_tlbvfi")
 
 @pytest.fixture(scope="session")
 def kill_signal() -> int:
-    """What `os.kill` ends a process with at once; on Windows, which has no SIGKILL, SIGTERM does.
-
-    The process's return code is the number on Windows and its negative elsewhere.
-    """
+    """What `os.kill` ends a process with at once; on Windows, which has no SIGKILL, SIGTERM does."""
     return int(getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+@pytest.fixture(scope="session")
+def killed(kill_signal) -> int:
+    """The return code of a process that `kill_signal` has ended."""
+    return kill_signal if os.name == "nt" else -kill_signal
 
 
 @pytest.fixture(scope="session")

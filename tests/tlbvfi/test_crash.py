@@ -113,7 +113,7 @@ def undisturbed(run, source, pictures, times, tmp_path):
 
 
 def test_kill_at_a_step_of_a_commit_costs_at_most_that_chunk(
-    start, run, source, undisturbed, pictures, times, tmp_path, kill_signal
+    start, run, source, undisturbed, pictures, times, tmp_path, killed
 ):
     outputs = {step: tmp_path / step / "out.mp4" for step in STEPS}
     for output in outputs.values():
@@ -123,7 +123,7 @@ def test_kill_at_a_step_of_a_commit_costs_at_most_that_chunk(
     for part in [jobs] if hasattr(os, "fork") else [{job: step} for job, step in jobs.items()]:
         process = start(part)
         process.communicate()
-        assert abs(process.returncode) == kill_signal
+        assert process.returncode == killed
     for step, output in outputs.items():
         before = committed(session_folder(output.parent))
         assert set(before) == set(range(3 if step == "after line" else 2)), step
@@ -132,27 +132,32 @@ def test_kill_at_a_step_of_a_commit_costs_at_most_that_chunk(
         assert (pictures(output), times(output)) == undisturbed, step
 
 
-def kill_again_and_again(start, tmp_path, kill_signal, kills, seed):
+@pytest.fixture
+def kill_again_and_again(start, tmp_path, kill_signal, killed):
     """Kill the job at random moments until it has been killed `kills` times."""
-    moments, kept = random.Random(seed), {}
-    while kills:
-        process = start({"out.mp4": "never"}, pause=0.03)
-        time.sleep(moments.uniform(0.5, 5))
-        os.kill(process.pid, kill_signal)
-        process.communicate()
-        kills -= abs(process.returncode) == kill_signal
-        folders = list((tmp_path / "output").glob("tlbvfi_chunks/*"))
-        if not folders or (tmp_path / "out.mp4").exists():
-            continue
-        now = committed(folders[0])
-        assert all(now[index] == stamp for index, stamp in kept.items())  # none is redone
-        kept = now
+
+    def go(kills, seed):
+        moments, kept = random.Random(seed), {}
+        while kills:
+            process = start({"out.mp4": "never"}, pause=0.03)
+            time.sleep(moments.uniform(0.5, 5))
+            os.kill(process.pid, kill_signal)
+            process.communicate()
+            kills -= process.returncode == killed
+            folders = list((tmp_path / "output").glob("tlbvfi_chunks/*"))
+            if not folders or (tmp_path / "out.mp4").exists():
+                continue
+            now = committed(folders[0])
+            assert all(now[index] == stamp for index, stamp in kept.items())  # none is redone
+            kept = now
+
+    return go
 
 
 def test_kill_at_random_moments_changes_nothing(
-    start, run, source, undisturbed, pictures, times, tmp_path, kill_signal
+    kill_again_and_again, run, source, undisturbed, pictures, times, tmp_path
 ):
-    kill_again_and_again(start, tmp_path, kill_signal, kills=2, seed=1)
+    kill_again_and_again(kills=2, seed=1)
     run(source, "out.mp4", chunk=ChunkLength(frames=8))
     assert (pictures(tmp_path / "out.mp4"), times(tmp_path / "out.mp4")) == undisturbed
 
@@ -160,9 +165,9 @@ def test_kill_at_random_moments_changes_nothing(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_thirty_kills_at_random_moments_change_nothing(
-    start, run, source, undisturbed, pictures, times, tmp_path, kill_signal, seed
+    kill_again_and_again, run, source, undisturbed, pictures, times, tmp_path, seed
 ):
-    kill_again_and_again(start, tmp_path, kill_signal, kills=5, seed=seed)
+    kill_again_and_again(kills=5, seed=seed)
     run(source, "out.mp4", chunk=ChunkLength(frames=8))
     assert (pictures(tmp_path / "out.mp4"), times(tmp_path / "out.mp4")) == undisturbed
 
