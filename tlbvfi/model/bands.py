@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from itertools import pairwise
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -46,10 +47,15 @@ class Bands:
     """Values of the maps that may be stored so that they are not computed again; None: all."""
 
     def cut(self, height: int, values_per_row: int) -> Iterator[tuple[int, int]]:
-        """Row ranges [start, stop) that together cover 0..height."""
+        """Row ranges [start, stop) that together cover 0..height.
+
+        Their heights differ by at most a row: for a last band of few rows, libraries may sum in
+        another order.
+        """
         rows = height if self.values is None else max(1, self.values // max(1, values_per_row))
-        for start in range(0, height, rows):
-            yield start, min(start + rows, height)
+        number = ceil(height / rows)
+        edges = [height * band // number for band in range(number + 1)]
+        yield from pairwise(edges)
 
     def have_room(self, source: Rows) -> bool:
         """Whether a map may be stored."""

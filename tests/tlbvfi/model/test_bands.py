@@ -34,6 +34,9 @@ def close(a, b, tolerance=1e-5):
 def test_bands_cover_every_row_once(height, per_row, values):
     ranges = list(Bands(values=values).cut(height, per_row))
     assert [row for start, stop in ranges for row in range(start, stop)] == list(range(height))
+    heights = {stop - start for start, stop in ranges}
+    assert max(heights) - min(heights) <= 1
+    assert max(heights) == 1 or max(heights) * per_row <= values
 
 
 @pytest.mark.parametrize("values", [1, 200, 700, 10**6])
