@@ -9,9 +9,10 @@ import errno
 import hashlib
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -44,10 +45,21 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.stem}.part{path.suffix}")
 
 
+def fsync(descriptor: int) -> None:
+    """Wait until what was written to an open file is on the disk."""
+    if sys.platform == "darwin":  # its fsync leaves the data in the drive's own cache
+        from fcntl import F_FULLFSYNC, fcntl
+
+        with suppress(OSError):  # network drives do not know it
+            fcntl(descriptor, F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
 def fsync_file(path: Path) -> None:
     """Wait until the content of `path` is on the disk."""
     with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        fsync(file.fileno())
 
 
 def fsync_folder(folder: Path) -> None:
@@ -56,7 +68,7 @@ def fsync_folder(folder: Path) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .durable import StepHook
+from .durable import StepHook, fsync
 from .stored import require_types
 
 log = logging.getLogger("tlbvfi.progress")
@@ -66,7 +66,7 @@ class ProgressLog:
             _write_all(self._file, line)
             on_step("in line")
             _write_all(self._file, b"\n")
-            os.fsync(self._file)
+            fsync(self._file)
         except OSError:
             self._cut()
             raise
@@ -79,7 +79,7 @@ class ProgressLog:
 
     def _cut(self) -> None:
         os.ftruncate(self._file, self._size)
-        os.fsync(self._file)
+        fsync(self._file)
 
 
 def read_progress(path: Path) -> dict[int, ChunkRecord]:

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -313,6 +314,27 @@ def test_every_step_of_a_commit_is_on_the_disk_before_the_next(
         *("before close", "after close", ".chunk_000000.part.mkv", "after fsync"),
         *("after rename", "job", "before line", "in line", "progress.jsonl", "after line"),
     ]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fcntl")
+@pytest.mark.parametrize("knows_it", [True, False])
+def test_macos_empties_the_drives_cache_too(tmp_path, monkeypatch, knows_it):
+    import fcntl
+
+    told = []
+
+    def ask(descriptor, command):
+        told.append(command)
+        if not knows_it:
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", "full", raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", ask)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: told.append("plain"))
+    (tmp_path / "file").touch()
+    durable.fsync_file(tmp_path / "file")
+    assert told == (["full"] if knows_it else ["full", "plain"])
 
 
 @pytest.mark.parametrize("step", STEPS)
