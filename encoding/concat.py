@@ -174,7 +174,20 @@ def _write(
         for _, packet in heapq.merge(*streams, key=itemgetter(0)):
             counts[packet.stream_index] += packet.size > 0  # FLAC ends with a header-only packet
             out.mux_one(packet)
-        return tuple(_countable(track, counts) for track in tracks), notes
+        kept = [track for track in tracks if _is_kept(track, counts, suffix)]
+        notes += [_note_on_empty(track, suffix) for track in tracks if track not in kept]
+        return tuple(_countable(track, counts) for track in kept), notes
+
+
+def _is_kept(track: Track, counts: Counter[int], suffix: str) -> bool:
+    """Whether the finished file has the track; mp4 and mov leave out sound without a packet."""
+    is_empty = track.target.type == "audio" and not counts[track.target.index]
+    return not (is_empty and suffix in EXACT)
+
+
+def _note_on_empty(track: Track, suffix: str) -> str:
+    number = track.source.index
+    return f"audio stream {number} has no sound in this part, and {suffix} keeps no empty track."
 
 
 def _countable(track: Track, counts: Counter[int]) -> int | None:

@@ -426,6 +426,25 @@ def test_a_window_takes_the_packets_and_chapters_inside_it(tmp_path, filled, sou
     ]
 
 
+@pytest.mark.parametrize(
+    ("suffix", "kinds", "stretch"),
+    [
+        (".mp4", ["video"], Fraction(1)),
+        (".mov", ["video"], Fraction(2)),
+        (".mkv", ["video", "audio"], Fraction(1)),
+    ],
+)
+def test_a_window_after_the_end_of_the_sound_has_none(
+    tmp_path, filled, sounding, suffix, kinds, stretch
+):
+    source, window = sounding(), Window(start=Fraction(5), stretch=stretch)
+    output = tmp_path / f"out{suffix}"
+    notes = join(filled("h264", start=window.start), output, source=source, window=window).notes
+    with av.open(str(output)) as container:
+        assert [each.type for each in container.streams if each.type != "data"] == kinds
+    assert any("has no sound in this part" in note for note in notes) == (kinds == ["video"])
+
+
 def test_a_source_in_memory_gives_its_sound(tmp_path, filled, sounding):
     source = sounding("source.mp4")
     output = tmp_path / "out.mp4"
