@@ -239,7 +239,8 @@ def _codec_name(stream: Stream) -> str:
 
 
 def _is_text(stream: SubtitleStream) -> bool:
-    return stream.codec_context.codec.text_sub
+    """Whether these are texts, in a codec that there is a decoder for (not teletext, TTML)."""
+    return bool(stream.codec_context) and stream.codec_context.codec.text_sub
 
 
 def _holds(stream: Stream, origin: VideoInput, suffix: str) -> bool:

@@ -359,6 +359,17 @@ def test_subtitles_are_copied_or_become_what_the_container_knows(tmp_path, fille
     ]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_subtitles_in_an_unknown_codec_are_left_out_with_a_note(tmp_path, filled, sounding, suffix):
+    source = sounding(subtitles=True)
+    source.write_bytes(source.read_bytes().replace(b"S_TEXT/UTF8", b"S_TEXT/XYZ8"))
+    output = tmp_path / f"out{suffix}"
+    assert join(filled("h264"), output, source=source).notes == (
+        f"{suffix} cannot hold subtitle stream 2 (no codec): it is left out.",
+    )
+    assert len(payload(output)) == len(payload(source))
+
+
 @pytest.mark.parametrize("codec", ["mp2", "ac3"])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_sound_of_a_program_stream_cut_at_any_pack_is_copied(
