@@ -17,7 +17,7 @@ from av.stream import Disposition
 from .clock import STEADY, Clock
 from .errors import DecoderError, SourceError
 from .hardware import Hardware, in_software_format
-from .png import without_deflated
+from .png import chunks_without_deflated, without_deflated
 
 if TYPE_CHECKING:
     from av.codec.hwaccel import HWAccel
@@ -43,6 +43,10 @@ PYAV = tuple(int(number) for number in av.__version__.split(".")[:2])
 TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "replace"} if PYAV < (19, 0) else {}
 """For PyAV to open files with tags that are not UTF-8; from version 19 on it keeps their bytes."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+DEFLATED = {"png": without_deflated, "apng": chunks_without_deflated}
+"""What removes, for these decoders, what they would inflate besides the pixels: texts of any size,
+and color profiles, which must go for another reason too: PyAV 18 crashes on frames with their name.
+"""
 
 
 def exact(rational: Fraction | AVRational | None) -> Fraction | None:
@@ -89,6 +93,9 @@ def open_video(
             stream.codec_context.thread_type = "NONE" if isinstance(way, Hardware) else way
             if way != "NONE":
                 stream.codec_context.options = {"err_detect": "explode"}
+            if stream.codec_context.name == "apng" and stream.codec_context.extradata:
+                header = chunks_without_deflated(stream.codec_context.extradata)
+                stream.codec_context.extradata = header
             yield container, stream
             return
         only_audio = "; it holds only sound" if container.streams.audio else ""
@@ -230,13 +237,11 @@ def _decode(
 
 
 def _without_deflated(packet: Packet, decoder: VideoCodecContext) -> Packet:
-    """The packet; for PNG, without what its decoder would inflate besides the pixels.
-
-    The color profile must go for another reason too: PyAV 18 crashes on frames that carry its name.
-    """
-    if decoder.name != "png" or not packet.size:
+    """The packet without what `DEFLATED` removes."""
+    clean = DEFLATED.get(decoder.name)
+    if clean is None or not packet.size:
         return packet
-    cleaned = av.Packet(without_deflated(bytes(packet)))
+    cleaned = av.Packet(clean(bytes(packet)))
     cleaned.pts, cleaned.dts, cleaned.time_base = packet.pts, packet.dts, packet.time_base
     cleaned.is_keyframe = packet.is_keyframe  # other pictures depend on the one before
     return cleaned

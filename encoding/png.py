@@ -54,16 +54,21 @@ def without_deflated(data: bytes) -> bytes:
     """
     if not data.startswith(SIGNATURE):
         return data
+    return SIGNATURE + chunks_without_deflated(data[len(SIGNATURE) :])
+
+
+def chunks_without_deflated(data: bytes) -> bytes:
+    """The same of PNG chunks without a signature, as FFmpeg hands those of APNG to the decoder."""
     chunks = list(_chunks_of(memoryview(data)))
     dropped = {b"zTXt", b"iTXt"}
     if any(kind == b"iCCP" for kind, _ in chunks):
         dropped |= {b"iCCP", *OVERRULED}
-    return b"".join([SIGNATURE, *(content for kind, content in chunks if kind not in dropped)])
+    return b"".join(content for kind, content in chunks if kind not in dropped)
 
 
 def _chunks_of(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Type and bytes of each chunk; a truncated chunk at the end has no type."""
-    begin = len(SIGNATURE)
+    begin = 0
     while begin + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, begin)
         end = begin + length + 12  # length, type and CRC

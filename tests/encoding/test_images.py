@@ -415,3 +415,18 @@ def test_png_pictures_with_a_profile_go_through_in_a_video(tmp_path, samples, wi
         for frame in frames:
             assert samples(frame.picture) == expected
             assert len(frame.picture.side_data) == 0
+
+
+def test_an_animated_png_with_a_profile_goes_through(tmp_path, samples, clip, with_bomb):
+    _, _, profiled = with_bomb
+    profile = profiled[33 : profiled.index(b"IDAT") - 4]
+    plain = clip("a.apng", frames=3, codec="apng", pix_fmt="rgb24", options={}).read_bytes()
+    (tmp_path / "b.apng").write_bytes(plain[:33] + profile + plain[33:])
+    read = []
+    for name in ("a.apng", "b.apng"):
+        with open_source(tmp_path / name) as source:
+            frames = list(source.frames())
+        assert len(frames) == 3
+        assert all(len(frame.picture.side_data) == 0 for frame in frames)
+        read.append([samples(frame.picture) for frame in frames])
+    assert read[0] == read[1]
