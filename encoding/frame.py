@@ -1,10 +1,12 @@
-"""The two small values passed around in this layer: a frame with its time, and color tags."""
+"""The two small values passed around in this layer, a frame with its time and color tags; and what
+else a picture carries."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -32,3 +34,14 @@ class Frame:
     """Number of the frame in its source, from 0 at the source's first frame."""
     time: Fraction
     """Seconds, exact, on the source's own clock (its first frame need not be at 0)."""
+
+
+def side_data(picture: VideoFrame) -> Mapping[Any, Any]:
+    """The side data of a picture by type; empty if one is of a type that PyAV does not know.
+
+    Such are EXIF (photographs, and motion JPEG of cameras) and the view of stereoscopic video.
+    """
+    try:
+        return picture.side_data
+    except ValueError:
+        return {}

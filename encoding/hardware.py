@@ -19,6 +19,7 @@ from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
 from .errors import DecoderError, SourceError
+from .frame import side_data
 from .layout import PixelLayout, channel_views, pixel_layout, unpacked
 
 if TYPE_CHECKING:
@@ -130,6 +131,6 @@ def _blank(picture: av.VideoFrame, pix_fmt: str, reformatter: VideoReformatter) 
 
     The samples of that conversion are not used: swscale rounds where a shift is exact.
     """
-    if len(picture.side_data):
+    if len(side_data(picture)):
         return reformatter.reformat(picture, format=pix_fmt)
     return av.VideoFrame(picture.width, picture.height, pix_fmt)

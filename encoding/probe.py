@@ -12,7 +12,7 @@ import av
 
 from .container import VideoInput, decode, exact, open_video, source_name, text_tags
 from .errors import SourceError
-from .frame import ColorTags
+from .frame import ColorTags, side_data
 from .scan import scan
 from .timestamps import Timestamps
 
@@ -165,10 +165,11 @@ def _streams(streams: Iterable[Stream]) -> tuple[StreamInfo, ...]:
 def _mastering(picture: av.VideoFrame) -> dict[str, str]:
     """HDR10 metadata of a decoded frame (SMPTE ST 2086, CTA-861.3) in x265's notation."""
     found = {}
-    display = picture.side_data.get("MASTERING_DISPLAY_METADATA")
+    beside = side_data(picture)
+    display = beside.get("MASTERING_DISPLAY_METADATA")
     if display is not None and _is_whole(bytes(display)):
         found["master-display"] = _master_display(bytes(display))
-    light = picture.side_data.get("CONTENT_LIGHT_LEVEL")
+    light = beside.get("CONTENT_LIGHT_LEVEL")
     if light is not None:
         found["max-cll"] = "{},{}".format(*struct.unpack_from("=2I", bytes(light)))
     return found

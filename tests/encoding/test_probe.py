@@ -97,6 +97,22 @@ def test_hdr10_metadata_is_told_in_the_words_of_x265(clip):
     assert info.color == ColorTags(primaries=9, transfer=16, matrix=9, range=1)
 
 
+def test_side_data_that_pyav_does_not_know_is_passed_over(tmp_path, clip):
+    given = clip("a.mkv", frames=2, codec="mjpeg", pix_fmt="yuvj420p")
+    tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)  # turned by 90 degrees
+    exif = b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
+    with av.open(str(given)) as source, av.open(str(tmp_path / "b.mkv"), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                tagged = av.Packet(bytes(packet)[:2] + exif + bytes(packet)[2:])
+                tagged.pts, tagged.dts, tagged.time_base = packet.pts, packet.dts, packet.time_base
+                tagged.is_keyframe, tagged.stream = True, stream
+                out.mux(tagged)
+    info = probe(tmp_path / "b.mkv", count=True)
+    assert (info.frame_count, info.mastering) == (2, {})
+
+
 def test_interlacing_is_seen(clip):
     options = {"qp": "0", "preset": "ultrafast", "x264-params": "interlaced=1:tff=1"}
     assert probe(clip("a.mkv", frames=3, options=options)).is_interlaced
