@@ -12,6 +12,11 @@ from .errors import SessionError
 from .manifest import Manifest
 from .progress import ChunkRecord
 
+MOST_TICKS = 2**31 - 1
+"""Per second: FFmpeg counts them in a signed 32-bit integer."""
+NANOSECONDS = 10**9
+"""Per second, where a start is rounded; in finer ticks a frame could last too long to be stored."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timetable:
@@ -59,18 +64,30 @@ def timetable(
 ) -> Timetable:
     """Times of the output that `records` form in order; its clock is the source's minus `shift`.
 
-    `shift`: seconds. The time base becomes finer if the start needs it.
+    `shift`: seconds. The time base becomes finer if the start needs it: see `start_ticks`.
 
     Raises:
         SessionError: the chunks of a variable rate overlap in time.
     """
     base = manifest.stream.time_base
-    origin = (manifest.start - shift) / base
-    finer = origin.denominator
-    pts = finer * _ticks(manifest, records) + origin.numerator
+    first, finer = start_ticks(manifest.start - shift, base)
+    pts = finer * _ticks(manifest, records) + first
     if np.any(np.diff(pts) <= 0):
         raise SessionError("The chunks overlap in time: make the session again.")
     return Timetable(time_base=base / finer, pts=pts, last_duration=manifest.stream.step * finer)
+
+
+def start_ticks(start: Fraction, base: Fraction) -> tuple[int, int]:
+    """`start`, in seconds, in ticks of `base` / n; and n.
+
+    Exact, unless that takes ticks too fine to be stored: then rounded to about a nanosecond, which
+    leaves the distances between frames exact.
+    """
+    ticks = start / base
+    if (base / ticks.denominator).denominator <= MOST_TICKS:
+        return ticks.numerator, ticks.denominator
+    finer = base.numerator * max(1, NANOSECONDS // base.denominator)
+    return round(ticks * finer), finer
 
 
 def _ticks(manifest: Manifest, records: Sequence[ChunkRecord]) -> np.ndarray:

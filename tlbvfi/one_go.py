@@ -16,6 +16,7 @@ from ..encoding.carried import Carried, container_options, open_carried
 from ..encoding.errors import OutputError
 from ..encoding.progress import ChunkRecord
 from ..encoding.source import Source
+from ..encoding.timetable import start_ticks
 from ..encoding.window import Window, output_window
 from ..encoding.writer import MUXERS, VideoWriter, stores_mastering
 from .config import JobConfig
@@ -124,5 +125,4 @@ def _clock(plan: Plan, window: Window | None) -> tuple[int, int]:
     That is the source's clock, which its sound uses, or begins with the window.
     """
     origin = plan.origin - (window.start if window else 0)
-    ticks = origin / plan.manifest.stream.time_base
-    return ticks.numerator, ticks.denominator
+    return start_ticks(origin, plan.manifest.stream.time_base)

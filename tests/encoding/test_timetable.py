@@ -1,9 +1,11 @@
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
+from comfyui_tlbvfi.encoding.concat import join
 from comfyui_tlbvfi.encoding.errors import SessionError
-from comfyui_tlbvfi.encoding.timetable import Timetable, timetable
+from comfyui_tlbvfi.encoding.timetable import Timetable, start_ticks, timetable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +63,7 @@ def test_shortest_outputs_have_decode_times(count):
     assert times.dts(2).tolist() == [n - min(2, count - 1) for n in range(count)]
 
 
-@given(start=st.fractions(0, 10_000, max_denominator=90_000), hours=st.integers(1, 3))
+@given(start=st.fractions(0, 10_000, max_denominator=44_000), hours=st.integers(1, 3))
 @settings(max_examples=20)
 def test_an_hour_keeps_its_start_and_rate_to_the_tick(encoder, stream, start, hours):
     from comfyui_tlbvfi.encoding.manifest import Manifest
@@ -79,6 +81,29 @@ def test_an_hour_keeps_its_start_and_rate_to_the_tick(encoder, stream, start, ho
     last = int(times.pts[-1]) * times.time_base
     assert int(times.pts[0]) * times.time_base == start
     assert last == start + (frames - 1) * Fraction(1001, 48000)
+
+
+@given(
+    start=st.fractions(-10_000, 10_000, max_denominator=10**7),
+    rate=st.fractions(1, 1000, max_denominator=10**6),
+)
+def test_a_start_is_kept_to_the_nanosecond_in_ticks_that_can_be_stored(start, rate):
+    first, finer = start_ticks(start, 1 / rate)
+    tick = 1 / rate / finer
+    assert tick.denominator <= 2**31 - 1
+    assert finer <= 2**31 - 1  # ticks from frame to frame
+    assert abs(first * tick - start) <= tick / 2
+    assert first * tick == start or tick < Fraction(2, 10**9) or tick == Fraction(1, rate.numerator)
+
+
+def test_a_start_that_no_tick_can_store_exactly_is_rounded(tmp_path, filled, stream):
+    rate, start = Fraction("47.123457"), Fraction(237107, 90000)
+    output = tmp_path / "out.mp4"
+    join(filled("h264", start=start, stream=stream(rate=rate)), output)
+    with av.open(str(output)) as container:
+        times = sorted(p.pts * p.time_base for p in container.demux(video=0) if p.size)
+    assert abs(times[0] - start) < Fraction(1, 10**6)
+    assert [time - times[0] for time in times] == [number / rate for number in range(7)]
 
 
 def test_variable_rate_follows_the_records(filled):
