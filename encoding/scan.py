@@ -56,7 +56,8 @@ class _Packets:
     end: int = MISSING
     """When the last picture ends, in units of the stream's time base."""
     is_reordered: bool = False
-    end_of_audio: Fraction = Fraction(0)
+    end_beside: Fraction = Fraction(0)
+    """When the last sound or subtitle ends, in seconds."""
     clock: Clock = STEADY
 
 
@@ -113,7 +114,7 @@ def scan(
             Fraction(0)  # the declared duration ignores jumps
             if found.clock.jumps
             else _missing(
-                container, stream, base, max(ticks[-1], found.end) * base, found.end_of_audio
+                container, stream, base, max(ticks[-1], found.end) * base, found.end_beside
             )
         ),
         clock=found.clock,
@@ -154,10 +155,10 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
         if watch is not None:
             watch.see(packet)
         if packet.stream.index != stream.index:
-            base = exact(packet.time_base) if packet.stream.type == "audio" else None
+            base = exact(packet.time_base)
             if packet.pts is not None and base is not None:
                 end = (packet.pts + (packet.duration or 0)) * base
-                found.end_of_audio = max(found.end_of_audio, end)
+                found.end_beside = max(found.end_beside, end)
         elif packet.size and not packet.is_discard:
             pts = MISSING if packet.pts is None else packet.pts
             found.is_reordered |= bool(found.pts) and MISSING < pts < found.pts[-1]
@@ -222,15 +223,16 @@ def _missing(
     stream: VideoStream,
     base: Fraction,
     end: Fraction,
-    end_of_audio: Fraction,
+    end_beside: Fraction,
 ) -> Fraction:
     """Seconds between the declared end and the actual end."""
-    if stream.duration:
-        declared = ((stream.start_time or 0) + stream.duration) * base
-        return _noticeable(declared - end)
-    if container.duration:
-        declared = Fraction((container.start_time or 0) + container.duration, 1_000_000)
-        return _noticeable(declared - max(end, end_of_audio))
+    whole, own = Fraction(container.duration or 0, 1_000_000), (stream.duration or 0) * base
+    # One that equals the container's may be taken from there, unless an index counts the frames.
+    if own and (stream.frames or abs(own - whole) > base):
+        return _noticeable((stream.start_time or 0) * base + own - end)
+    if whole:
+        declared = Fraction(container.start_time or 0, 1_000_000) + whole
+        return _noticeable(declared - max(end, end_beside))
     return Fraction(0)
 
 

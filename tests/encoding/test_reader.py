@@ -253,6 +253,47 @@ def test_a_last_frame_that_is_shown_for_long_is_no_loss(clip, samples, name):
         assert source.shortfall() is None
 
 
+def test_a_subtitle_that_is_shown_longer_than_the_pictures_is_no_loss(tmp_path, clip, samples):
+    (tmp_path / "a.srt").write_text("1\n00:00:00,100 --> 00:00:06,000\nThe end\n")
+    with (
+        av.open(str(clip("a.mkv", frames=4))) as given,
+        av.open(str(tmp_path / "a.srt")) as lines,
+        av.open(str(tmp_path / "b.mkv"), "w") as out,
+    ):
+        for source in (given, lines):
+            out.add_stream_from_template(source.streams[0])
+        for number, source in enumerate((given, lines)):
+            for packet in source.demux():
+                if packet.size:
+                    packet.stream = out.streams[number]
+                    out.mux(packet)
+    with VideoSource(tmp_path / "b.mkv") as source:
+        assert len(everything(source, samples)) == 4
+        assert source.shortfall() is None
+
+
+def test_pictures_that_are_cut_off_behind_all_of_the_sound_are_a_loss(tmp_path, clip, samples):
+    options = {"movflags": "faststart", "max_interleave_delta": "1"}
+    with (
+        av.open(str(clip("sound.mp4", frames=48, has_audio=True))) as sound,
+        av.open(str(clip("pictures.mp4", frames=50))) as pictures,
+        av.open(str(tmp_path / "whole.mp4"), "w", options=options) as out,
+    ):
+        given = sound.streams.audio[0], pictures.streams.video[0]
+        streams = [out.add_stream_from_template(each) for each in given]
+        for source, stream in zip(given, streams, strict=True):
+            for packet in source.container.demux(source):
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+    data = (tmp_path / "whole.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+    with VideoSource(tmp_path / "cut.mp4") as source:
+        kept = everything(source, samples)
+        assert 20 < len(kept) < 40
+        assert f"({len(kept)} of 50 frames left)" in str(source.shortfall())
+
+
 def test_an_mp4_without_its_index_is_refused(tmp_path, clip):
     data = clip("a.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
