@@ -11,13 +11,16 @@ LABEL = re.compile(r"(\d+):(\d\d):(\d\d)([:;.,])(\d+)")
 def moved_timecode(label: str, rate: Fraction, new_rate: Fraction, seconds: Fraction) -> str | None:
     """The label of the frame shown `seconds` after the one labeled `label`, at another frame rate.
 
-    None if no frame is shown at exactly that time, or the label is not valid.
+    None if no frame is shown at exactly that time, or the label is not valid: only at multiples of
+    30 (29.97, 59.94) can labels be dropped.
     """
     match, count, new_count = LABEL.fullmatch(label), round(rate), round(new_rate)
     if match is None or not count or Fraction(new_count, count) != new_rate / rate:
         return None
     hours, minutes, whole_seconds, frames = (int(match[part]) for part in (1, 2, 3, 5))
     drops = match[4] != ":"
+    if drops and (count % 30 or new_count % 30):
+        return None
     minutes += 60 * hours
     number = (60 * minutes + whole_seconds) * count + frames
     if drops:

@@ -27,6 +27,8 @@ NTSC, FILM = Fraction(30000, 1001), Fraction(24000, 1001)
         ("01:00:00:12", Fraction(24), Fraction(60), 0, "01:00:00:30"),
         ("01:00:00:11", Fraction(24), Fraction(60), 0, None),
         ("01:00:00:12", FILM, Fraction(60), 0, None),
+        ("01:00:00;00", Fraction(25), Fraction(50), 0, None),
+        ("00:00:00;00", NTSC, FILM, 0, None),
         ("noon", FILM, FILM, 0, None),
     ],
 )
