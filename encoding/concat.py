@@ -67,6 +67,10 @@ class JoinResult:
     """One sentence for each part of the source that could not be carried over unchanged."""
 
 
+OnMade = Callable[[JoinResult], None]
+"""Called with the facts of a verified file just before it gets its name."""
+
+
 def join(
     session: Session,
     output: Path,
@@ -76,6 +80,7 @@ def join(
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
+    on_made: OnMade | None = None,
 ) -> JoinResult:
     """Join all chunks into `output`, which appears only once it is complete and verified.
 
@@ -83,6 +88,7 @@ def join(
     `window`: the part of the source that was used; the output's clock begins with it. If it is
     stretched, sound is slowed at its original pitch, and encoded.
     `metadata`: additional entries, such as ComfyUI's `workflow` and `prompt`.
+    `on_made` notes the file before it appears; after a crash, `output` is then known or absent.
     The session's chunks are left as they are: see `Session.drop_chunks`.
 
     Raises:
@@ -103,14 +109,17 @@ def join(
             other, notes = _write_or_refuse(plan, temporary, dict(metadata or {}), on_progress)
             verify_file(temporary, Expected(times=times, other=other)).require()
             notes += _undescribed(temporary, session.manifest)
-    return JoinResult(
-        output=output,
-        frames=len(times.pts),
-        duration=int(times.pts[-1] - times.pts[0] + times.last_duration) * times.time_base,
-        bytes=output.stat().st_size,
-        shift=shift,
-        notes=tuple(notes),
-    )
+            result = JoinResult(
+                output=output,
+                frames=len(times.pts),
+                duration=int(times.pts[-1] - times.pts[0] + times.last_duration) * times.time_base,
+                bytes=temporary.stat().st_size,
+                shift=shift,
+                notes=tuple(notes),
+            )
+            if on_made is not None:
+                on_made(result)
+    return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

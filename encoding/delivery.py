@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .carried import kept_metadata
-from .concat import JoinResult, OnProgress, join
+from .concat import JoinResult, OnMade, OnProgress, join
 from .container import VideoInput
 from .errors import EncoderError, OutputError
 from .images import Depth, ImageFormat, image_format
@@ -134,11 +134,13 @@ def deliver(
     overwrite: bool = False,
     on_encode: OnProgress | None = None,
     on_join: OnProgress | None = None,
+    on_made: OnMade | None = None,
 ) -> JoinResult:
     """Make `output` from the chunks, complete and verified; the chunks are left as they are.
 
     `source`, `window`, `metadata`, `overwrite`: as in `concat.join`. `on_encode` and `on_join` are
-    called with frames done and total frames, and may raise to stop.
+    called with frames done and total frames, and may raise to stop. `on_made` is called with the
+    result: just before a video gets its name, or once all images are there.
 
     Raises:
         SessionError: chunks are missing.
@@ -148,9 +150,12 @@ def deliver(
     """
     if isinstance(final, ImageFormat):
         texts = kept_metadata(metadata or {})
-        return write_images(
+        images = write_images(
             session, output, final, metadata=texts, overwrite=overwrite, on_progress=on_encode
         )
+        if on_made is not None:
+            on_made(images)
+        return images
     if output.exists() and not overwrite:
         raise OutputError(
             f"{output} exists: choose another name or, on the command line, add --overwrite."
@@ -164,6 +169,7 @@ def deliver(
         metadata=metadata,
         overwrite=overwrite,
         on_progress=on_join,
+        on_made=on_made,
     )
     if chunks is not session:
         chunks.remove()

@@ -245,6 +245,17 @@ def join_session(
         OutputError: `output` exists or cannot be written.
     """
     window = used_window(session.manifest)
+
+    def note(joined: JoinResult) -> None:
+        session.note_result(
+            {
+                "output": str(output.absolute()),
+                "bytes": joined.bytes,
+                "shift": str(joined.shift),
+                "final": final_to_json(final),
+            }
+        )
+
     with session.locked():
         joined = deliver(
             session,
@@ -256,17 +267,10 @@ def join_session(
             overwrite=overwrite,
             on_encode=lambda done, total: on_event(Encoding(done=done, total=total)),
             on_join=lambda done, total: on_event(Joining(done=done, total=total)),
+            on_made=note,
         )
-        for note in joined.notes:
-            on_event(Notice(text=note))
-        session.note_result(
-            {
-                "output": str(output.absolute()),
-                "bytes": joined.bytes,
-                "shift": str(joined.shift),
-                "final": final_to_json(final),
-            }
-        )
+        for text in joined.notes:
+            on_event(Notice(text=text))
         if not keep_chunks:
             session.drop_chunks()
     return joined

@@ -3,6 +3,7 @@
 import json
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
@@ -248,6 +249,33 @@ def test_chunks_are_kept_until_the_final_file_is_verified_and_then_removed(clip,
     assert not list(dropped.session_folder.glob("chunk_*"))
     assert run(source, "kept.mkv").was_done  # as after a run that ended before it removed them
     assert not list(kept.session_folder.glob("chunk_*"))
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_job_stopped_as_its_file_gets_its_name_knows_that_file(
+    clip, run, tmp_path, monkeypatch, is_named
+):
+    source, output = clip(tmp_path / "in.mp4"), tmp_path / "out.mkv"
+    replace = Path.replace
+
+    def stop(path, target):
+        if target != output or is_named:
+            replace(path, target)
+        if target == output:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(source)
+    assert output.exists() == is_named
+    if not is_named:
+        output.write_text("precious")
+        with pytest.raises(OutputError, match="not made by this job"):
+            run(source)
+        output.unlink()
+    again = run(source)
+    assert (again.was_done, again.frames_made) == (is_named, 0)
 
 
 def test_an_output_made_by_something_else_is_not_touched(clip, run, tmp_path):
