@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..encoding.durable import atomic_file, disk_errors
+from ..encoding.durable import atomic_file, disk_errors, sole_writer
 from ..encoding.errors import OutputError
 from .errors import CheckpointError, ModelMissingError, SettingsError
 from .model import COMPUTE_DTYPES, TLBVFI
@@ -124,16 +124,17 @@ def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype = torc
     Raises:
         ModelMissingError, CheckpointError: as `load_checkpoint`.
         SettingsError: unsupported dtype, or `target` is not a `.safetensors`.
-        OutputError: the disk is full, or `target` cannot be written.
+        OutputError: `target` cannot be written or is being made, or the disk is full.
     """
     if dtype not in COMPUTE_DTYPES:
         raise SettingsError(f"weights can be float32, float16 or bfloat16, got {dtype}.")
-    if Path(target).suffix != ".safetensors":
+    target = Path(target)
+    if target.suffix != ".safetensors":
         raise SettingsError(f"{target} must end in .safetensors, the format it is written in.")
     weights = read_weights(Path(source))
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
-    with disk_errors(Path(target)), atomic_file(Path(target)) as temporary:
-        _save(stored, temporary, Path(target))
+    with sole_writer(target), disk_errors(target), atomic_file(target) as temporary:
+        _save(stored, temporary, target)
 
 
 def _save(weights: dict[str, Tensor], temporary: Path, target: Path) -> None:

@@ -2,10 +2,10 @@
 
 import os
 import stat
-from pathlib import Path
 
 import pytest
 import torch
+from comfyui_tlbvfi.encoding.durable import sole_writer
 from comfyui_tlbvfi.tlbvfi import checkpoint
 from safetensors import SafetensorError
 
@@ -37,9 +37,18 @@ def test_a_full_disk_is_one_sentence(tlbvfi, tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_there_is_one_sentence(tlbvfi):
-    code, _, err = tlbvfi("convert", "in.pth", "nowhere/out.safetensors")
+def test_a_folder_that_cannot_be_made_is_one_sentence(tlbvfi, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = tlbvfi("convert", "in.pth", "file/out.safetensors")
     assert code == 1
-    out = Path("nowhere/out.safetensors")
-    assert err.startswith(f"tlbvfi: {out} cannot be written (No such file")
+    assert err.startswith("tlbvfi: file cannot be written (")
     assert err.count("\n") == 1
+
+
+def test_a_file_that_another_process_makes_is_left_to_it(tlbvfi, tmp_path):
+    with sole_writer(tmp_path / "out.safetensors"):
+        code, _, err = tlbvfi("convert", "in.pth", "out.safetensors")
+    assert code == 1
+    assert "out.safetensors is being made by another job" in err
+    assert tlbvfi("convert", "in.pth", "out.safetensors")[0] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]

@@ -17,6 +17,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from comfyui_tlbvfi.encoding.durable import sole_writer
 from comfyui_tlbvfi.encoding.errors import OutputError
 from comfyui_tlbvfi.tlbvfi import client
 from comfyui_tlbvfi.tlbvfi.cli import main
@@ -964,6 +965,9 @@ def test_the_rewrite_command_writes_a_file_once_and_lists_the_changes(save, tmp_
     assert json.loads(out.read_text())["3"]["class_type"] == "SaveImage"
     assert main(["comfy", "rewrite", save(workflow), "-o", str(out)]) == 1
     assert "--overwrite replaces it" in capsys.readouterr().err
+    with sole_writer(out):
+        assert main(["comfy", "rewrite", save(workflow), "-o", str(out), "--overwrite"]) == 1
+    assert "is being made by another job" in capsys.readouterr().err
     assert main(["comfy", "rewrite", save(workflow), "--to", "tlbvfi", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["workflow"]["3"]["inputs"]["fps"] == 16

@@ -115,19 +115,16 @@ def _add_rewrite(commands: Any, shared: argparse.ArgumentParser) -> None:  # noq
 
 def run_rewrite(arguments: argparse.Namespace) -> int:
     """Write the rewritten workflow; list the changes on stderr, or with --json on stdout."""
-    from ..errors import SettingsError
     from ..rewrite import rewrite
     from ..workflow import read_workflow
 
     output = arguments.output
-    if output is not None and output.exists() and not arguments.overwrite:
-        raise SettingsError(f"{output} is already there: --overwrite replaces it.")
     result = rewrite(
         read_workflow(arguments.workflow), to=arguments.to, model_name=arguments.model_name
     )
     text = json.dumps(result.workflow, indent=2, ensure_ascii=output is None)
     if output is not None:
-        _write(output, text)
+        _write(output, text, overwrite=arguments.overwrite)
     if arguments.json:
         told = {"changes": result.changes, "output": str(output) if output else None}
         print(json.dumps(told if output else {**told, "workflow": result.workflow}))
@@ -139,11 +136,15 @@ def run_rewrite(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write(output: Path, text: str) -> None:
-    from ...encoding.durable import atomic_file, disk_errors
+def _write(output: Path, text: str, *, overwrite: bool) -> None:
+    from ...encoding.durable import atomic_file, disk_errors, sole_writer
+    from ..errors import SettingsError
 
-    with disk_errors(output), atomic_file(output) as part:
-        part.write_text(text, encoding="utf-8", errors="replace")  # lone surrogates
+    with sole_writer(output), disk_errors(output):
+        if output.exists() and not overwrite:
+            raise SettingsError(f"{output} is already there: --overwrite replaces it.")
+        with atomic_file(output) as part:
+            part.write_text(text, encoding="utf-8", errors="replace")  # lone surrogates
 
 
 def run_comfy(arguments: argparse.Namespace) -> int:
