@@ -215,14 +215,18 @@ class _Watch:
     def _listen(
         self, socket: ClientConnection, prompt_id: str, *, silence: float, total: float = math.inf
     ) -> bool:
-        """Handle messages until one says that the prompt has ended (True) or time is up (False)."""
-        stop = time.monotonic() + total
-        while (left := min(silence, stop - time.monotonic())) > 0:
+        """Handle messages until one says that the prompt has ended (True) or time is up (False).
+
+        Only images break a `silence`: other messages, about the load of the server, may never cease.
+        """
+        begun = heard = time.monotonic()
+        while (left := min(heard + silence, begun + total) - time.monotonic()) > 0:
             message = _receive(socket, left)
             if message is None:
                 break
             if isinstance(message, bytes):
                 self._image(message)
+                heard = time.monotonic()
             elif self._text(message, prompt_id):
                 return True
         return False

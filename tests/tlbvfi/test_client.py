@@ -369,6 +369,23 @@ def test_a_server_that_says_nothing_over_the_websocket_is_asked(comfy, fetch):
     assert fetch().frames == FRAMES
 
 
+def test_what_else_a_server_says_does_not_hold_up_a_finished_prompt(comfy, fetch):
+    quiet = threading.Event()
+
+    def chatter():
+        while not quiet.wait(0.02):
+            comfy.tell("monitor", load=7)
+
+    threading.Thread(target=chatter, daemon=True).start()
+    limit = threading.Timer(5, quiet.set)
+    limit.start()
+    comfy.run = lambda prompt_id: comfy.finish(prompt_id, told=False)
+    assert fetch().frames == FRAMES
+    assert not quiet.is_set()
+    limit.cancel()
+    quiet.set()
+
+
 def test_an_answer_to_the_queueing_that_got_lost_does_not_queue_twice(comfy, fetch):
     """The request arrives, the answer does not: our own id finds the prompt again."""
     reply = comfy.reply
