@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..encoding.durable import atomic_file, disk_errors, retry_while_open
+from ..encoding.stored import read_json, require_types
 from .client import OnServerEvent, ReceivedImage, generate, patiently
 from .comfy_http import (
     FileRef,
@@ -293,7 +294,8 @@ def _numbers(folder: Path) -> Iterator[int]:
 
 
 def _has_all(folder: Path, frames: int) -> bool:
-    return set(_numbers(folder)) == set(range(1, frames + 1))
+    numbers = set(_numbers(folder))  # counted first: a server may announce any number of frames
+    return len(numbers) == frames and numbers == set(range(1, frames + 1))
 
 
 def _generation(folder: Path, record: _Record, *, was_there: bool) -> Generation:
@@ -337,9 +339,11 @@ def _write_record(folder: Path, record: _Record) -> None:
 def _read_record(folder: Path) -> _Record | None:
     """The record in the folder; None if there is none or it is invalid."""
     try:
-        return _Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        record = _Record(**read_json(folder / RECORD))
+        require_types(record)
     except (OSError, ValueError, TypeError):
         return None
+    return record
 
 
 @contextmanager

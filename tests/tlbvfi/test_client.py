@@ -620,6 +620,29 @@ def test_more_frames_than_announced_are_not_kept(comfy, fetch, prompt, tmp_path)
     assert numbers(fetch()) == list(range(FRAMES))
 
 
+def test_a_batch_announced_as_endless_is_not_counted(comfy, fetch, prompt):
+    prompt["9"]["class_type"] = "SaveImageWebsocket"
+
+    def run(prompt_id):
+        comfy.tell("progress", node="9", value=0, max=2**52, prompt_id=prompt_id)
+        comfy.send(struct.pack(">II", 4, 16) + b'{"node_id": "9"}' + png(0))
+        comfy.finish(prompt_id, outputs={})
+
+    comfy.run = run
+    with pytest.raises(ClientError, match="were lost on the way twice"):
+        fetch()
+
+
+@pytest.mark.parametrize(
+    "damage", [{"frames": "4"}, {"frames": 2**60}, {"prompt_id": 5, "frames": None}]
+)
+def test_a_damaged_record_is_as_good_as_none(comfy, fetch, damage):
+    record = fetch().folder.parent / "generation.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), **damage}))
+    assert fetch().frames == FRAMES
+    assert len(comfy.queued) == 2
+
+
 def test_names_from_the_server_never_become_paths(comfy, fetch, tmp_path):
     names = ["../../evil.png", "/etc/passwd", "a/../../b.png", "C:\\x.png", ".png", "n\0ul.png"]
     comfy.files = {name: png(n) for n, name in enumerate(names)}
