@@ -954,6 +954,31 @@ def test_an_interrupted_job_is_resumed_by_its_session(
     assert len(comfy.queued) == 1
 
 
+@pytest.mark.parametrize("options", [[], ["--again"]])
+def test_a_job_resumed_elsewhere_is_made_of_the_frames_that_are_there(
+    comfy, save, tmp_path, capfdbinary, monkeypatch, options
+):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    comfy.files = {name: png8(n) for n, name in enumerate(sorted(comfy.files))}
+    monkeypatch.chdir(tmp_path)
+    save()
+    words = ["comfy", "run", "prompt.json", "--server", comfy.url, "-o", "-", "--input-fps", "16"]
+    with monkeypatch.context() as patch:
+        patch.setattr(BlendMethod, "between", interrupted)
+        assert main([*words, "--method", "blend", *options]) == 130
+    (session,) = (tmp_path / "output" / "tlbvfi_chunks").iterdir()
+    (tmp_path / "output").rename(tmp_path / "moved")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capfdbinary.readouterr()
+    assert main(["resume", session.name, "--root", "../moved"]) == 0
+    (tmp_path / "piped.mp4").write_bytes(capfdbinary.readouterr().out)
+    assert facts(str(tmp_path / "piped.mp4"))[0] == 2 * FRAMES - 1
+    assert len(comfy.queued) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -154,7 +154,9 @@ def run_comfy(arguments: argparse.Namespace) -> int:
     prompt, node = _prepare(arguments)
     _check_settings(arguments)
     to_stdout = arguments.output == STDOUT
-    if arguments.root is None:
+    if "resuming" in arguments:  # the session is made of the frames beside it
+        arguments.root, arguments.again = arguments.resuming[1], False
+    elif arguments.root is None:
         arguments.root = (Path() if to_stdout else arguments.output.parent) / "output"
     try:
         generation = _frames(arguments, prompt, node)
