@@ -88,6 +88,12 @@ def generation_folder(root: Path, server: Server, prompt: Json, node: str) -> Pa
     return root / "tlbvfi_frames" / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
+def is_collected(folder: Path) -> bool:
+    """Whether all frames of a generation have been fetched into its folder."""
+    record = _read_record(folder)
+    return record is not None and record.frames is not None and _has_all(folder, record.frames)
+
+
 def keeps_frames(prompt: Json) -> bool:
     """Whether a node of the prompt, in API format, saves images."""
     return any(as_dict(content).get("class_type") in FRAME_SAVERS for content in prompt.values())

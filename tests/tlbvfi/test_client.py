@@ -994,6 +994,9 @@ def test_a_job_resumed_elsewhere_is_made_of_the_frames_that_are_there(
             ["--input-fps", "16", "--server", "ftp://x"],
             "'ftp://x' is not the address of a ComfyUI server: write it like http://",
         ),
+        (["--input-fps", "16", "--codec", "h265x"], "no codec 'h265x'"),
+        (["--input-fps", "16", "--codec", "ffv1"], "ffv1 does not fit into a .mp4 file"),
+        (["--input-fps", "16", "--crf", "99"], "crf 99 is out of range"),
     ],
 )
 def test_mistakes_come_to_light_before_anything_is_generated(
@@ -1002,6 +1005,21 @@ def test_mistakes_come_to_light_before_anything_is_generated(
     assert run_command(*options) == 1
     assert said in capfd.readouterr().err
     assert comfy.queued == []
+
+
+@pytest.mark.parametrize("options", [["--again"], ["--node", "11"]])
+def test_an_output_that_is_there_is_refused_before_anything_is_generated_for_it(
+    comfy, run_command, prompt, capfd, options
+):
+    prompt["11"] = prompt["9"]
+    given = ("--input-fps", "16", "--node", "9")
+    assert run_command(*given) == 0
+    assert run_command(*given, *options) == 1
+    assert (
+        "out.mp4 exists and was not made from frames that are still here" in capfd.readouterr().err
+    )
+    assert len(comfy.queued) == 1
+    assert run_command(*given) == 0
 
 
 def test_what_the_page_saves_is_not_queued(comfy, run_command, capfd):

@@ -180,18 +180,21 @@ def run_comfy(arguments: argparse.Namespace) -> int:
 def _frames(arguments: argparse.Namespace, prompt: dict[str, Any], node: str) -> Generation:
     """The frames of the prompt, in a folder below the root."""
     from ..comfy_http import Server, server_url
-    from ..generation import collect, generation_folder
+    from ..generation import collect, generation_folder, is_collected
 
     server = Server(
         url=server_url(arguments.server),
         lost_seconds=arguments.patience,
         total_seconds=arguments.timeout,
     )
+    folder = generation_folder(arguments.root, server, prompt, node)
+    if arguments.again or not is_collected(folder):
+        _check_output(arguments)
     with _ServerBar(quiet=arguments.json) as show:
         return collect(
             server,
             prompt,
-            generation_folder(arguments.root, server, prompt, node),
+            folder,
             node=node,
             again=arguments.again,
             output_folder=arguments.comfy_output,
@@ -240,6 +243,26 @@ def _check_settings(arguments: argparse.Namespace) -> None:
     method = method_config(arguments)
     if method.name not in WITHOUT_WEIGHTS:
         find_model(method.name, path=method.model)
+
+
+def _check_output(arguments: argparse.Namespace) -> None:
+    """Raise now for an output that would otherwise be refused only after hours of generating."""
+    from ...encoding.delivery import output_path, plan_route
+    from ...encoding.errors import OutputError
+    from ...encoding.mezzanine import DecodedPicture
+    from ...encoding.sequence import image_pattern, is_image
+
+    to_stdout = arguments.output == STDOUT
+    output = Path("-.mp4") if to_stdout else output_path(str(arguments.output), arguments.codec)
+    there = image_pattern(output).found() if is_image(output.suffix) else output.exists()
+    if there and not (to_stdout or arguments.overwrite):
+        raise OutputError(
+            f"{output} exists and was not made from frames that are still here: choose another name, "
+            "or --overwrite to replace it."
+        )
+    config = job_config(arguments)
+    usual = DecodedPicture(width=512, height=512, pix_fmt="rgb24", has_alpha=False)
+    plan_route(output.suffix, config.encoder, usual, mezzanine=config.mezzanine)
 
 
 def _summary(generation: Generation) -> str:
