@@ -47,6 +47,38 @@ def test_interpolate_tells_the_result_as_json_on_stdout(tlbvfi, source):
     assert json.loads(out)["frames"] == 39
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no /dev/full")
+@pytest.mark.parametrize(
+    ("out", "code", "told"),
+    [
+        ("/dev/full", 1, "tlbvfi: standard output cannot be used: No space left on device.\n"),
+        ("closed pipe", 1, ""),
+        ("closed", 0, ""),
+    ],
+)
+def test_results_that_nobody_can_receive_are_no_crash(root, tmp_path, out, code, told):
+    program = (
+        "import sys, importlib.util as u\n"
+        f"s = u.spec_from_file_location('p', {str(root / '__init__.py')!r}, "
+        f"submodule_search_locations=[{str(root)!r}])\n"
+        "m = sys.modules['p'] = u.module_from_spec(s); s.loader.exec_module(m)\n"
+        "from p.tlbvfi.cli import main; sys.exit(main(['sessions', '--json']))\n"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    file = os.open("/dev/full", os.O_WRONLY) if out == "/dev/full" else writing
+    words = [sys.executable, "-c", program]
+    if out == "closed":
+        words = ["sh", "-c", 'exec "$@" >&-', "sh", *words]
+    environment = {key: text for key, text in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        words, cwd=tmp_path, env=environment, stdout=file, stderr=subprocess.PIPE, text=True
+    )
+    for each in {file, writing}:
+        os.close(each)
+    assert (done.returncode, done.stderr) == (code, told)
+
+
 def test_progress_and_messages_go_to_stderr(tlbvfi, source):
     code, out, err = tlbvfi("interpolate", source, "out.mp4", *BLEND)
     assert (code, out) == (0, "")

@@ -11,10 +11,12 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ... import __version__
+from ...encoding.durable import FULL
 from ...encoding.errors import VideoError
 from ..errors import InterpolationError
 from . import bench, comfy, inspect, interpolate, models, sessions
@@ -39,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _configure_logging(arguments.verbose)
     _stop_on_sigterm()
     try:
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        print(end="", flush=True)  # now, while it can still be told that this fails
+        return code
     except (VideoError, InterpolationError) as error:
         if arguments.verbose:
             logging.getLogger("tlbvfi").exception("%s failed", arguments.command)
@@ -50,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output has closed it (`tlbvfi ... | head`): nothing more to write.
-        sys.stderr.close()
+        _give_up(sys.stdout)
+        _give_up(sys.stderr)
         return 1
     except _ffmpeg_error() as error:
         if arguments.verbose:
@@ -67,9 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"out of memory, scale the frames down: {what}")
         return 1
     except OSError as error:
-        if arguments.verbose or error.filename is None:
+        is_full = error.filename is None and error.errno in FULL
+        if arguments.verbose or (error.filename is None and not is_full):
             raise
-        say(f"{error.filename} cannot be used: {error.strerror}.")
+        say(f"{error.filename or 'standard output'} cannot be used: {error.strerror}.")
+        if is_full:
+            _give_up(sys.stdout)
         return 1
 
 
@@ -96,6 +104,12 @@ def _shared_options(default: object) -> argparse.ArgumentParser:
     shared.add_argument("-v", "--verbose", action="store_true", help="log more, show tracebacks")
     shared.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     return shared
+
+
+def _give_up(stream: TextIO) -> None:
+    """Close a stream that cannot be written, or Python tries again when it exits."""
+    with suppress(OSError):
+        stream.close()
 
 
 def _ffmpeg_error() -> type[FFmpegError]:
