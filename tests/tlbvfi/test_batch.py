@@ -124,6 +124,30 @@ def test_ctrl_c_prints_the_command_that_does_the_rest(tlbvfi, clips, monkeypatch
     assert fresh["frames_made"] == fresh["frames"]
 
 
+def test_ctrl_c_among_videos_that_are_overwritten_names_no_command_that_begins_anew(
+    tlbvfi, clips, monkeypatch
+):
+    between, calls = BlendMethod.between, []
+
+    def interrupted(self, *arguments):
+        calls.append(1)
+        if len(calls) == 8:  # in the second video
+            raise KeyboardInterrupt
+        return between(self, *arguments)
+
+    command = ("interpolate", clips, "--out-dir", "smooth", *BLEND, "--chunk-frames", 2)
+    assert tlbvfi(*command)[0] == 0
+    monkeypatch.setattr(BlendMethod, "between", interrupted)
+    code, _, err = tlbvfi(*command, "--overwrite")
+    assert code == 130
+    assert "after 1 of 3 videos, which --overwrite would make again: leave them out" in err
+    words = err.splitlines()[-1].split()
+    assert words[:2] == ["tlbvfi", "resume"]
+    result = json.loads(tlbvfi(*words[1:], "--json")[1])
+    assert result["output"].endswith("b.mkv")
+    assert 0 < result["frames_made"] < result["frames"]
+
+
 def test_resume_of_one_session_goes_on_with_its_command(tlbvfi, clips, tmp_path):
     tlbvfi("interpolate", clips, "--out-dir", "smooth", *BLEND)
     (tmp_path / "smooth" / "b.mkv").unlink()

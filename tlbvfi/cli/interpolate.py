@@ -225,22 +225,30 @@ def _run_many(arguments: argparse.Namespace) -> int:
     tasks = plan_videos(paths, arguments.out_dir, codec=arguments.codec)
     config, method = job_config(arguments), create_method(method_config(arguments))
     outcomes: list[VideoOutcome] = []
+    current: list[tuple[ProgressBar, Destination]] = []
 
     def run(task: VideoTask) -> JobResult:
         number = f"{len(outcomes) + 1}/{len(tasks)}"
         say(f"{number} {task.source} -> {task.output}", quiet=arguments.json)
         destination = _destination(arguments, task.source, task.output, is_one_of_many=True)
         show = ProgressBar(quiet=arguments.json)
+        current.append((show, destination))
         return _run_job(arguments, task.source, method, config, destination, show)
 
     try:
         for outcome in run_videos(tasks, run):
             outcomes.append(outcome)
+            current.clear()
             if outcome.error:
                 say(f"{outcome.task.source} failed: {outcome.error}", quiet=arguments.json)
     except KeyboardInterrupt:
         done = f"interrupted after {len(outcomes)} of {len(tasks)} videos"
-        say(f"{done}; resume with:\n{command_line(['tlbvfi', *arguments.argv])}")
+        if not arguments.overwrite:
+            say(f"{done}; resume with:\n{command_line(['tlbvfi', *arguments.argv])}")
+            return 130
+        say(f"{done}, which --overwrite would make again: leave them out of the next command.")
+        for show, destination in current:
+            _say_how_to_resume(show.session_id, destination)
         return 130
     _tell_all(outcomes, arguments.json)
     return 1 if any(outcome.error for outcome in outcomes) else 0
