@@ -27,7 +27,7 @@ from ..encoding.source import open_source
 from .arrays import A, FrameFormat
 from .config import JobConfig, SlowmoSound
 from .errors import FrameError, SettingsError
-from .job import Destination, run_job
+from .job import Destination, refuse_the_source, run_job
 from .method import Method
 from .methods import MethodConfig, create_method
 from .one_go import run_in_one_go
@@ -181,8 +181,10 @@ def interpolate_video(
     rate = _given(input_fps, parse_rate)
     with open_source(_streamable(source), input_rate=rate, hwaccel=hwaccel) as opened:
         if isinstance(source, str | Path) and isinstance(target, str | Path):
+            output = output_path(str(target), codec)
+            refuse_the_source(Path(source), output)
             destination = Destination(
-                output=output_path(str(target), codec),
+                output=output,
                 root=None if root is None else Path(root),
                 overwrite=overwrite,
                 sound=heard,

@@ -14,6 +14,7 @@ from ..encoding.delivery import IMAGE_CODECS, output_path
 from ..encoding.errors import VideoError
 from ..encoding.images import DECODERS
 from ..encoding.profiles import find_profile
+from ..encoding.sequence import is_image
 from .errors import InterpolationError, SettingsError
 
 if TYPE_CHECKING:
@@ -108,10 +109,10 @@ def _refuse_collisions(tasks: Sequence[VideoTask]) -> None:
     sources = {task.source.resolve(): task.source for task in tasks}
     taken: dict[str, VideoTask] = {}
     for task in tasks:
-        if task.output.resolve() in sources:
+        place = task.output.parent if is_image(task.output.suffix) else task.output
+        if place.resolve() in sources:
             raise SettingsError(
-                f"{task.output} is one of the inputs and would be overwritten: choose another "
-                "--out-dir."
+                f"{place} is one of the inputs and would be overwritten: choose another --out-dir."
             )
         # Some file systems do not distinguish names that differ only in case.
         other = taken.setdefault(str(task.output).casefold(), task)

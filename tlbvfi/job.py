@@ -126,7 +126,8 @@ def run_job(
         VideoError: the source, encoder, session or destination is unusable.
         InterpolationError: settings or frames do not fit together.
     """
-    _refuse_the_source(destination)
+    if isinstance(destination.sound, Path):
+        refuse_the_source(destination.sound, destination.output)
     if is_image(destination.output.suffix):
         image_pattern(destination.output)  # raises before anything is made
     plan = make_plan(
@@ -508,10 +509,15 @@ def output_picture(frame: OutputFrame[VideoFrame], plan: Plan) -> VideoFrame:
     return from_rgb(frame.image.numpy(), pix_fmt, written)
 
 
-def _refuse_the_source(destination: Destination) -> None:
-    output, source = destination.output, destination.sound
-    if isinstance(source, Path) and output.exists() and output.samefile(source):
-        raise OutputError(f"{output} is the source itself: choose another name for the output.")
+def refuse_the_source(source: Path, output: Path) -> None:
+    """Refuse an output that replaces its source, or lies among the images that are read.
+
+    Raises:
+        OutputError: it does.
+    """
+    place = output.parent if source.is_dir() and is_image(output.suffix) else output
+    if source.exists() and place.exists() and place.samefile(source):
+        raise OutputError(f"{place} is the source itself: choose another name for the output.")
 
 
 def _refuse_to_overwrite(session: Session | None, final: Final, destination: Destination) -> None:

@@ -413,6 +413,24 @@ def test_an_existing_file_is_not_touched_unless_asked(tmp_path):
     assert len(decoded(str(target))[0]) == 5
 
 
+def test_a_source_is_not_replaced_even_if_its_sound_comes_from_elsewhere(clip, tmp_path):
+    source, sound = clip(tmp_path / "in.mp4", 5), clip(tmp_path / "song.mp4", 5, sound=True)
+    before = source.read_bytes()
+    with pytest.raises(OutputError, match=r"in\.mp4 is the source itself"):
+        interpolate_video(source, source, method="blend", sound=sound, overwrite=True)
+    assert source.read_bytes() == before
+
+
+def test_images_are_not_written_among_those_that_are_read(clip, tmp_path):
+    interpolate_video(clip(tmp_path / "in.mp4", 3), f"{tmp_path}/f/", method="blend", codec="png")
+    for target in (f"{tmp_path}/f/", f"{tmp_path}/f/x_%d.png"):
+        with pytest.raises(OutputError, match="f is the source itself"):
+            interpolate_video(
+                tmp_path / "f", target, input_fps=9, method="blend", codec="png", overwrite=True
+            )
+    assert len(list((tmp_path / "f").iterdir())) == 5
+
+
 def test_another_call_for_the_same_file_is_refused_and_harms_nothing(tmp_path, pictures):
     target, refused = tmp_path / "out.mkv", []
     wish = {"method": "blend", "input_fps": 8, "codec": "ffv1"}

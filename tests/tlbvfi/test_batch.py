@@ -207,6 +207,16 @@ def test_an_output_that_is_an_input_is_refused(tlbvfi, clips):
     assert (clips / "a.mp4").read_bytes() == before
 
 
+def test_images_are_not_written_among_the_images_of_an_input(tlbvfi, frame_folder, tmp_path):
+    one = frame_folder(tmp_path / "shots" / "one")
+    before = sorted(one.iterdir())
+    words = ("--out-dir", "shots", "--codec", "png", "--input-fps", 12, "--overwrite", *BLEND[:2])
+    code, _, err = tlbvfi("interpolate", one, *words)
+    assert code == 1
+    assert f"{Path('shots/one')} is one of the inputs" in err
+    assert sorted(one.iterdir()) == before
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(SettingsError, match="neither videos nor images"):
         plan_videos([tmp_path], tmp_path / "out", codec="auto")

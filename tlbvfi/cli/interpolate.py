@@ -196,12 +196,13 @@ def run_interpolate(
     with the frames, if not the input itself; `metadata` holds tags for the final file.
     """
     from ...encoding.delivery import output_path
+    from ..job import refuse_the_source
     from ..methods import create_method
 
     output = output_path(str(arguments.output), arguments.codec)
     config, method = job_config(arguments), create_method(method_config(arguments))
     source = Path(arguments.input)
-    _refuse_the_folder(source, output)
+    refuse_the_source(source, output)
     destination = _destination(arguments, source, output, sound=sound, metadata=metadata)
     show = ProgressBar(quiet=arguments.json)
     try:
@@ -388,16 +389,6 @@ def _mezzanine(arguments: argparse.Namespace) -> EncoderSettings | None:
     if arguments.mezzanine_crf is not None:
         raise SettingsError("--mezzanine-crf has no effect without --mezzanine: name its codec.")
     return None
-
-
-def _refuse_the_folder(folder: Path, output: Path) -> None:
-    """Refuse to write images among those that are read: the next run would read them."""
-    from ...encoding.errors import OutputError
-    from ...encoding.sequence import is_image
-
-    are_folders = is_image(output.suffix) and output.parent.is_dir() and folder.is_dir()
-    if are_folders and output.parent.samefile(folder):
-        raise OutputError(f"{folder} is the source itself: choose another folder.")
 
 
 def method_config(arguments: argparse.Namespace) -> MethodConfig:
