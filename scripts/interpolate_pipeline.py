@@ -72,8 +72,11 @@ def read_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
             "output use tlbvfi interpolate --fps"
         )
     arguments.source = arguments.frames or arguments.video
-    stem = arguments.source.name if arguments.frames else arguments.source.stem
-    arguments.output = arguments.output or arguments.source.with_name(f"{stem}_smooth.mp4")
+    named = arguments.source
+    if named.name in ("", ".."):  # such as --frames . in the folder itself
+        named = named.resolve()
+    stem = named.name if arguments.frames else named.stem
+    arguments.output = arguments.output or named.with_name(f"{stem}_smooth.mp4")
     return arguments
 
 

@@ -57,6 +57,14 @@ def test_the_output_of_frames_lies_beside_their_folder(script, frames, tmp_path)
     assert facts(tmp_path / "shot_smooth.mp4") == (Fraction(96000, 1001), 21)
 
 
+@pytest.mark.parametrize(("folder", "given"), [("shot", "."), ("shot/deeper", "..")])
+def test_the_folder_one_is_in_has_a_name_too(script, frames, tmp_path, monkeypatch, folder, given):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / folder)
+    assert script.main(["--frames", given, "--fps", "16", "--method", "blend"]) == 0
+    assert facts(tmp_path / "shot_smooth.mp4") == (32, 11)
+
+
 def test_kept_frames_are_those_of_the_video_and_the_sources_are_exact(script, frames, tmp_path):
     words = ["--frames", "shot", "--fps", "16", "--method", "blend", "--keep-frames"]
     assert script.main(words) == 0
