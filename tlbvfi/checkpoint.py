@@ -115,16 +115,22 @@ def weights_hash(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    overwrite: bool = False,
+) -> None:
     """Write what inference needs of `source` to the safetensors file `target`, atomically.
 
     `dtype`: type of the numbers in the file; below float32 the file is half the size and frames
-    no longer equal the reference's.
+    no longer equal the reference's. `overwrite`: whether an existing `target` is replaced.
 
     Raises:
         ModelMissingError, CheckpointError: as `load_checkpoint`.
         SettingsError: unsupported dtype, or `target` is not a `.safetensors`.
-        OutputError: `target` cannot be written or is being made, or the disk is full.
+        OutputError: `target` exists, is being made or cannot be written, or the disk is full.
     """
     if dtype not in COMPUTE_DTYPES:
         raise SettingsError(f"weights can be float32, float16 or bfloat16, got {dtype}.")
@@ -133,8 +139,11 @@ def convert(source: str | Path, target: str | Path, *, dtype: torch.dtype = torc
         raise SettingsError(f"{target} must end in .safetensors, the format it is written in.")
     weights = read_weights(Path(source))
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
-    with sole_writer(target), disk_errors(target), atomic_file(target) as temporary:
-        _save(stored, temporary, target)
+    with sole_writer(target), disk_errors(target):
+        if target.exists() and not overwrite:
+            raise OutputError(f"{target} is already there: --overwrite replaces it.")
+        with atomic_file(target) as temporary:
+            _save(stored, temporary, target)
 
 
 def _save(weights: dict[str, Tensor], temporary: Path, target: Path) -> None:

@@ -52,3 +52,13 @@ def test_a_file_that_another_process_makes_is_left_to_it(tlbvfi, tmp_path):
     assert "out.safetensors is being made by another job" in err
     assert tlbvfi("convert", "in.pth", "out.safetensors")[0] == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out.safetensors"]
+
+
+def test_a_file_that_is_there_is_replaced_only_when_asked(tlbvfi, tmp_path):
+    (tmp_path / "out.safetensors").write_text("precious")
+    code, _, err = tlbvfi("convert", "in.pth", "out.safetensors")
+    assert code == 1
+    assert err == "tlbvfi: out.safetensors is already there: --overwrite replaces it.\n"
+    assert (tmp_path / "out.safetensors").read_text() == "precious"
+    assert tlbvfi("convert", "in.pth", "out.safetensors", "--overwrite")[0] == 0
+    assert (tmp_path / "out.safetensors").read_bytes() != b"precious"

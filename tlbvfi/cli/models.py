@@ -35,6 +35,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
         default="float32",
         help="type of the stored weights (default float32; others are smaller but change the frames)",
     )
+    convert.add_argument("--overwrite", action="store_true", help="replace OUT.safetensors")
     convert.set_defaults(run=run_convert)
 
 
@@ -65,7 +66,12 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
     from ..checkpoint import convert
 
-    convert(arguments.input, arguments.output, dtype=getattr(torch, arguments.dtype))
+    convert(
+        arguments.input,
+        arguments.output,
+        dtype=getattr(torch, arguments.dtype),
+        overwrite=arguments.overwrite,
+    )
     _tell(arguments.output, arguments.json)
     return 0
 
