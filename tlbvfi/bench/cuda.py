@@ -45,14 +45,14 @@ def allocated_bytes(device: torch.device) -> int:
     return psutil.Process().memory_info().rss
 
 
-def kernel_seconds(work: Callable[[], object]) -> float:
+def kernel_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds in which at least one kernel ran during `work`, as the profiler saw it.
 
     Copies do not count. Kernels that run at the same time in several streams count once.
     """
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         work()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)  # not PyTorch's current device, which may be another
     spans = [
         (event.time_range.start, event.time_range.end)
         for event in profiler.events() or ()

@@ -79,7 +79,7 @@ def measure_model(task: Task) -> ModelFigures:
         save_file({"frame": last.contiguous(), "number": number}, task.last_frame)
         if device.type == "cuda":
             # The profiler slows down the program but not the kernels, so use the clock from above.
-            running = kernel_seconds(lambda: take(frames, pairs))
+            running = kernel_seconds(lambda: take(frames, pairs), device)
             busy = running / pairs / fmean(clock.seconds)
         with watched(method) as spent:
             take(frames, pairs)

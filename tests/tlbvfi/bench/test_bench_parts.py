@@ -4,10 +4,13 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.bench.cuda import covered
+from comfyui_tlbvfi.tlbvfi.bench import cuda
+from comfyui_tlbvfi.tlbvfi.bench.cuda import covered, kernel_seconds
 from comfyui_tlbvfi.tlbvfi.bench.figures import psnr
 from comfyui_tlbvfi.tlbvfi.bench.pictures import (
     moving_picture,
@@ -60,6 +63,30 @@ def test_spans_that_overlap_count_once(pieces):
     spans = [(start, start + length) for start, length in pieces]
     inside = {n for start, end in spans for n in range(start, end)}
     assert covered(spans) == len(inside)
+
+
+def profiled(name, start, end, device="CUDA"):
+    return SimpleNamespace(
+        name=name,
+        device_type=SimpleNamespace(name=device),
+        time_range=SimpleNamespace(start=start, end=end),
+    )
+
+
+def test_kernels_are_added_up_once_the_device_that_runs_them_is_done(monkeypatch):
+    events = [
+        profiled("convolution", 0.0, 3e6),
+        profiled("Memcpy HtoD (Pinned -> Device)", 3e6, 9e6),
+        profiled("cudaLaunchKernel", 3e6, 9e6, device="CPU"),
+        profiled("norm", 2e6, 4e6),
+    ]
+    done = []
+    profiler = SimpleNamespace(events=lambda: events)
+    monkeypatch.setattr(cuda, "profile", lambda activities: nullcontext(profiler))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: done.append(device))
+    second = torch.device("cuda", 1)
+    assert kernel_seconds(lambda: done.append("work"), second) == 4
+    assert done == ["work", second]
 
 
 @given(st.integers(0, 500), st.integers(2, 20))
