@@ -21,7 +21,13 @@ from .final_file import graph_metadata, join_to, shown
 from .graph import is_linked, leads_to
 from .host import NodeProgress, folders
 from .models import ModelWish, check_model, chosen_method
-from .output_settings import container_of, encoder_notices, encoder_settings, exact_rate
+from .output_settings import (
+    container_of,
+    encoder_notices,
+    encoder_settings,
+    exact_rate,
+    frames_per_pair,
+)
 from .sessions import require_own
 from .validation import check_bitrate, check_session_id, first_problem
 
@@ -146,7 +152,8 @@ class ChunkProcessor(io.ComfyNode):
     ) -> io.NodeOutput:
         progress = NodeProgress(cls.hidden.unique_id, log_events=debug)
         places, rate, suffix = folders(), exact_rate(fps), container_of(codec)
-        batch_rate = None if rate is None else rate / 2**times_to_interpolate
+        per_pair = frames_per_pair(times_to_interpolate)
+        batch_rate = None if rate is None else rate / per_pair
         clip = open_clip(images, batch_rate=batch_rate, temp=places.temp)
         config = JobConfig(
             **timing(clip, times_to_interpolate, rate, progress),
@@ -197,7 +204,7 @@ def timing(
     clip: Clip, times: int, rate: Fraction | None, progress: NodeProgress
 ) -> dict[str, Any]:  # fields of JobConfig
     """How many frames, and when: 2**times as many, or another rate for a video."""
-    natural = clip.source.timestamps.rate * 2**times
+    natural = clip.source.timestamps.rate * frames_per_pair(times)
     if not clip.is_video or rate is None or rate == natural:
         return {"times": times}
     progress(

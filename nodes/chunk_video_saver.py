@@ -13,7 +13,7 @@ from ..tlbvfi.errors import SettingsError
 from . import choices
 from .host import NodeProgress, folders
 from .manual_session import chunk_settings, new_session_id, save_chunk
-from .output_settings import exact_rate
+from .output_settings import exact_rate, frames_per_pair
 from .paths import folder_in_output, readable_file
 from .validation import check_session_id
 
@@ -147,10 +147,10 @@ def derived_rate(source: Path | None, times: int) -> Fraction:
     """The source's rate times 2**times, exactly.
 
     Raises:
-        SettingsError: no source is known.
+        SettingsError: no source is known, or `times` is out of range.
     """
     if source is None:
         raise SettingsError(
             "fps 0 means the rate of source_video_path, which is empty: set one of the two."
         )
-    return probe(source).rate * 2**times
+    return probe(source).rate * frames_per_pair(times)

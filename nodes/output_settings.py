@@ -9,7 +9,7 @@ from ..encoding.layout import pixel_layout
 from ..encoding.profiles import Encoder, EncoderSettings, Picture, find_profile
 from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.progress import Notice
-from ..tlbvfi.timeline import parse_rate
+from ..tlbvfi.timeline import Bisection, parse_rate
 
 PLAYABLE, ODD_SIZES = "yuv420p", "yuv444p"
 """For images, which have no YUV format of their own: what browsers play, and for odd sizes."""
@@ -31,6 +31,16 @@ def exact_rate(fps: float) -> Fraction | None:
             "of the source."
         )
     return parse_rate(str(fps))
+
+
+def frames_per_pair(times: int) -> int:
+    """2**times.
+
+    Raises:
+        SettingsError: `times` is out of range, which is possible over a link. A large 2**times takes
+            all memory, and the server answers nobody while it is computed.
+    """
+    return int(Bisection(times=times).rate(Fraction(1)))
 
 
 def meant_rate(rate: Fraction) -> Fraction:

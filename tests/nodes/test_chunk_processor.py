@@ -199,6 +199,14 @@ def test_another_rate_than_the_doubled_one_is_made_exactly_and_told(comfyui, cli
     assert "set fps to 0 for 48" in outputs["text"][0]
 
 
+def test_a_depth_that_no_job_has_is_refused_over_a_link(comfyui, clip, processor, node):
+    prompt = processor(clip("deep.mp4"), fps=30.0) | {"i": node("PrimitiveInt", value=20_000)}
+    prompt["c"]["inputs"]["times_to_interpolate"] = ["i", 0]
+    assert "times must be between 0 and 8 (2 to 256 times the frames), got 20000" in comfyui.error(
+        prompt
+    )
+
+
 def test_an_encoder_that_is_not_there_gives_way_to_its_twin_and_says_so(comfyui, clip, processor):
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine may have NVENC")

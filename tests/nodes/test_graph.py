@@ -9,6 +9,7 @@ from comfyui_tlbvfi.nodes.output_settings import (
     container_of,
     encoder_settings,
     exact_rate,
+    frames_per_pair,
     meant_rate,
 )
 from comfyui_tlbvfi.nodes.validation import (
@@ -83,6 +84,13 @@ def test_a_rate_means_the_exact_one(fps, rate):
 def test_a_rate_that_no_file_holds_is_refused(fps):
     with pytest.raises(SettingsError, match=f"fps {fps} is too low for a video file"):
         exact_rate(fps)
+
+
+@pytest.mark.parametrize("times", [-1, 9, 10**6])
+def test_a_depth_from_a_link_is_checked_before_it_is_a_power(times):
+    assert frames_per_pair(4) == 16
+    with pytest.raises(SettingsError, match=f"times must be between 0 and 8 .*, got {times}"):
+        frames_per_pair(times)
 
 
 @given(st.integers(1, 1000))

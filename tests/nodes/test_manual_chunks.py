@@ -246,6 +246,16 @@ def test_chunks_of_another_size_are_refused(comfyui, node):
     )
 
 
+@pytest.mark.parametrize("times", [-1, 9])
+def test_a_depth_that_no_sequence_has_is_refused_over_a_link(comfyui, chain, node, times):
+    nodes = chain("depth", [0], times_to_interpolate=["d", 0])
+    nodes |= {"d": node("PrimitiveInt", value=times)}
+    nodes.pop("last")
+    assert f"times must be between 0 and 8 (2 to 256 times the frames), got {times}" in (
+        comfyui.error(nodes)
+    )
+
+
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [
