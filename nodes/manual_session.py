@@ -17,6 +17,7 @@ from ..encoding.progress import ChunkRecord
 from ..encoding.session import Session
 from ..encoding.source import open_source
 from ..encoding.writer import StreamSpec
+from ..tlbvfi.timeline import storable_tick
 from .clip import BatchFrames
 from .host import NodeProgress
 from .images import as_frame, require_images
@@ -81,7 +82,8 @@ def save_chunk(
     A session that was joined and cleaned up starts over; its next joins replace those files.
 
     Raises:
-        SettingsError: the session's chunks have another size, rate or codec.
+        SettingsError: the session's chunks have another size, rate or codec, or no file can store
+            the rate.
         FrameError: a frame holds NaN or infinite pixels.
         EncoderError, SessionError, OutputError: as in `Session` and `ChunkWriter`.
     """
@@ -120,7 +122,7 @@ def _manifest(settings: ChunkSettings, progress: NodeProgress) -> Manifest:
         stream=StreamSpec(
             width=info.width,
             height=info.height,
-            time_base=1 / settings.rate,
+            time_base=storable_tick(1 / settings.rate),
             rate=settings.rate,
             color=written_tags(resolve(info), encoder),
         ),

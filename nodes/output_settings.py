@@ -15,10 +15,15 @@ PLAYABLE, ODD_SIZES = "yuv420p", "yuv444p"
 """For images, which have no YUV format of their own: what browsers play, and for odd sizes."""
 LOWEST_RATE = 0.001
 """Frames per second; at lower rates a frame lasts longer than mp4 can store."""
+FLOAT_DENOMINATOR = 1001
+"""A rate that went through a float means the nearest fraction with at most this denominator, which
+keeps 24000/1001 and everything a widget holds."""
 
 
 def exact_rate(fps: float) -> Fraction | None:
     """The exact frames per second: 23.976 is 24000/1001; None for 0, "as the source".
+
+    A rate over a link may be a float that was computed: 12.000000000000002 is 12.
 
     Raises:
         SettingsError: above 0 and below the widget's step, or not a number.
@@ -30,7 +35,7 @@ def exact_rate(fps: float) -> Fraction | None:
             f"fps {fps} is too low for a video file: set at least {LOWEST_RATE}, or 0 for the rate "
             "of the source."
         )
-    return parse_rate(str(fps))
+    return parse_rate(str(fps)).limit_denominator(FLOAT_DENOMINATOR)
 
 
 def frames_per_pair(times: int) -> int:
@@ -49,7 +54,7 @@ def meant_rate(rate: Fraction) -> Fraction:
     23.976 then has a denominator of 2**47, too fine for any file's time base; 24000/1001 was meant.
     """
     is_of_float = rate.denominator & (rate.denominator - 1) == 0
-    return parse_rate(str(rate.limit_denominator(1001))) if is_of_float else rate
+    return parse_rate(str(rate.limit_denominator(FLOAT_DENOMINATOR))) if is_of_float else rate
 
 
 def encoder_settings(

@@ -1,4 +1,4 @@
-"""Nodes for a ComfyUI under test: images and sounds that its own nodes cannot make."""
+"""Nodes for a ComfyUI under test: images, sounds and numbers that its own nodes cannot make."""
 
 import torch
 
@@ -43,4 +43,17 @@ class OddSound:
         return ({"waveform": wave.expand(batch, channels, -1), "sample_rate": rate},)
 
 
-NODE_CLASS_MAPPINGS = {"OddImages": OddImages, "OddSound": OddSound}
+class OddFloat:
+    """A float that was computed, without the limits of a widget."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("FLOAT",), "run", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"number": ("STRING", {})}}
+
+    def run(self, number):
+        return (float(number),)
+
+
+NODE_CLASS_MAPPINGS = {"OddImages": OddImages, "OddSound": OddSound, "OddFloat": OddFloat}

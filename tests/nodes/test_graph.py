@@ -19,6 +19,7 @@ from comfyui_tlbvfi.nodes.validation import (
     first_problem,
 )
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
+from comfyui_tlbvfi.tlbvfi.timeline import parse_rate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,10 +75,20 @@ def test_only_the_output_that_is_read_counts_as_linked():
         (47.952, Fraction(48000, 1001)),
         (59.94, Fraction(60000, 1001)),
         (12.5, Fraction(25, 2)),
+        (16.667, Fraction(16667, 1000)),
+        (0.001, Fraction(1, 1000)),
+        (1 / (1 / 49), 49),
+        (50 / 3, Fraction(50, 3)),
     ],
 )
 def test_a_rate_means_the_exact_one(fps, rate):
     assert exact_rate(fps) == rate
+
+
+@given(st.integers(1, 1_000_000))
+def test_every_rate_of_the_widget_is_kept(thousandths):
+    typed = Fraction(thousandths, 1000)
+    assert exact_rate(thousandths / 1000) in (typed, parse_rate(str(typed)))
 
 
 @pytest.mark.parametrize("fps", [1e-5, float("nan")])

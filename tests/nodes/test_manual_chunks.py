@@ -246,6 +246,21 @@ def test_chunks_of_another_size_are_refused(comfyui, node):
     )
 
 
+@pytest.mark.parametrize(
+    ("number", "rate"), [("49.00000000000001", 49), ("16.666666666666668", Fraction(50, 3))]
+)
+def test_a_computed_rate_over_a_link_is_the_one_it_means(comfyui, chain, node, number, rate):
+    nodes = chain(f"computed-{float(rate):.0f}", [0], fps=["f", 0])
+    nodes = joined(nodes, node) | {"f": node("OddFloat", number=number)}
+    assert facts(comfyui.saved(comfyui.run(nodes)["j"]))[0][1] == 1 / Fraction(rate)
+
+
+def test_a_rate_that_no_file_stores_is_refused_over_a_link(comfyui, chain, node):
+    nodes = chain("no-rate", [0], fps=["f", 0]) | {"f": node("OddFloat", number="5e9")}
+    nodes.pop("last")
+    assert "ticks of 1/5000000000 s, finer than video files can store" in comfyui.error(nodes)
+
+
 @pytest.mark.parametrize("times", [-1, 9])
 def test_a_depth_that_no_sequence_has_is_refused_over_a_link(comfyui, chain, node, times):
     nodes = chain("depth", [0], times_to_interpolate=["d", 0])
