@@ -31,8 +31,8 @@ class Clip:
     """A source of frames and related facts."""
 
     source: Source
-    sound: Path | BytesIO | None = None
-    """File whose sound goes with the frames."""
+    sound: Path | None = None
+    """File whose sound goes with the frames; a path, so that a later join finds it, too."""
     start: Fraction | None = None
     """Seconds after the first frame where a trimmed video begins."""
     end: Fraction | None = None
@@ -114,7 +114,7 @@ def _open_file(video: Input.Video, temp: Path) -> Clip:
     )  # ComfyUI counts from 0 on the file's clock, a job from its first frame
     return Clip(
         source=source,
-        sound=origin,
+        sound=origin if isinstance(origin, Path) else stored(origin, temp),
         start=start - first if start > first else None,
         end=start + duration - first if duration else None,
     )
@@ -137,10 +137,7 @@ def _trim_window(video: Input.Video) -> tuple[Fraction, Fraction]:
 
 
 def sound_file(audio: dict[str, Any] | None, temp: Path) -> Path | None:
-    """A WAV file (16 bit) of an AUDIO value, named by its content, so that a session finds it again.
-
-    None if it contains no sound.
-    """
+    """A WAV file (16 bit) of an AUDIO value; None if it contains no sound."""
     if audio is None or not audio["waveform"].numel():
         return None
     samples = audio["waveform"][0].to(device="cpu", dtype=torch.float32)  # [channels, samples]
@@ -151,7 +148,12 @@ def sound_file(audio: dict[str, Any] | None, temp: Path) -> Path | None:
         file.setsampwidth(2)
         file.setframerate(int(audio["sample_rate"]))
         file.writeframes(pcm.tobytes())
-    path = temp / f"tlbvfi_{hashlib.sha256(content.getbuffer()).hexdigest()[:16]}.wav"
+    return stored(content, temp, suffix=".wav")
+
+
+def stored(content: BytesIO, temp: Path, *, suffix: str = "") -> Path:
+    """A file with this content, named by it, so that a session finds it again."""
+    path = temp / f"tlbvfi_{hashlib.sha256(content.getbuffer()).hexdigest()[:16]}{suffix}"
     temp.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.getbuffer())
     return path

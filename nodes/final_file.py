@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io
@@ -85,7 +85,7 @@ def join_to(
     progress: NodeProgress,
     *,
     final: Final = None,
-    sound: Path | BinaryIO | None,
+    sound: Path | None,
     metadata: Mapping[str, str],
     keep_chunks: bool,
 ) -> Path:

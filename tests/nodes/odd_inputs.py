@@ -1,6 +1,11 @@
-"""Nodes for a ComfyUI under test: images, sounds and numbers that its own nodes cannot make."""
+"""Nodes for a ComfyUI under test: inputs that its own nodes cannot make."""
 
+from io import BytesIO
+from pathlib import Path
+
+import folder_paths
 import torch
+from comfy_api.latest import InputImpl
 
 
 class OddImages:
@@ -56,4 +61,23 @@ class OddFloat:
         return (float(number),)
 
 
-NODE_CLASS_MAPPINGS = {"OddImages": OddImages, "OddSound": OddSound, "OddFloat": OddFloat}
+class OddVideo:
+    """A video file of the input folder, in memory only, as the nodes of web services return it."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("VIDEO",), "run", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"file": ("STRING", {})}}
+
+    def run(self, file):
+        path = Path(folder_paths.get_input_directory()) / file
+        return (InputImpl.VideoFromFile(BytesIO(path.read_bytes())),)
+
+
+NODE_CLASS_MAPPINGS = {
+    "OddImages": OddImages,
+    "OddSound": OddSound,
+    "OddFloat": OddFloat,
+    "OddVideo": OddVideo,
+}

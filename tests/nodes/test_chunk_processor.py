@@ -129,6 +129,17 @@ def test_a_video_made_of_images_keeps_rate_and_sound(comfyui, clip, processor, n
     assert packets(result, "audio")
 
 
+@pytest.mark.parametrize("joined_by", ["c", "j"])
+def test_a_video_in_memory_keeps_its_sound(comfyui, clip, processor, node, joined_by):
+    name = clip("in-memory.mp4", sound=True)
+    prompt = processor(name, session_id=f"in-memory-{joined_by}")
+    prompt["l"] = node("OddVideo", file=name)
+    if joined_by == "j":
+        prompt["j"] = node("TLBVFI_VideoConcatenator", session_id=["c", 0])
+    result = comfyui.saved(comfyui.run(prompt)[joined_by])
+    assert packets(result, "audio") == packets(comfyui.base / "input" / name, "audio")
+
+
 @pytest.fixture
 def created(processor, node):
     """Prompt nodes that send images, with a node's sound if given, as a video to the processor."""
