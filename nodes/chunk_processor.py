@@ -18,7 +18,7 @@ from ..tlbvfi.spans import CutRule
 from . import choices
 from .clip import Clip, ImagesOrVideo, open_clip
 from .final_file import graph_metadata, join_to, shown
-from .graph import is_linked, leads_to
+from .graph import is_linked, leads_to, running_prompt
 from .host import NodeProgress, folders
 from .models import ModelWish, check_model, chosen_method
 from .output_settings import (
@@ -109,7 +109,12 @@ class ChunkProcessor(io.ComfyNode):
                 io.String.Output("session", display_name="session_id"),
                 io.Video.Output("video", display_name="video"),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            hidden=[
+                io.Hidden.unique_id,
+                io.Hidden.prompt,
+                io.Hidden.dynprompt,
+                io.Hidden.extra_pnginfo,
+            ],
         )
 
     @classmethod
@@ -186,8 +191,9 @@ def deliver(
 ) -> io.NodeOutput:
     """The node's outputs: the session joined here, unless a concatenator in the graph does it."""
     root = folders().output
-    joins_later = leads_to(hidden.prompt, hidden.unique_id, CONCATENATOR)
-    if joins_later and not is_linked(hidden.prompt, hidden.unique_id, VIDEO):
+    prompt = running_prompt(hidden.dynprompt)
+    joins_later = leads_to(prompt, hidden.unique_id, CONCATENATOR)
+    if joins_later and not is_linked(prompt, hidden.unique_id, VIDEO):
         return io.NodeOutput(session.id, None, ui={"text": tuple(progress.notices)})
     output = join_to(
         session,

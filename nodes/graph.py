@@ -8,6 +8,11 @@ from typing import Any
 Prompt = Mapping[str, Any]  # JSON: node id -> {"class_type", "inputs"}
 
 
+def running_prompt(dynprompt: Any) -> Prompt:  # noqa: ANN401 - ComfyUI's untyped DynamicPrompt
+    """The prompt as it runs: with the copies of nodes that loops have added since it was queued."""
+    return {node_id: dynprompt.get_node(node_id) for node_id in dynprompt.all_node_ids()}
+
+
 def is_linked(prompt: Prompt, node_id: str, output: int) -> bool:
     """Whether any node reads this output."""
     return any(link == [node_id, output] for link, _ in _links(prompt))

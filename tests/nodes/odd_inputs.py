@@ -1,11 +1,13 @@
 """Nodes for a ComfyUI under test: inputs that its own nodes cannot make."""
 
+import json
 from io import BytesIO
 from pathlib import Path
 
 import folder_paths
 import torch
 from comfy_api.latest import InputImpl
+from comfy_execution.graph_utils import GraphBuilder
 
 
 class OddImages:
@@ -75,9 +77,29 @@ class OddVideo:
         return (InputImpl.VideoFromFile(BytesIO(path.read_bytes())),)
 
 
+class OddLoop:
+    """Adds a chunk processor and a concatenator to the prompt while it runs, as loops do."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("VIDEO",), "run", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"processor": ("STRING", {}), "concatenator": ("STRING", {})}}
+
+    def run(self, processor, concatenator):
+        graph = GraphBuilder()
+        inputs = json.loads(processor)
+        video = graph.node("LoadVideo", file=inputs.pop("file"))
+        chunks = graph.node("TLBVFI_ChunkProcessor", images=video.out(0), **inputs)
+        inputs = json.loads(concatenator)
+        joined = graph.node("TLBVFI_VideoConcatenator", session_id=chunks.out(0), **inputs)
+        return {"result": (joined.out(0),), "expand": graph.finalize()}
+
+
 NODE_CLASS_MAPPINGS = {
     "OddImages": OddImages,
     "OddSound": OddSound,
     "OddFloat": OddFloat,
     "OddVideo": OddVideo,
+    "OddLoop": OddLoop,
 }

@@ -287,6 +287,18 @@ def test_with_a_concatenator_there_is_one_file_under_its_name(comfyui, clip, pro
     assert not list(comfyui.session("one-file").glob("chunk_*"))
 
 
+def test_in_a_loop_as_well_there_is_one_file_under_its_name(comfyui, clip, node):
+    chunks = DEFAULTS | {"file": clip("looped.mp4"), "session_id": "looped"}
+    loop = node(
+        "OddLoop",
+        processor=json.dumps(chunks),
+        concatenator=json.dumps({"output_filename": "one-of-a-loop"}),
+    )
+    comfyui.run({"x": loop, "p": node("PreviewAny", source=["x", 0])})
+    files = (comfyui.base / "output").glob("*loop*.mp4")
+    assert [path.name for path in files] == ["one-of-a-loop.mp4"]
+
+
 def test_the_video_output_can_be_saved_by_comfyui(comfyui, clip, processor, node, pictures):
     prompt = processor(clip("saved.mp4"))
     prompt["s"] = node(

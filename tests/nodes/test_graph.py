@@ -54,11 +54,6 @@ def test_a_node_is_not_downstream_of_itself_and_loops_end():
     assert not leads_to(prompt(a="b", b="a"), "a", "a-class")
 
 
-def test_a_node_that_a_loop_has_copied_is_not_in_the_prompt():
-    assert not leads_to(prompt(a="", b="a"), "7.0.a", "b-class")
-    assert not is_linked(prompt(a="", b="a"), "7.0.a", 0)
-
-
 def test_only_the_output_that_is_read_counts_as_linked():
     graph = prompt(a="", b="a")
     assert is_linked(graph, "a", 0)
