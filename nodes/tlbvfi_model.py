@@ -16,6 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..tlbvfi.checkpoint import load_checkpoint, weights_hash
+from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.method import PairKey, Request
 from ..tlbvfi.methods.tlbvfi import FREE_SHARE, TlbvfiMethod
 from ..tlbvfi.model import (
@@ -57,6 +58,7 @@ def load_model(path: Path, precision: str, device: torch.device) -> LoadedModel:
 
     Raises:
         CheckpointError: the file is damaged, unsafe or for another network.
+        SettingsError: there is no such precision.
     """
     return read_model(path, file_version(path), dtype_for(precision, device), device)
 
@@ -85,9 +87,15 @@ def read_model(
 
 
 def dtype_for(precision: str, device: torch.device) -> torch.dtype:
-    """The type `precision` means on `device`; auto is bfloat16 if a GPU computes in it."""
+    """The type `precision` means on `device`; auto is bfloat16 if a GPU computes in it.
+
+    Raises:
+        SettingsError: there is no such precision, which is possible over a link.
+    """
     if precision == "auto":
         return torch.bfloat16 if mm.should_use_bf16(device) else torch.float32
+    if precision not in DTYPES:
+        raise SettingsError(f"precision must be auto, {', '.join(DTYPES)}, got {precision!r}.")
     return DTYPES[precision]
 
 

@@ -184,6 +184,23 @@ def test_a_gpu_that_is_not_there_is_told(comfyui, node, model_file):
     assert "gpu_id 5: there is no such GPU" in comfyui.text()
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("precision", "precision must be auto, float32, bfloat16, float16, got 'half'."),
+        ("model_name", "there is no model 'half' in models/interpolation"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused_over_a_link(
+    comfyui, node, model_file, name, sentence
+):
+    nodes = pair(node, **{"model_name": model_file("empty.pth", b""), name: ["s", 0]})
+    nodes["t"] = node("PrimitiveString", value="half")
+    # its output may have any type
+    nodes["s"] = node("ComfySwitchNode", switch=True, on_true=["t", 0], on_false=["t", 0])
+    assert sentence in comfyui.error(nodes)
+
+
 def test_no_model_at_all_says_what_to_download_and_where(comfyui, node):
     nodes = {
         "m": node("TLBVFI_LoadModel", model_name="vimeo_unet.pth"),
