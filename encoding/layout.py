@@ -20,6 +20,8 @@ UNPACKED = {
     "pal8": "rgba",
     "monob": "gray",
     "monow": "gray",
+    "rgb8": "rgb24",
+    "bgr8": "rgb24",
     "rgb555le": "rgb24",
     "rgb565le": "rgb24",
     "x2rgb10le": "gbrp10le",

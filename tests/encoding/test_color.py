@@ -9,7 +9,7 @@ import pytest
 from comfyui_tlbvfi.encoding.color import convert, from_rgb, resolve, stream_tags, to_rgb
 from comfyui_tlbvfi.encoding.errors import SourceError
 from comfyui_tlbvfi.encoding.frame import ColorTags
-from comfyui_tlbvfi.encoding.layout import channel_views, pixel_layout
+from comfyui_tlbvfi.encoding.layout import UNPACKED, channel_views, pixel_layout
 from comfyui_tlbvfi.encoding.probe import VideoInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -152,6 +152,26 @@ def test_every_format_returns_from_rgb_as_it_went(pix_fmt, tags):
     assert rgb.flags.c_contiguous
     assert rgb.shape == (4 if pixel_layout(pix_fmt).has_alpha else 3, 34, 62)
     assert same_samples(picture, from_rgb(rgb, pix_fmt, tags))
+
+
+@pytest.mark.parametrize("pix_fmt", ["rgb8", "bgr8", "rgb555le", "rgb565le"])
+def test_colors_that_share_a_byte_or_two_are_unpacked(pix_fmt):
+    picture = av.VideoFrame(6, 4, pix_fmt)
+    for value, byte in ((0, 0), (1, 255)):
+        picture.planes[0].update(bytes([byte]) * picture.planes[0].buffer_size)
+        rgb = to_rgb(picture, LIMITED_709)
+        assert rgb.shape == (3, 4, 6)
+        assert np.abs(rgb - value).max() * 255 <= 3  # FFmpeg's white of three bits is 252
+
+
+def test_no_format_is_read_whose_channels_differ_in_depth():
+    for name in av.video.format.names:
+        try:
+            pixel_layout(name)
+        except SourceError:
+            continue
+        fmt = av.VideoFormat(UNPACKED.get(name, name))
+        assert len({component.bits for component in fmt.components}) == 1, name
 
 
 @settings(max_examples=20, deadline=None)
