@@ -28,7 +28,7 @@ from .carried import EXACT, container_options, open_carried
 from .container import VideoInput, file_url
 from .durable import atomic_file, disk_errors, make_folder
 from .errors import OutputError, VerificationError
-from .frame import ColorTags
+from .frame import ColorTags, is_mirrored
 from .manifest import Manifest
 from .packets import CHUNK, CHUNK_PACKETS, open_video
 from .profiles import find_profile
@@ -346,14 +346,17 @@ def _undescribed(path: Path, manifest: Manifest) -> list[str]:
             range=context.color_range,
         )
         aspect = stream.sample_aspect_ratio or 1
+        is_turned = planned.rotation != 0 or planned.is_mirrored
+        shown = next(container.decode(video=0)) if is_turned else None
         lost = {
             "color tags": not _tells(found, planned.color),
             f"sample aspect ratio {planned.sample_aspect_ratio}": (
                 planned.sample_aspect_ratio not in (None, aspect)
             ),
             f"rotation by {planned.rotation} degrees": (
-                planned.rotation != 0 and next(container.decode(video=0)).rotation == 0
+                shown is not None and planned.rotation != 0 and shown.rotation == 0
             ),
+            "mirroring": (shown is not None and planned.is_mirrored and not is_mirrored(shown)),
         }
     kind = f"{path.suffix} with {manifest.encoder.profile}"
     return [f"{kind} does not keep the {what}." for what, is_lost in lost.items() if is_lost]

@@ -3,6 +3,7 @@ else a picture carries."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -45,3 +46,12 @@ def side_data(picture: VideoFrame) -> Mapping[Any, Any]:
         return picture.side_data
     except ValueError:
         return {}
+
+
+def is_mirrored(picture: VideoFrame) -> bool:
+    """Whether players mirror the picture, besides rotating it: its display matrix reverses sides."""
+    matrix = side_data(picture).get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    return a * d < b * c

@@ -12,7 +12,7 @@ import av
 
 from .container import VideoInput, decode, exact, open_video, source_name, text_tags
 from .errors import SourceError
-from .frame import ColorTags, side_data
+from .frame import ColorTags, is_mirrored, side_data
 from .scan import scan
 from .timestamps import Timestamps
 
@@ -53,6 +53,8 @@ class VideoInfo:
     sample_aspect_ratio: Fraction | None
     rotation: int
     """Degrees, from the display matrix; decoded frames are not rotated."""
+    is_mirrored: bool = False
+    """Whether the display matrix also mirrors: the rotation is then that of its upper row."""
     time_base: Fraction
     rate: Fraction
     """Exact frames per second: the constant rate, or the average where `is_vfr`."""
@@ -130,6 +132,7 @@ def describe(
         ),
         sample_aspect_ratio=exact(stream.sample_aspect_ratio),
         rotation=first.rotation,
+        is_mirrored=is_mirrored(first),
         time_base=times.time_base,
         rate=times.rate,
         is_vfr=times.is_vfr,

@@ -73,6 +73,7 @@ class StreamSpec:
     sample_aspect_ratio: Fraction | None = None
     rotation: int = 0
     """Degrees for the display matrix, as `VideoInfo.rotation`."""
+    is_mirrored: bool = False
     mastering: dict[str, str] = field(default_factory=dict)
     """HDR10 static metadata in x265's notation (`master-display`, `max-cll`)."""
 
@@ -228,7 +229,9 @@ class VideoWriter:
             context.sample_aspect_ratio = spec.sample_aspect_ratio
         if encoder.tag and suffix in (".mp4", ".mov"):
             context.codec_tag = encoder.tag
-        if spec.rotation:
+        if spec.is_mirrored:  # PyAV rotates first; that reverses the upper row, from which we know
+            stream.set_display_rotation(180 - spec.rotation, hflip=True)
+        elif spec.rotation:
             stream.set_display_rotation(spec.rotation)
 
     def _refuse_other(self, picture: VideoFrame) -> None:

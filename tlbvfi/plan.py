@@ -135,6 +135,7 @@ def make_plan(
         color=written_tags(tags, encoder),
         sample_aspect_ratio=info.sample_aspect_ratio,
         rotation=info.rotation,
+        is_mirrored=info.is_mirrored,
         mastering=info.mastering,
     )
     manifest = Manifest(

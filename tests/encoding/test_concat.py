@@ -220,6 +220,11 @@ def test_what_a_container_does_not_keep_is_told(tmp_path, filled, stream):
     session = filled("ffv1", stream=stream(sample_aspect_ratio=Fraction(4, 3)))
     notes = join(session, tmp_path / "out.mkv").notes
     assert notes == (".mkv with ffv1 does not keep the sample aspect ratio 4/3.",)
+    turned = filled("utvideo", id="turned", stream=stream(rotation=90, is_mirrored=True))
+    assert join(turned, tmp_path / "out.avi").notes == (
+        ".avi with utvideo does not keep the rotation by 90 degrees.",
+        ".avi with utvideo does not keep the mirroring.",
+    )
     square = filled("ffv1", id="square", stream=stream(sample_aspect_ratio=Fraction(1)))
     assert join(square, tmp_path / "square.mkv").notes == ()
 

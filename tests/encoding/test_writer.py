@@ -9,6 +9,7 @@ import pytest
 from comfyui_tlbvfi.encoding.color import stream_tags
 from comfyui_tlbvfi.encoding.errors import EncoderError, OutputError
 from comfyui_tlbvfi.encoding.frame import ColorTags
+from comfyui_tlbvfi.encoding.probe import probe
 from comfyui_tlbvfi.encoding.writer import VideoWriter, with_mastering
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,6 +70,30 @@ def test_tags_aspect_and_rotation_reach_the_file(
     assert found["sample_aspect_ratio"] == "4:3"
     assert [data["rotation"] for data in found["side_data_list"]] == [90]
     assert (found["r_frame_rate"], found["nb_frames"]) == ("48000/1001", "3")
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
+@pytest.mark.parametrize("hflip", [False, True])
+@pytest.mark.parametrize("vflip", [False, True])
+def test_each_way_to_turn_and_mirror_reaches_the_file(
+    tmp_path, encoder, stream, paint, degrees, hflip, vflip
+):
+    def turned(path):
+        with av.open(str(path)) as container:
+            frame = next(container.decode(video=0))
+            return bytes(frame.side_data.get("DISPLAYMATRIX") or b"")
+
+    source = tmp_path / "source.mp4"
+    with av.open(str(source), "w") as out:
+        video = out.add_stream("mpeg4", rate=25)
+        video.width, video.height = 64, 48
+        video.set_display_rotation(degrees, hflip=hflip, vflip=vflip)
+        out.mux([*video.encode(paint(0)), *video.encode(None)])
+    info = probe(source)
+    spec = stream(rotation=info.rotation, is_mirrored=info.is_mirrored)
+    with VideoWriter(tmp_path / "out.mp4", encoder("h264"), spec) as writer:
+        writer.write(paint(0), 0)
+    assert turned(tmp_path / "out.mp4") == turned(source)
 
 
 @pytest.mark.parametrize("codec", ["hevc", "av1"])
