@@ -26,6 +26,7 @@ from .closable import Closable
 from .color import BT601, FULL, convert, from_rgb, rounded_to_half, to_rgb
 from .durable import atomic_file, disk_errors
 from .errors import OutputError, SourceError
+from .exr import is_cut_off
 from .frame import ColorTags, Frame
 from .layout import channel_views, pixel_layout
 from .png import png_header, png_texts, without_deflated
@@ -207,8 +208,12 @@ def read_image(path: Path) -> av.VideoFrame:
 def _decoded(path: Path) -> tuple[av.VideoFrame, VideoCodecContext]:
     decoder = cast("VideoCodecContext", av.CodecContext.create(DECODERS[path.suffix.lower()], "r"))
     decoder.thread_type = "NONE"  # type: ignore[assignment] - frame threads would delay it
+    if decoder.name == "mjpeg":  # else it makes up what is missing
+        decoder.options = {"err_detect": "explode"}
     try:
         data = without_deflated(path.read_bytes())
+        if is_cut_off(data):
+            raise SourceError(f"{path} is cut off: its last lines are missing. Render it again.")
         pictures = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}).") from error

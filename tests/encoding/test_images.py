@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import zlib
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -13,11 +14,20 @@ import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding.color import from_rgb, resolve, to_rgb
 from comfyui_tlbvfi.encoding.errors import OutputError, SourceError
+from comfyui_tlbvfi.encoding.exr import is_cut_off
 from comfyui_tlbvfi.encoding.frame import ColorTags
-from comfyui_tlbvfi.encoding.images import ImageSource, image_format, read_image, write_image
+from comfyui_tlbvfi.encoding.images import (
+    ImageSource,
+    encoded_image,
+    image_format,
+    read_image,
+    write_image,
+)
 from comfyui_tlbvfi.encoding.layout import channel_views
 from comfyui_tlbvfi.encoding.png import MOST_TEXT, png_texts, without_deflated
 from comfyui_tlbvfi.encoding.source import open_source
+from hypothesis import given
+from hypothesis import strategies as st
 
 RATE = Fraction(16)
 TAGS = ColorTags(matrix=1, range=1)
@@ -274,6 +284,43 @@ def test_a_damaged_image_is_named_after_the_frames_before_it(folder, content):
         with pytest.raises(SourceError, match=r"f_6\.tif"):
             list(frames)
     assert delivered == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".jpg", ".exr"])
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
+def test_an_image_that_is_cut_off_is_named(folder, suffix, part):
+    path = folder([f"f_1{suffix}"], size=(128, 96)) / f"f_1{suffix}"
+    assert read_image(path).width == 128
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    with pytest.raises(SourceError, match=rf"f_1\{suffix} is (damaged|cut off)"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("compression", ["none", "rle", "zip1", "zip16"])
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_an_exr_file_is_whole_with_its_last_line_only(picture, compression, is_finished):
+    form = image_format(".exr", describe("gbrpf32le"))
+    form = replace(form, options={"compression": compression})
+    data = encoded_image(picture("gbrpf32le", size=(33, 70)), form, TAGS)
+    if not is_finished:  # offsets are written last
+        count = -(-70 // (16 if compression == "zip16" else 1))
+        offsets = next(
+            place
+            for place in range(len(data))
+            if struct.unpack_from("<Q", data, place) == (place + 8 * count,)
+        )
+        data = data[:offsets] + bytes(8 * count) + data[offsets + 8 * count :]
+    assert not is_cut_off(data)
+    assert is_cut_off(data[:-1])
+    assert is_cut_off(data[: len(data) // 2])
+    assert not is_cut_off(data[:20])  # the decoder refuses it
+
+
+@given(st.integers(4, 400), st.binary(min_size=1, max_size=8))
+def test_no_exr_header_leads_astray(place, other):
+    picture = from_rgb(np.zeros((3, 4, 4), np.float32), "gbrpf32le", TAGS)
+    data = encoded_image(picture, image_format(".exr", describe("gbrpf32le")), TAGS)
+    is_cut_off(data[:place] + other + data[place + len(other) :])
 
 
 def test_an_image_that_vanishes_is_named(folder):
