@@ -27,7 +27,7 @@ from .color import BT601, FULL, convert, from_rgb, rounded_to_half, to_rgb
 from .durable import atomic_file, disk_errors
 from .errors import OutputError, SourceError
 from .exr import is_cut_off
-from .frame import ColorTags, Frame
+from .frame import ColorTags, Frame, is_mirrored
 from .layout import channel_views, pixel_layout
 from .png import png_header, png_texts, without_deflated
 from .probe import VideoInfo
@@ -258,7 +258,8 @@ def _describe(folder: Path, first: Path, times: Timestamps) -> VideoInfo:
             range=int(decoder.color_range),
         ),
         sample_aspect_ratio=None,
-        rotation=0,
+        rotation=picture.rotation,  # of EXIF: cameras write pictures as their sensor lies
+        is_mirrored=is_mirrored(picture),
         time_base=times.time_base,
         rate=times.rate,
         is_vfr=False,

@@ -32,6 +32,7 @@ from .png import with_texts
 from .session import IF_OUTPUT_FULL, Session
 from .timetable import timetable
 from .verify import Check, VerifyReport, require_whole
+from .writer import StreamSpec
 
 WORKERS = min(4, os.cpu_count() or 1)
 DEFAULT_STEM = "frame_%06d"
@@ -125,7 +126,7 @@ def write_images(
         frames=total,
         duration=(times.end - int(times.pts[0])) * times.time_base,
         bytes=total_bytes(pattern),
-        notes=_notes(form, metadata or {}),
+        notes=_notes(form, session.manifest.stream, metadata or {}),
     )
 
 
@@ -259,8 +260,17 @@ def _require_readable(pattern: ImagePattern, frames: int, size: tuple[int, int])
         )
 
 
-def _notes(form: ImageFormat, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    lost = sorted({"prompt", "workflow"} & metadata.keys())
-    if not lost or form.suffix == ".png":
-        return ()
-    return (f"{form.suffix} images do not keep the {' and '.join(lost)}: .png images do.",)
+def _notes(form: ImageFormat, stream: StreamSpec, metadata: Mapping[str, str]) -> tuple[str, ...]:
+    lost = {
+        f"rotation by {stream.rotation} degrees": stream.rotation != 0,
+        "mirroring": stream.is_mirrored,
+        f"sample aspect ratio {stream.sample_aspect_ratio}": (
+            stream.sample_aspect_ratio not in (None, 1)
+        ),
+    }
+    notes = [f"{form.suffix} images do not keep the {what}." for what in lost if lost[what]]
+    texts = sorted({"prompt", "workflow"} & metadata.keys())
+    if texts and form.suffix != ".png":
+        what = " and ".join(texts)
+        notes.append(f"{form.suffix} images do not keep the {what}: .png images do.")
+    return tuple(notes)

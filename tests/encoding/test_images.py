@@ -25,6 +25,7 @@ from comfyui_tlbvfi.encoding.images import (
 )
 from comfyui_tlbvfi.encoding.layout import channel_views
 from comfyui_tlbvfi.encoding.png import MOST_TEXT, png_texts, without_deflated
+from comfyui_tlbvfi.encoding.sequence import write_images
 from comfyui_tlbvfi.encoding.source import open_source
 from hypothesis import given
 from hypothesis import strategies as st
@@ -321,6 +322,33 @@ def test_no_exr_header_leads_astray(place, other):
     picture = from_rgb(np.zeros((3, 4, 4), np.float32), "gbrpf32le", TAGS)
     data = encoded_image(picture, image_format(".exr", describe("gbrpf32le")), TAGS)
     is_cut_off(data[:place] + other + data[place + len(other) :])
+
+
+def test_a_photograph_is_turned_as_its_exif_says(folder):
+    place = folder(["f_1.jpg"])
+    path, data = place / "f_1.jpg", (place / "f_1.jpg").read_bytes()
+    tiff = b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0)
+    exif = b"\xff\xe1" + struct.pack(">H", len(tiff) + 8) + b"Exif\0\0" + tiff
+    path.write_bytes(data[:2] + exif + data[2:])
+    if not read_image(path).rotation:
+        pytest.skip("this FFmpeg takes no notice of EXIF")
+    with open_source(place, input_rate=RATE) as source:
+        assert source.info.rotation == -90
+
+
+def test_what_images_do_not_keep_of_a_video_is_told(tmp_path, filled, stream):
+    facts = {"rotation": 90, "is_mirrored": True, "sample_aspect_ratio": Fraction(4, 3)}
+    form = image_format(".tif", describe("gbrp"))
+    turned = filled(stream=stream(color=TAGS, **facts))
+    notes = write_images(turned, tmp_path / "f_%d.tif", form, metadata={"prompt": "{}"}).notes
+    assert notes == (
+        ".tif images do not keep the rotation by 90 degrees.",
+        ".tif images do not keep the mirroring.",
+        ".tif images do not keep the sample aspect ratio 4/3.",
+        ".tif images do not keep the prompt: .png images do.",
+    )
+    plain = filled(id="plain", stream=stream(color=TAGS, sample_aspect_ratio=Fraction(1)))
+    assert write_images(plain, tmp_path / "g_%d.tif", form).notes == ()
 
 
 def test_an_image_that_vanishes_is_named(folder):
