@@ -29,7 +29,7 @@ from .errors import OutputError, SourceError
 from .exr import is_cut_off
 from .frame import ColorTags, Frame, is_mirrored
 from .layout import channel_views, pixel_layout
-from .png import png_header, png_texts, without_deflated
+from .png import has_opaque_palette, png_header, png_texts, without_deflated
 from .probe import VideoInfo
 from .timestamps import Timestamps
 from .webp import is_opaque
@@ -82,7 +82,9 @@ class ImageSource(Closable):
             time_base=1 / Fraction(rate),
         )
         self.info = _describe(folder, self._paths[0], self.timestamps)
-        if self.info.has_alpha and all(map(is_opaque, self._paths)):
+        if self.info.has_alpha and all(
+            is_opaque(path) or has_opaque_palette(path) for path in self._paths
+        ):
             self.info = replace(self.info, has_alpha=False)
 
     @property
@@ -250,7 +252,7 @@ def _describe(folder: Path, first: Path, times: Timestamps) -> VideoInfo:
         height=picture.height,
         pix_fmt=picture.format.name,
         bit_depth=max(component.bits for component in picture.format.components),
-        has_alpha=any(component.is_alpha for component in picture.format.components),
+        has_alpha=pixel_layout(picture.format.name).has_alpha,
         color=ColorTags(
             primaries=int(decoder.color_primaries),
             transfer=int(decoder.color_trc),

@@ -11,6 +11,9 @@ from typing import BinaryIO
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 OVERRULED = (b"sRGB", b"gAMA", b"cHRM")
 """Chunks that describe the colors if there is no profile."""
+TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+PALETTE = 3
+"""The color type of pictures with a palette."""
 MOST_TEXT = 64 << 20  # total bytes; no workflow is that long, but small chunks inflate to any size
 
 
@@ -24,6 +27,19 @@ def png_header(path: Path) -> tuple[int, int, int, int] | None:
     return width, height, bits, color_type
 
 
+def has_opaque_palette(path: Path) -> bool:
+    """Whether it is a PNG file with a palette that has no transparent colors.
+
+    Decoders give a palette an alpha channel whatever the file says.
+    """
+    header = png_header(path)
+    if header is None or header[3] != PALETTE:
+        return False
+    with path.open("rb") as file:
+        file.seek(len(SIGNATURE))
+        return all(kind != b"tRNS" for kind, _ in _chunks(file))
+
+
 def png_texts(path: Path) -> dict[str, str]:
     """Keyword and text of the chunks before the pixels: ComfyUI's `prompt` and `workflow`, if any."""
     texts: dict[str, str] = {}
@@ -32,6 +48,8 @@ def png_texts(path: Path) -> dict[str, str]:
         if file.read(8) != SIGNATURE:
             return {}
         for kind, data in _chunks(file):
+            if not data:
+                continue
             keyword, _, rest = data.partition(b"\0")
             code, text = "latin-1", rest
             if kind == b"zTXt":
@@ -107,13 +125,14 @@ def _inflated(data: bytes, most: int) -> bytes:
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
-    """Type and data of each text chunk up to the first pixels."""
+    """Type and data of each chunk up to the first pixels; no data of those that are no texts."""
     while len(head := file.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind in (b"IDAT", b"IEND"):
             return
-        if kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MOST_TEXT:
+        if kind in TEXTS and length <= MOST_TEXT:
             yield kind, file.read(length)
             file.seek(4, 1)  # CRC
         else:
+            yield kind, b""
             file.seek(length + 4, 1)

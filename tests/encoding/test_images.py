@@ -427,6 +427,26 @@ def test_webp_of_others_tells_its_alpha(tmp_path, quality):
         assert is_opaque(path) == (alpha == "1")
 
 
+@pytest.mark.parametrize("alpha", [b"", b"\x80", b"\xff\0"])
+def test_a_palette_has_alpha_where_the_file_says_so(tmp_path, alpha):
+    for number in (1, 2):
+        header = struct.pack(">IIBBBBB", 4, 2, 8, 3, 0, 0, 0)
+        rows = zlib.compress(b"\0\0\1\1\0" * 2)
+        opaque = number == 1 or not alpha
+        chunks = [
+            png_chunk(b"IHDR", header),
+            png_chunk(b"PLTE", bytes([250, 0, 0, 0, 0, 250])),
+            b"" if opaque else png_chunk(b"tRNS", alpha),
+            png_chunk(b"IDAT", rows),
+            png_chunk(b"IEND", b""),
+        ]
+        (tmp_path / f"f_{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with open_source(tmp_path, input_rate=RATE) as source:
+        assert source.info.has_alpha == bool(alpha)
+        shown = [to_rgb(frame.picture, TAGS)[3, 0, 0] for frame in source.frames()]
+    assert shown == [1, alpha[0] / 255 if alpha else 1]
+
+
 def png_chunk(kind, content):
     crc = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
