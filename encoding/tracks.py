@@ -83,7 +83,7 @@ def add_tracks(
     Raises:
         OutputError: the container can hold the sound neither copied nor converted.
     """
-    tracks, notes = [], _notes_on_pictures(source)
+    tracks, notes = [], [*_notes_on_pictures(source), *_notes_on_data(source)]
     for stream in source.streams:
         if stream.type in ("audio", "subtitle", "attachment"):
             if isinstance(stream, AudioStream) and not stream.codec_context:
@@ -110,6 +110,21 @@ def _notes_on_pictures(source: InputContainer) -> list[str]:
         for stream in source.streams.video
         if shown is not None and stream.index != shown.index
     ]
+
+
+def _notes_on_data(source: InputContainer) -> list[str]:
+    """A note on the streams of data, such as telemetry, which nothing carries over.
+
+    The timecode and the chapters of mp4 and mov files show as such streams, too.
+    """
+    chapters = len(source.chapters())
+    lost = [
+        f"{stream.index} ({stream.name or 'no codec'})"
+        for stream in source.streams.data
+        if "timecode" not in stream.metadata and not 0 < stream.frames == chapters
+    ]
+    word = "stream" if len(lost) == 1 else "streams"
+    return [f"data in {word} {', '.join(lost)} are left out."] if lost else []
 
 
 def track_packets(

@@ -461,6 +461,30 @@ def test_a_window_after_the_end_of_the_sound_has_none(
     assert any("has no sound in this part" in note for note in notes) == (kinds == ["video"])
 
 
+def test_data_that_are_left_out_are_told(tmp_path, filled, sounding):
+    source = tmp_path / "source.ts"
+    with av.open(str(sounding())) as given, av.open(str(source), "w") as out:
+        video = out.add_stream_from_template(given.streams.video[0])
+        telemetry = out.add_data_stream("klv")
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                out.mux(packet)
+        packet = av.Packet(b"data")
+        packet.stream, packet.pts, packet.dts, packet.time_base = telemetry, 0, 0, Fraction(1, 25)
+        out.mux(packet)
+    notes = join(filled("h264"), tmp_path / "out.mkv", source=source).notes
+    assert notes == ("data in stream 1 (klv) are left out.",)
+
+
+def test_chapters_of_mp4_are_no_data_that_are_left_out(tmp_path, filled, sounding):
+    source = tmp_path / "source.mp4"
+    join(filled("h264"), source, source=sounding())
+    with av.open(str(source)) as container:
+        assert len(container.streams.data) == 1
+    assert join(filled("h264", id="again"), tmp_path / "out.mp4", source=source).notes == ()
+
+
 def test_a_source_in_memory_gives_its_sound(tmp_path, filled, sounding):
     source = sounding("source.mp4")
     output = tmp_path / "out.mp4"
