@@ -17,7 +17,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.empty(1, device=device).cpu()  # meta exists everywhere and computes nothing
     except (RuntimeError, AssertionError, ImportError) as error:
         raise SettingsError(
             f"The device {name} cannot be used here: choose cpu, cuda, cuda:1, ... or auto."

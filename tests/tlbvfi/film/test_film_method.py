@@ -154,7 +154,7 @@ def test_switches_of_the_process_are_restored(film, frames, tf32):
     assert torch.backends.cudnn.allow_tf32 == before
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "nonsense", "hpu"])
+@pytest.mark.parametrize("name", ["cuda:99", "nonsense", "hpu", "meta"])
 def test_device_that_is_not_there_is_named(name):
     with pytest.raises(SettingsError, match=f"The device {name} cannot be used here"):
         choose_device(name)
