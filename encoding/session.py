@@ -140,7 +140,8 @@ class Session:
         """A new session.
 
         Raises:
-            SessionError: the id is not valid, or the session exists already, whole or in part.
+            SessionError: the id is not valid, or the session exists already, whole or in part, or
+                another process makes it.
             OutputError: the folder cannot be written.
         """
         folder = _session_folder(root, id)
@@ -159,7 +160,8 @@ class Session:
         with disk_errors(folder, if_full=IF_FULL):
             make_folder(folder)
             document = {"schema": SCHEMA, "id": id, **manifest_to_json(manifest)}
-            _write_json(folder / MANIFEST, {**document, "versions": session.versions})
+            with session._exclusive():
+                _write_json(folder / MANIFEST, {**document, "versions": session.versions})
         return session
 
     @classmethod

@@ -165,15 +165,15 @@ def start_session(source: Source, plan: Plan, destination: Destination) -> Sessi
     session_id = destination.session_id or default_session_id(source, plan)
     anew = destination.overwrite and not destination.resume
     session = Session.start(root, session_id, plan.manifest, overwrite=anew)
-    session.note_origin(
-        {
-            **destination.begun,
-            "metadata": {**source.info.metadata, **(destination.metadata or {})},
-            "sound": str(Path(destination.sound).absolute())
-            if isinstance(destination.sound, str | Path)
-            else None,
-        }
-    )
+    origin = {
+        **destination.begun,
+        "metadata": {**source.info.metadata, **(destination.metadata or {})},
+        "sound": str(Path(destination.sound).absolute())
+        if isinstance(destination.sound, str | Path)
+        else None,
+    }
+    with session.locked():
+        session.note_origin(origin)
     return session
 
 

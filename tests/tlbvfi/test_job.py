@@ -103,6 +103,20 @@ def test_a_second_run_leaves_the_first_alone_to_its_last_step(
     assert run(source, name, codec=codec, chunk=SHORT).was_done
 
 
+def test_a_second_run_that_is_refused_does_not_change_what_the_first_embeds(clip, run, tmp_path):
+    source = clip(tmp_path / "in.mp4", 9)
+
+    def start_another(event):
+        if isinstance(event, Started):
+            with pytest.raises(SessionError, match="is in use by process"):
+                run(source, destination={"metadata": {"title": "second"}})
+
+    titled = {"metadata": {"title": "first"}}
+    result = run(source, on_event=start_another, destination=titled)
+    with av.open(str(result.output)) as container:
+        assert container.metadata["title"] == "first"
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "step"),
     [
