@@ -121,6 +121,11 @@ def kernel_named(name: str, module: str = "triton_kernels") -> Any:  # noqa: ANN
     return getattr(import_module(f".{module}", __package__), name)
 
 
+def triton_version() -> tuple[int, ...]:
+    """Major and minor version of Triton, which must be installed."""
+    return tuple(map(int, import_module("triton").__version__.split(".")[:2]))
+
+
 def rows_of(x: Tensor) -> Tensor:
     """[B, rows, W, C] of a map [B, C, rows, W]; a view if its channels_last rows are adjacent."""
     tokens = x.permute(0, 2, 3, 1)

@@ -21,12 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .kernels import are_right, example_values, kernel_named, rows_of
+from .kernels import are_right, example_values, kernel_named, rows_of, triton_version
 
 PAYS_OFF = ((8, 0), (9, 0), (10, 0))
 """Compute capabilities (A100, H100, B200) whose float16 rate is well above 3x the float32 rate.
 
 On GeForce cards it is at most twice that rate.
+"""
+
+HOPPER, COMPILES_FOR_HOPPER = (9, 0), (3, 2)
+"""The H100's compute capability, and the first Triton that compiles the attention for it.
+
+Earlier ones, of PyTorch 2.4 and 2.5, abort the whole process.
 """
 
 SMALLER = 2048.0
@@ -52,7 +58,14 @@ def is_available(device: torch.device) -> bool:
 
 
 def examples(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """(found in kernels, wanted) of a convolution and an attention."""
+    """(found in kernels, wanted) of a convolution and an attention.
+
+    Raises:
+        RuntimeError: Triton is too old to be asked on this device.
+    """
+    is_hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == HOPPER
+    if is_hopper and triton_version() < COMPILES_FOR_HOPPER:
+        raise RuntimeError("Triton before 3.2 would abort this program")
     x, weight = example_values(device, 1, 64, 9, 20), example_values(device, 64, 64, 3, 3, seed=1)
     bias = example_values(device, 64, seed=2)
     found = conv2d(x, weight, bias, (9, 20), padding=(1, 1))

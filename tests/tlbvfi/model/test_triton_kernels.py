@@ -502,6 +502,17 @@ def test_kernels_that_fail_their_examples_are_not_available(monkeypatch, cuda, n
         assert is_available(cuda) == is_right
 
 
+def test_a_compiler_that_would_abort_the_program_is_not_asked(monkeypatch, cuda, caplog):
+    monkeypatch.setattr(split, "triton_version", lambda: (3, 1))
+    assert not split.is_available.__wrapped__(cuda)
+    assert "(Triton before 3.2 would abort this program)" in caplog.text
+
+
+@needs_triton
+def test_the_version_of_triton_is_known():
+    assert (3, 0) <= kernels.triton_version() < (4, 0)
+
+
 def test_only_float32_of_a_power_of_two_channels_fits_the_split_attention():
     assert split.fits_attention(torch.empty(1, 5, 256))
     assert not split.fits_attention(torch.empty(1, 5, 256, dtype=torch.float16))
