@@ -6,9 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import comfy.model_management as mm
 import torch
@@ -116,7 +115,11 @@ class HostedTlbvfi:
         self._options = options
         self._dtype = model.network.compute_dtype
         self._method = TlbvfiMethod(
-            model.network, options, weights=model.weights_hash, make_room=self._unload_others
+            model.network,
+            options,
+            weights=model.weights_hash,
+            # not a method of this object: a cycle would keep its VRAM until Python looks for cycles
+            make_room=partial(unload_others, model.patcher),
         )
         self.settings = self._method.settings
         self.device: torch.device = model.patcher.load_device
@@ -202,16 +205,15 @@ class HostedTlbvfi:
             geometry, available=available, device=self.device.type, dtype=self._dtype
         )
 
-    def _unload_others(self) -> bool:
-        """Have ComfyUI unload other models from the device; whether there were any."""
-        unloaded = mm.free_memory(1e30, self.device, keep_loaded=self._own())
-        mm.soft_empty_cache()
-        if unloaded:
-            log.warning("out of memory: other models were unloaded, trying again.")
-        return bool(unloaded)
 
-    def _own(self) -> list[Any]:  # ComfyUI's untyped record of what is loaded
-        return [loaded for loaded in mm.current_loaded_models if loaded.model is self._patcher]
+def unload_others(patcher: ModelPatcher) -> bool:
+    """Have ComfyUI unload other models than this from its device; whether there were any."""
+    own = [loaded for loaded in mm.current_loaded_models if loaded.model is patcher]
+    unloaded = mm.free_memory(1e30, patcher.load_device, keep_loaded=own)
+    mm.soft_empty_cache()
+    if unloaded:
+        log.warning("out of memory: other models were unloaded, trying again.")
+    return bool(unloaded)
 
 
 PLAIN_VALUES = 1700

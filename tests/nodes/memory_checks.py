@@ -3,7 +3,9 @@
 test_hosted_memory.py runs this in ComfyUI's Python, where this pack is loaded as `pack`.
 """
 
+import gc
 import unittest
+import weakref
 from collections.abc import Container
 from contextlib import AbstractContextManager
 from fractions import Fraction
@@ -95,6 +97,15 @@ class MemoryTest(unittest.TestCase):
             assert torch.equal(mid_frame(self.hosted(), self.frames), self.expected)
         assert tried == [FASTEST, FASTEST]
         assert [loaded.model for loaded in mm.current_loaded_models] == [self.model.patcher]
+
+    def test_what_a_node_held_is_freed_with_it(self):
+        gc.disable()
+        self.addCleanup(gc.enable)
+        method = self.hosted()
+        mid_frame(method, self.frames)
+        freed = weakref.ref(method)
+        del method
+        assert freed() is None
 
     def test_a_tile_size_changes_no_bit(self):
         middle, tried = (LEAST + FASTEST) // 2, []
