@@ -77,12 +77,13 @@ def measure_model(task: Task) -> ModelFigures:
         _check(last)
         number = torch.tensor(warm_up + pairs)
         save_file({"frame": last.contiguous(), "number": number}, task.last_frame)
-        if device.type == "cuda":
-            # The profiler slows down the program but not the kernels, so use the clock from above.
-            running = kernel_seconds(lambda: take(frames, pairs), device)
-            busy = running / pairs / fmean(clock.seconds)
         with watched(method) as spent:
             take(frames, pairs)
+        if device.type == "cuda":
+            # The profiler slows down the program, from then on, but not the kernels: so it comes
+            # last, and the clock is the one from above.
+            running = kernel_seconds(lambda: take(frames, pairs), device)
+            busy = running / pairs / fmean(clock.seconds)
     geometry = method.options.geometry(task.size.height, task.size.width)
     return ModelFigures(
         ms=clock.ms,

@@ -5,13 +5,14 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from itertools import repeat
 from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.bench import cuda
+from comfyui_tlbvfi.tlbvfi.bench import cuda, rate
 from comfyui_tlbvfi.tlbvfi.bench.cuda import covered, kernel_seconds
-from comfyui_tlbvfi.tlbvfi.bench.figures import psnr
+from comfyui_tlbvfi.tlbvfi.bench.figures import STAGES, psnr
 from comfyui_tlbvfi.tlbvfi.bench.pictures import (
     moving_picture,
     pictures,
@@ -28,7 +29,7 @@ from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
-from comfyui_tlbvfi.tlbvfi.model import TLBVFI, plan_geometry
+from comfyui_tlbvfi.tlbvfi.model import TLBVFI, SamplingOptions, plan_geometry
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +88,32 @@ def test_kernels_are_added_up_once_the_device_that_runs_them_is_done(monkeypatch
     second = torch.device("cuda", 1)
     assert kernel_seconds(lambda: done.append("work"), second) == 4
     assert done == ["work", second]
+
+
+def test_the_profiler_which_slows_down_what_follows_comes_last(monkeypatch, tmp_path):
+    order = []
+
+    def watch(method):
+        order.append("stages")
+        return nullcontext(dict.fromkeys(STAGES, 0.0))
+
+    def profile(work, device):
+        order.append("profiler")
+        return 1.0
+
+    gpu = SimpleNamespace(
+        device=torch.device("cuda"), options=SamplingOptions(), memory_needed=lambda *size: 0
+    )
+    frames = (frame for frame in repeat(torch.zeros(3, 16, 16)))
+    stubs = {"open_method": lambda task: gpu, "mid_frames": lambda *given: frames}
+    stubs |= {name: lambda *given: 0 for name in ("allocated_bytes", "forget_peak", "peak_bytes")}
+    stubs |= {"watched": watch, "kernel_seconds": profile, "count_gflop": lambda *given: {}}
+    for name, stub in stubs.items():
+        monkeypatch.setattr(rate, name, stub)
+    size, method = Size(16, 16), MethodConfig()
+    task = Task(kind="model", folder=tmp_path, method=method, threads=None, size=size)
+    assert rate.measure_model(task).gpu_busy > 0
+    assert order == ["stages", "profiler"]
 
 
 @given(st.integers(0, 500), st.integers(2, 20))
