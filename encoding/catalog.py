@@ -67,6 +67,8 @@ class Profile:
     threads: int = 8
     needs_even: bool = False
     """Sizes must be multiples of the chroma subsampling."""
+    least_size: tuple[int, int] = (1, 1)
+    """Width and height; smaller pictures make the encoder crash, or never end."""
     is_intra: bool = False
     is_lossless: bool = False
     is_limited: bool = False
@@ -119,6 +121,7 @@ _X265 = Profile(
     reorder=2,
     threads=4,
     needs_even=True,
+    least_size=(49, 1),  # x265 4.2 writes past the end of its lookahead's rows
 )
 _SVT_AV1 = Profile(
     name="av1",
@@ -132,6 +135,7 @@ _SVT_AV1 = Profile(
     quality=Quality(option="crf", lowest=1, highest=63, default=26),
     presets=Presets(option="preset", words=_same(map(str, range(14))), default="8"),
     threads=4,
+    least_size=(32, 32),  # SVT-AV1 4.1 reads out of bounds, or waits forever, with 24 and less
 )
 _VP9 = Profile(
     name="vp9",

@@ -354,6 +354,12 @@ def _check_size(profile: Profile, pix_fmt: str, picture: Picture) -> None:
     layout = pixel_layout(pix_fmt)
     step_x, step_y = 1 << layout.log2_x, 1 << layout.log2_y
     width, height = picture.width, picture.height
+    least_width, least_height = profile.least_size
+    if width < least_width or height < least_height:
+        raise EncoderError(
+            f"{profile.name} cannot store pictures of {width}x{height}: scale them to "
+            f"{max(width, least_width)}x{max(height, least_height)} or more, or choose another codec."
+        )
     if not profile.needs_even or not (width % step_x or height % step_y):
         return
     full = next((name for name in profile.pix_fmts if name.startswith("yuv444")), None)

@@ -167,6 +167,21 @@ def test_bad_settings_are_refused_with_the_way_out(shape, settings, words):
     assert message.count("\n") == 0
 
 
+@pytest.mark.parametrize(
+    ("codec", "width", "height", "enough"),
+    [
+        ("hevc", 48, 1080, (49, 1080)),
+        ("av1", 1920, 31, (1920, 32)),
+        ("av1", 16, 128, (32, 128)),
+    ],
+)
+def test_a_picture_that_would_crash_its_encoder_is_refused(shape, codec, width, height, enough):
+    settings = EncoderSettings(codec=codec, pix_fmt="yuv420p" if codec == "av1" else "yuv444p")
+    with pytest.raises(EncoderError, match=f"scale them to {enough[0]}x{enough[1]} or more"):
+        resolve_encoder(settings, shape(width=width, height=height))
+    assert resolve_encoder(settings, shape(width=enough[0], height=enough[1])).profile == codec
+
+
 def test_codec_that_does_not_fit_the_container_names_those_that_do(shape):
     message = refusal(shape, EncoderSettings(codec="ffv1"), container=".mp4")
     assert ".mkv" in message
