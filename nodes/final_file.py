@@ -22,6 +22,7 @@ from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.job import is_joined, join_session
 from ..tlbvfi.progress import Notice
 from .host import NodeProgress
+from .paths import is_file
 
 NO_GRAPH = {"workflow": "", "prompt": ""}
 
@@ -160,9 +161,10 @@ def _made(session: Session) -> list[Made]:
     root, made = session.folder.parent.parent.resolve(), []
     for result in session.results():
         noted = Path(result["output"])
+        if not is_file(noted):
+            continue
         path = noted.resolve()
-        is_there = path.is_relative_to(root) and path.is_file()
-        if is_there and path.stat().st_size == result["bytes"]:
+        if path.is_relative_to(root) and path.stat().st_size == result["bytes"]:
             made.append(Made(path=path, noted=noted, final=result.get("final")))
     return made
 

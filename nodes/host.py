@@ -118,6 +118,7 @@ class NodeProgress:
         text = "\n".join(filter(None, [line, *self.notices]))
         server = PromptServer.instance
         if server.client_id is not None:  # a prompt sent by a script has no page to show it on
+            text = text.encode(errors="replace")  # names of files need not be UTF-8
             server.send_progress_text(text, self._node_id, server.client_id)
 
     def _frame(self, event: FrameDone) -> None:

@@ -58,7 +58,7 @@ def readable_file(text: str, folders: Folders) -> Path:
             f"{_begin(text)} is outside ComfyUI's input, output and temp folders: move the file there, "
             f"or list its folder in the environment variable {READ_FOLDERS_VARIABLE} of the server."
         )
-    if not _is_file(path):
+    if not is_file(path):
         raise SettingsError(
             f"there is no file {_begin(text)} in ComfyUI's {folder} folder: check the name, or write "
             "'name [output]' for a file of the output folder."
@@ -116,10 +116,11 @@ def _resolve(base: Path, text: str) -> Path:
         raise SettingsError(f"{_begin(text)} is not a path.") from error
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; no, if the name is one that no file system takes."""
     try:
         return path.is_file()
-    except OSError:  # a name longer than the file system allows
+    except (OSError, ValueError):  # too long, or with a null byte or half a character
         return False
 
 

@@ -18,7 +18,7 @@ from . import choices
 from .final_file import graph_metadata, join_to, require_form, shown
 from .host import NodeProgress, folders
 from .output_settings import container_of, encoder_notices, encoder_settings
-from .paths import folder_in_output, plain_file_name, readable_file
+from .paths import folder_in_output, is_file, plain_file_name, readable_file
 from .sessions import NO_SESSION, find_session
 from .validation import check_file_name, check_session_id, first_problem
 
@@ -154,7 +154,7 @@ def remembered_sound(session: Session, progress: NodeProgress) -> Path | None:
     sound = sound_of(session)
     if sound is None:
         return None
-    if not Path(sound).is_file():
+    if not is_file(Path(sound)):
         progress(Notice(text=f"{Path(sound).name} no longer exists, so the video has no sound."))
         return None
     try:

@@ -334,3 +334,18 @@ def test_sound_from_elsewhere_is_not_read_whatever_a_session_says(comfyui, chain
     outputs = comfyui.run({"j": node("TLBVFI_VideoConcatenator", session_id="deaf")})
     assert "outside ComfyUI's input, output and temp folders" in outputs["j"]["text"][0]
     assert facts(comfyui.saved(outputs["j"]))[3] == 0
+
+
+@pytest.mark.parametrize("name", ["gone.mp4", "x" * 5000, "\0", "\ud800"])
+def test_names_of_no_file_in_a_session_s_records_are_told_or_passed_over(
+    comfyui, chain, node, name
+):
+    nodes = chain("misnamed", [0, 1])
+    comfyui.run({key: each for key, each in nodes.items() if key != "last"})
+    folder = comfyui.session("misnamed")
+    (folder / "origin.json").write_text(json.dumps({"sound": name}))
+    result = {"output": str(comfyui.base / "disk" / name), "bytes": 1, "shift": "0"}
+    (folder / "result.json").write_text(json.dumps([result]))
+    outputs = comfyui.run({"j": node("TLBVFI_VideoConcatenator", session_id="misnamed")})
+    assert "no longer exists, so the video has no sound." in outputs["j"]["text"][0]
+    assert len(facts(comfyui.saved(outputs["j"]))[0]) == 4
