@@ -199,7 +199,7 @@ def deliver(
         session,
         root / f"{session.id}{suffix}",
         progress,
-        sound=clip.sound,
+        sound=lambda: clip.sound,
         metadata=graph_metadata(hidden),
         keep_chunks=joins_later,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -86,14 +86,15 @@ def join_to(
     progress: NodeProgress,
     *,
     final: Final = None,
-    sound: Path | None,
+    sound: Callable[[], Path | None],
     metadata: Mapping[str, str],
     keep_chunks: bool,
 ) -> Path:
     """The session's verified final file: the existing one, or a new one at `wanted`.
 
-    `final`: the encoder for a final encode; None: chunks are joined as they are. An existing file
-    that was not made from this session is left alone: a number is added to the name instead.
+    `final`: the encoder for a final encode; None: chunks are joined as they are. `sound`: where its
+    sound comes from, asked only if a new one is made. An existing file that was not made from this
+    session is left alone: a number is added to the name instead.
 
     Raises:
         SessionError: chunks are missing.
@@ -121,7 +122,7 @@ def join_to(
             session,
             output,
             final=final,
-            sound=sound,
+            sound=sound(),
             metadata=metadata,
             overwrite=own is not None,
             keep_chunks=keep_chunks,

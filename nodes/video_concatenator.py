@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from comfy_api.latest import io
@@ -108,7 +109,7 @@ class VideoConcatenator(io.ComfyNode):
             wanted,
             progress,
             final=final,
-            sound=remembered_sound(session, progress),
+            sound=partial(remembered_sound, session, progress),
             metadata=graph_metadata(cls.hidden),
             keep_chunks=not cleanup_chunks,
         )

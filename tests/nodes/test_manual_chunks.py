@@ -336,6 +336,17 @@ def test_sound_from_elsewhere_is_not_read_whatever_a_session_says(comfyui, chain
     assert facts(comfyui.saved(outputs["j"]))[3] == 0
 
 
+def test_a_video_that_is_there_is_not_said_to_lack_the_sound_it_has(comfyui, chain, node):
+    nodes = chain("kept-sound", [0, 1])
+    comfyui.run({key: each for key, each in nodes.items() if key != "last"})
+    join = {"j": node("TLBVFI_VideoConcatenator", session_id="kept-sound")}
+    comfyui.run(join)
+    (comfyui.base / "input" / "kept-sound.mp4").unlink()
+    outputs = comfyui.run(join)
+    assert outputs["j"]["text"] == ["kept-sound.mp4"]
+    assert facts(comfyui.saved(outputs["j"]))[3] == 1
+
+
 @pytest.mark.parametrize("name", ["gone.mp4", "x" * 5000, "\0", "\ud800"])
 def test_names_of_no_file_in_a_session_s_records_are_told_or_passed_over(
     comfyui, chain, node, name
