@@ -302,6 +302,13 @@ def test_damaged_sound_is_silent_for_a_moment_and_stays_in_step(
         assert length / sound.rate == pytest.approx(seconds, abs=0.1)
 
 
+def test_what_a_video_in_memory_lacks_is_told(clip, tmp_path, caplog):
+    content = clip(tmp_path / "in.mkv", 60).read_bytes()
+    broken = BytesIO(content[: len(content) * 2 // 3])
+    interpolate_video(broken, BytesIO(), method="blend", container="mkv")
+    assert "the video in memory is cut off" in caplog.text
+
+
 def test_another_sound_makes_another_file(clip, tmp_path):
     source = clip(tmp_path / "in.mp4", 12)
     sounds = [clip(tmp_path / f"{n}.mp4", n, sound=True) for n in (12, 24)]

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding.durable import sole_writer
 from comfyui_tlbvfi.encoding.errors import OutputError
-from comfyui_tlbvfi.tlbvfi import client
+from comfyui_tlbvfi.tlbvfi import client, comfy_http
 from comfyui_tlbvfi.tlbvfi.cli import main
 from comfyui_tlbvfi.tlbvfi.client import ConnectionLost, NodeProgress, Queued, image_message
 from comfyui_tlbvfi.tlbvfi.comfy_http import (
@@ -176,7 +176,11 @@ class FakeComfy:
         """Send a websocket message to everyone connected now; it is not repeated."""
         raw = message if isinstance(message, bytes) else json.dumps(message).encode()
         first = bytes([0x82 if isinstance(message, bytes) else 0x81])
-        size = bytes([len(raw)]) if len(raw) < 126 else b"\x7e" + struct.pack(">H", len(raw))
+        size = (
+            bytes([len(raw)]) if len(raw) < 126 else b"\x7e" + struct.pack(">H", len(raw) % 2**16)
+        )
+        if len(raw) >= 2**16:
+            size = b"\x7f" + struct.pack(">Q", len(raw))
         for socket in list(self.sockets):
             with suppress(OSError):
                 socket.sendall(first + size + raw)
@@ -324,6 +328,30 @@ def test_frames_sent_over_the_websocket_are_kept_and_previews_are_not(
     assert numbers(fetch()) == list(range(FRAMES))
     assert b"supports" not in b"".join(comfy.flags)  # masked, as the standard requires of clients
     assert comfy.flags
+
+
+def test_a_large_frame_comes_over_the_websocket(comfy, fetch, prompt):
+    prompt["9"]["class_type"] = "SaveImageWebsocket"
+    large = png(0) + bytes(2**21)
+
+    def run(prompt_id):
+        comfy.tell("executing", node="9", prompt_id=prompt_id)
+        comfy.tell("progress", node="9", value=0, max=1, prompt_id=prompt_id)
+        comfy.send(struct.pack(">II", 1, 2) + large)
+        comfy.finish(prompt_id, outputs={})
+
+    comfy.run = run
+    (frame,) = fetch().folder.iterdir()
+    assert frame.read_bytes() == large
+
+
+def test_no_proxy_is_asked_for_a_server_nearby(fetch, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    comfy_http._opener.cache_clear()
+    assert fetch().frames == FRAMES
 
 
 def test_frames_that_were_sent_while_the_connection_was_down_are_sent_again(comfy, fetch, prompt):

@@ -7,14 +7,18 @@ import re
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 from comfyui_tlbvfi.encoding.errors import OutputError
 from comfyui_tlbvfi.tlbvfi import download as module
 from comfyui_tlbvfi.tlbvfi.download import download
 from comfyui_tlbvfi.tlbvfi.errors import DownloadError, SettingsError
+from comfyui_tlbvfi.tlbvfi.remote_file import RemoteFile
 from filelock import FileLock
 
 CONTENT = random.Random(1).randbytes(900_000)
@@ -368,6 +372,23 @@ def test_redirect_to_an_unsafe_address_is_refused(server, fetch, location):
     server.location = location
     with pytest.raises(DownloadError, match="not a safe address"):
         fetch()
+
+
+@pytest.mark.parametrize("here", ["https://127.0.0.1/blob", "https://localhost:8188/blob"])
+def test_no_other_machine_leads_to_this_one(monkeypatch, here):
+    redirect = Message()
+    redirect["Location"] = here
+    asked = []
+
+    def send(self, method, url, headers):
+        asked.append(url)
+        return 302, HTTPError(url, 302, "Found", redirect, BytesIO())  # as urllib returns it
+
+    monkeypatch.setattr(RemoteFile, "_send", send)
+    remote = RemoteFile("https://example.com/a", otherwise="use a browser", timeout_seconds=1)
+    with pytest.raises(DownloadError, match=f"{here} is not a safe address"):
+        remote.get({})
+    assert asked == ["https://example.com/a"]
 
 
 def test_redirects_in_a_circle_end(server, fetch):

@@ -4,6 +4,7 @@ import json
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -180,6 +181,20 @@ def test_a_stopped_job_goes_on_where_it_was(clip, run, pictures, times, tmp_path
     assert result.frames_made == 59 - started.frames_done
     assert pictures(result.output) == pictures(whole.output)
     assert times(result.output) == times(whole.output)
+
+
+def test_a_method_is_told_how_long_the_whole_job_is(clip, run, tmp_path, stop_after):
+    class Expecting(BlendMethod):
+        told: ClassVar[list[int]] = []
+
+        def expect(self, frames):
+            self.told.append(frames)
+
+    source = clip(tmp_path / "in.mp4", 30)
+    with pytest.raises(KeyboardInterrupt):
+        run(source, method=Expecting(), chunk=SHORT, on_event=stop_after(30))
+    run(source, method=Expecting(), chunk=SHORT)
+    assert Expecting.told == [59, 59]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "delete"])

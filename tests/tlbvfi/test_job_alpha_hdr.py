@@ -4,10 +4,12 @@ import json
 import shutil
 import subprocess
 from fractions import Fraction
+from io import BytesIO
 
 import av
 import numpy as np
 import pytest
+from comfyui_tlbvfi import interpolate_video
 from comfyui_tlbvfi.encoding.layout import channel_views
 from comfyui_tlbvfi.encoding.profiles import EncoderSettings
 
@@ -115,6 +117,12 @@ def test_hlg_and_twelve_bits_go_through_lossless(run, film):
 
 def test_mastering_metadata_that_a_codec_cannot_store_is_told(run, hdr10, caplog):
     run(hdr10, "out.mov", codec="prores")
+    assert "prores drops the HDR10 mastering metadata." in caplog.messages
+
+
+def test_mastering_metadata_that_a_file_in_memory_cannot_store_is_told(hdr10, caplog):
+    source = BytesIO(hdr10.read_bytes())
+    interpolate_video(source, BytesIO(), method="blend", codec="prores", container="mov")
     assert "prores drops the HDR10 mastering metadata." in caplog.messages
 
 

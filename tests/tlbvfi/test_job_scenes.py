@@ -83,6 +83,21 @@ def test_cuts_and_retimed_frames_do_not_depend_on_chunks(run, film, pictures, tm
         assert pictures(again.output) == wanted, again.output
 
 
+def test_a_flash_is_no_cut_in_a_chunk_that_is_made_again_either(run, film, pictures):
+    frames = scene(1, 16)
+    frames[8] = scene(2, 1)[0]  # seen from one chunk, the other side is not the same scene
+    options = {"chunk": ChunkLength(frames=8), "destination": {"keep_chunks": True}}
+    source = film(frames)
+    first = run(source, **options)
+    wanted = pictures(first.output)
+    assert first.cuts == 0
+    for chunk in sorted(first.session_folder.glob("chunk_*"))[1:3]:
+        chunk.unlink()
+        first.output.unlink()
+        assert run(source, **options).frames_made == 8
+        assert pictures(first.output) == wanted
+
+
 def test_animation_on_twos_becomes_motion(run, film, pictures):
     source = film(scene(5, 20, each=2))
     as_shot = pictures(run(source, "as_shot.mkv", method="flow").output)

@@ -73,6 +73,12 @@ class Bisecting(Counting):
     any_time = False
 
 
+def test_slow_motion_by_a_power_of_two_is_exact_beyond_the_depth():
+    timeline = TargetRate(fps=Fraction(25 * 32))
+    out = list(interpolate(clip(2), Bisecting(), timeline, Rules(depth=3)))
+    assert values(out) == [i / 32 for i in range(33)]
+
+
 @given(
     gaps=st.lists(st.integers(1, 8000), min_size=1, max_size=4),
     fps=st.sampled_from([24, 60, Fraction(60000, 1001), 96, 125]),

@@ -130,6 +130,7 @@ def test_a_time_base_no_container_can_store_is_refused():
         ("119.88", Fraction(120000, 1001)),
         ("12.5", Fraction(25, 2)),
         ("24.97", Fraction(2497, 100)),
+        ("24.975", Fraction(999, 40)),  # close to 25000/1001, which is no usual rate
     ],
 )
 def test_rates_are_read_exactly(text, rate):
