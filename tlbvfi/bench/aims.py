@@ -108,7 +108,8 @@ AIMS = (
 
 RUNS = {
     "cuda": (
-        "--sizes 1080,2160 --precision float16 --compile on --baseline",
+        "--sizes 1080 --precision float16 --compile on --baseline",
+        "--sizes 2160 --precision float16 --compile on",
         "--sizes 2160 --precision bfloat16 --vram 4G",
         "--sizes 2160 --vram 7G",
         "--sizes 4320 --precision bfloat16 --vram 12G",

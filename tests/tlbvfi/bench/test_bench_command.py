@@ -246,6 +246,7 @@ def test_the_runs_for_gpus_measure_every_aim_for_gpus(tlbvfi, pretend, monkeypat
         ("float32", 7_000_000_000),
         ("bfloat16", 12_000_000_000),
     }
+    assert {str(task.size) for task in asked if task.kind == "baseline"} == {"1920x1080"}
 
 
 def test_out_of_memory_at_one_size_leaves_the_others(tlbvfi, pretend):
