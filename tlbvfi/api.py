@@ -28,7 +28,7 @@ from .arrays import A, FrameFormat
 from .config import JobConfig, SlowmoSound
 from .errors import FrameError, SettingsError
 from .job import Destination, refuse_the_source, run_job
-from .method import Method
+from .method import Method, announce
 from .methods import MethodConfig, create_method
 from .one_go import run_in_one_go
 from .pipeline import interpolate
@@ -229,6 +229,7 @@ def _output_frames(
     with closing(_at_least_two(frames)) as given:
         first = next(given)
         alike = FrameFormat.of(first)
+        announce(method, None)
         outputs = interpolate(
             _source_frames(chain([first], given), alike, config, rate),
             method,

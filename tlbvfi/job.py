@@ -45,7 +45,7 @@ from ..encoding.verify import Check, VerifyReport, expected_output, verify_file
 from ..encoding.window import Window
 from .config import JobConfig
 from .memory import free_memory
-from .method import Expecting, Method
+from .method import Method, announce
 from .pipeline import OutputFrame, interpolate
 from .plan import ChunkRange, Plan, chunks_to_make, make_plan
 from .progress import Encoding, Joining, Meter, Notice, OnEvent, Started, log_notices
@@ -345,8 +345,7 @@ def make_chunks(
         )
     )
     _warn_before_it_fails(session, method, plan, on_event)
-    if isinstance(method, Expecting) and plan.frames_total is not None:
-        method.expect(plan.frames_total)
+    announce(method, plan.frames_total)
     for todo in chunks_to_make(session.records().values(), intact, plan):
         write = partial(write_chunks, session=session, plan=plan, todo=todo, on_step=on_step)
         with closing(prefetch(load_frames(source, plan, todo), QUEUE_FRAMES)) as loaded:

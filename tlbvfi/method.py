@@ -123,8 +123,17 @@ class Expecting(Protocol):
     """Optional for a method: preparing for a long job."""
 
     def expect(self, frames: int) -> None:
-        """Called before the first frame of every run, with the whole job's number of frames."""
+        """Called before the first frame of every run.
+
+        `frames`: number of output frames of the whole job; 0 if that is unknown.
+        """
         ...
+
+
+def announce(method: Method, frames: int | None) -> None:
+    """Tell a method that is `Expecting` what follows; `frames`: None if unknown."""
+    if isinstance(method, Expecting):
+        method.expect(frames or 0)
 
 
 @runtime_checkable

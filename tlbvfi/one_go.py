@@ -21,7 +21,7 @@ from ..encoding.window import Window, output_window
 from ..encoding.writer import MUXERS, VideoWriter, stores_mastering
 from .config import JobConfig
 from .job import QUEUE_FRAMES, encode_frames, load_frames, output_picture, used_window
-from .method import Method
+from .method import Method, announce
 from .pipeline import OutputFrame, interpolate
 from .plan import ChunkRange, Plan, make_plan
 from .progress import Meter, Notice, OnEvent, log_notices
@@ -68,6 +68,7 @@ def run_in_one_go(
     meter = Meter(frames_total=plan.frames_total)
     heard = sound if config.has_sound else None
     texts = {**source.info.metadata, **(metadata or {})}
+    announce(method, plan.frames_total)
     with (
         open_carried(heard, window=window, metadata=texts) as carried,
         _open_writer(plan, target, suffix, window, carried, on_event) as writer,

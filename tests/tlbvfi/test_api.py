@@ -25,6 +25,7 @@ from comfyui_tlbvfi import (
 from comfyui_tlbvfi.encoding.errors import OutputError, SourceError
 from comfyui_tlbvfi.encoding.png import with_texts
 from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
+from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 from comfyui_tlbvfi.tlbvfi.progress import FrameDone
 
 NUMPY = [np.uint8, np.uint16, np.float16, np.float32, np.float64]
@@ -144,6 +145,30 @@ def test_an_iterator_is_read_a_few_frames_ahead_and_closed_with_ours():
     assert len(read) < 16
     out.close()
     assert closed == [True]
+
+
+class Expectant(BlendMethod):
+    """A method that wants to know how many output frames follow."""
+
+    def __init__(self):
+        self.told = []
+
+    def expect(self, frames):
+        self.told.append(frames)
+
+    def prepare(self, frame):
+        assert self.told
+        return frame
+
+
+def test_a_method_that_prepares_for_long_jobs_is_told_first_whatever_the_ends(clip, tmp_path):
+    method = Expectant()
+    assert len(list(interpolate_frames(moving(3), method=method))) == 5
+    source = clip(tmp_path / "in.mp4", 3)
+    interpolate_video(source, BytesIO(), method=method)
+    interpolate_video(source, tmp_path / "out.mp4", method=method)
+    interpolate_video(iter(moving(3)), tmp_path / "frames.mp4", method=method, input_fps=25)
+    assert method.told == [0, 5, 5, 0]
 
 
 def test_a_method_made_before_is_used_again():
