@@ -15,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..tlbvfi.checkpoint import load_checkpoint, weights_hash
+from ..tlbvfi.device import require_dtype
 from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.method import PairKey, Request
 from ..tlbvfi.methods.tlbvfi import FREE_SHARE, TlbvfiMethod
@@ -57,7 +58,7 @@ def load_model(path: Path, precision: str, device: torch.device) -> LoadedModel:
 
     Raises:
         CheckpointError: the file is damaged, unsafe or for another network.
-        SettingsError: there is no such precision.
+        SettingsError: as `dtype_for`.
     """
     return read_model(path, file_version(path), dtype_for(precision, device), device)
 
@@ -89,13 +90,16 @@ def dtype_for(precision: str, device: torch.device) -> torch.dtype:
     """The type `precision` means on `device`; auto is bfloat16 if a GPU computes in it.
 
     Raises:
-        SettingsError: there is no such precision, which is possible over a link.
+        SettingsError: there is no such precision, which is possible over a link, or `device` does
+            not compute in it.
     """
     if precision == "auto":
         return torch.bfloat16 if mm.should_use_bf16(device) else torch.float32
     if precision not in DTYPES:
         raise SettingsError(f"precision must be auto, {', '.join(DTYPES)}, got {precision!r}.")
-    return DTYPES[precision]
+    dtype = DTYPES[precision]
+    require_dtype(dtype, device)
+    return dtype
 
 
 class HostedTlbvfi:

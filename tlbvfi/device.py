@@ -1,4 +1,4 @@
-"""Which device a network runs on."""
+"""Which device a network runs on, and whether it can compute there."""
 
 from __future__ import annotations
 
@@ -23,3 +23,20 @@ def choose_device(name: str) -> torch.device:
             f"The device {name} cannot be used here: choose cpu, cuda, cuda:1, ... or auto."
         ) from error
     return device
+
+
+def require_dtype(dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse bfloat16 on a GPU older than the A100 and RTX 30, for which cuDNN has none.
+
+    PyTorch's own convolutions take many times the memory and time there.
+
+    Raises:
+        SettingsError: it is one.
+    """
+    if dtype != torch.bfloat16 or device.type != "cuda":
+        return
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        raise SettingsError(
+            f"{torch.cuda.get_device_name(device)} does not compute in bfloat16: set precision to "
+            "float16 or float32."
+        )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import load_checkpoint, weights_hash
-from ..device import choose_device
+from ..device import choose_device, require_dtype
 from ..errors import FrameError, MemoryBudgetError, SettingsError
 from ..memory import free_memory, is_out_of_memory, used_memory
 from ..method import PairKey, Request
@@ -58,7 +58,8 @@ def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
 
     Raises:
         ModelMissingError, CheckpointError: as `load_checkpoint`.
-        SettingsError: an option is out of range, or there is no such device.
+        SettingsError: an option is out of range, or there is no such device, or it does not compute in
+            that precision.
     """
     options = SamplingOptions(
         steps=config.steps,
@@ -66,8 +67,9 @@ def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
         padding=config.padding,
         tf32=config.precision == "tf32",
     )
-    device = choose_device(config.device)
-    model = load_checkpoint(path, dtype=DTYPES[config.precision], device=device)
+    device, dtype = choose_device(config.device), DTYPES[config.precision]
+    require_dtype(dtype, device)
+    model = load_checkpoint(path, dtype=dtype, device=device)
     return TlbvfiMethod(
         model,
         options,

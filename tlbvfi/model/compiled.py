@@ -28,7 +28,7 @@ def compile_blocks(network: nn.Module, cache: str) -> None:
 
     `cache`: folder for the results, unless the environment names one. Frames are equal up to the
     rounding of the dtype. A block that PyTorch cannot compile runs uncompiled, and PyTorch's log
-    says so; folder, limit and this fallback are PyTorch's own switches, for the whole process.
+    says so; folder, limit and this fallback are PyTorch's own switches, not only of this network.
     """
     os.environ.setdefault(CACHE_VARIABLE, cache)
     dynamo = torch._dynamo.config

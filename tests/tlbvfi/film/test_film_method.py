@@ -4,7 +4,6 @@ from fractions import Fraction
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.device import choose_device
 from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.method import PairKey
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig, create_method
@@ -152,14 +151,3 @@ def test_switches_of_the_process_are_restored(film, frames, tf32):
     before = torch.backends.cudnn.allow_tf32
     list(between(FilmMethod(film, tf32=tf32), *(frame[0] for frame in frames(64, 64)), THIRDS[:1]))
     assert torch.backends.cudnn.allow_tf32 == before
-
-
-@pytest.mark.parametrize("name", ["cuda:99", "nonsense", "hpu", "meta"])
-def test_device_that_is_not_there_is_named(name):
-    with pytest.raises(SettingsError, match=f"The device {name} cannot be used here"):
-        choose_device(name)
-
-
-def test_device_is_chosen_by_itself():
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    assert choose_device("cpu") == torch.device("cpu")
