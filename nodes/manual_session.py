@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from torch import Tensor
 
 from ..encoding.color import from_rgb, resolve
+from ..encoding.frame import ColorTags
 from ..encoding.manifest import Manifest
 from ..encoding.probe import VideoInfo, probe
 from ..encoding.profiles import EncoderSettings, resolve_encoder, written_tags
@@ -35,7 +36,9 @@ class ChunkSettings:
     rate: Fraction
     encoder: EncoderSettings
     info: VideoInfo
-    """Size and color of the frames."""
+    """Size of the frames, and whether they have alpha."""
+    color: ColorTags
+    """What they are stored with."""
     sound: Path | None
     """Video whose sound goes into the joined file."""
 
@@ -53,12 +56,13 @@ def chunk_settings(
     require_images(frames)
     with open_source(BatchFrames(frames[:1]), input_rate=rate) as batch:
         info = batch.info
+    color = resolve(info)
     if source is not None:
         origin = probe(source)
-        info = replace(info, color=replace(resolve(origin)))
+        color = resolve(origin)
         codec = origin.codec if codec == "auto" and origin.codec in FOLLOWED else codec
     encoder = encoder_settings(codec, crf, "", info, is_video=False)
-    return ChunkSettings(rate=rate, encoder=encoder, info=info, sound=source)
+    return ChunkSettings(rate=rate, encoder=encoder, info=info, color=color, sound=source)
 
 
 def new_session_id() -> str:
@@ -124,6 +128,6 @@ def _manifest(settings: ChunkSettings, progress: NodeProgress) -> Manifest:
             height=info.height,
             time_base=storable_tick(1 / settings.rate),
             rate=settings.rate,
-            color=written_tags(resolve(info), encoder),
+            color=written_tags(settings.color, encoder),
         ),
     )

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.comfyui
@@ -224,6 +225,38 @@ def test_colors_of_a_720p_batch_are_written_as_bt709(comfyui, node):
         context = container.streams.video[0].codec_context
         assert (context.colorspace, context.color_range) == (1, 1)
         red, green, blue = next(container.decode(video=0)).to_ndarray(format="rgb24")[300, 300]
+    assert abs(int(red) - 0xC0) + abs(int(green) - 0x40) + abs(int(blue) - 0x20) <= 6
+
+
+def test_chunks_follow_the_codec_and_the_colors_of_their_source(comfyui, node):
+    source = comfyui.base / "input" / "followed.mkv"
+    with av.open(str(source), "w") as container:
+        stream = container.add_stream("libx265", rate=24, options={"x265-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        # BT.470 BG in full range; images alone become BT.709 in limited range
+        stream.codec_context.colorspace, stream.codec_context.color_range = 5, 2
+        for n in range(3):
+            gray = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 128, np.uint8))
+            picture = gray.reformat(format="yuv420p")
+            picture.pts, picture.time_base = n, Fraction(1, 24)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    nodes = {
+        "e": node("EmptyImage", width=64, height=48, batch_size=2, color=0xC04020),
+        "c": node(
+            "TLBVFI_ChunkVideoSaver",
+            frames=["e", 0],
+            chunk_id=0,
+            fps=24,
+            session_id="followed",
+            source_video_path=source.name,
+        ),
+        "j": node("TLBVFI_VideoConcatenator", session_id=["c", 0]),
+    }
+    with av.open(str(comfyui.saved(comfyui.run(nodes)["j"]))) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.colorspace, context.color_range) == ("hevc", 5, 2)
+        red, green, blue = next(container.decode(video=0)).to_ndarray(format="rgb24")[24, 32]
     assert abs(int(red) - 0xC0) + abs(int(green) - 0x40) + abs(int(blue) - 0x20) <= 6
 
 
