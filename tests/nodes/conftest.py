@@ -59,8 +59,9 @@ class Server:
     Its output folder is a symbolic link, as when outputs go to another disk.
     """
 
-    def __init__(self, code: Path, base: Path, checkout: Path) -> None:
+    def __init__(self, code: Path, base: Path, checkout: Path, flags: tuple[str, ...] = ()) -> None:
         self.code, self.base, self.port = code, base, free_port()
+        self.flags = flags
         self.url = f"http://127.0.0.1:{self.port}"
         for name in ("input", "disk", "temp", "models/interpolation", "custom_nodes"):
             (base / name).mkdir(parents=True, exist_ok=True)
@@ -80,6 +81,7 @@ class Server:
                 python,
                 "main.py",
                 *SERVER_FLAGS,
+                *self.flags,
                 f"--port={self.port}",
                 f"--base-directory={self.base}",
             ],
@@ -220,17 +222,18 @@ def comfyui(root: Path, tmp_path_factory: pytest.TempPathFactory):
 def fresh_comfyui(root: Path, tmp_path_factory: pytest.TempPathFactory):
     """Start more servers, each with its own folders; all are stopped after the test.
 
-    `other_pack`: code of a custom node pack that is loaded along with this one.
+    `other_pack`: code of a custom node pack that is loaded along with this one. `flags`: more
+    options of the server's command line.
     """
     servers = []
 
-    def start(other_pack: str = "") -> Server:
+    def start(other_pack: str = "", *, flags: tuple[str, ...] = ()) -> Server:
         code = Path(os.environ["COMFYUI_DIR"]).resolve()
         base = tmp_path_factory.mktemp("comfyui")
         if other_pack:
             (base / "custom_nodes" / "other-pack").mkdir(parents=True)
             (base / "custom_nodes" / "other-pack" / "__init__.py").write_text(other_pack)
-        servers.append(Server(code, base, root))
+        servers.append(Server(code, base, root, flags))
         return servers[-1]
 
     yield start

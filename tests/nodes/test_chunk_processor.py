@@ -251,26 +251,51 @@ def test_the_graph_is_in_the_file(comfyui, clip, processor):
         assert json.loads(container.metadata["workflow"]) == {"nodes": [1]}
 
 
+@pytest.fixture
+def made_by_comfyui(comfyui, clip):
+    """Make a video that holds the graph it was made by, return its name."""
+
+    def make(suffix: str) -> str:
+        source = comfyui.base / "input" / clip("plain.mp4")
+        made = source.with_name(f"made-by-comfyui{suffix}")
+        with (
+            av.open(str(source)) as given,
+            av.open(str(made), "w", options={"movflags": "use_metadata_tags"}) as out,
+        ):
+            out.metadata.update(title="A film", workflow='{"nodes": ["old"]}', prompt='{"old": 1}')
+            stream = out.add_stream_from_template(given.streams.video[0])
+            for packet in given.demux(given.streams.video[0]):
+                packet.stream = stream
+                if packet.size:
+                    out.mux(packet)
+        return made.name
+
+    return make
+
+
+def tags(path: Path) -> dict[str, str]:
+    with av.open(str(path)) as container:
+        return {key.lower(): text for key, text in container.metadata.items()}
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_the_graph_of_the_source_is_not_in_the_file(comfyui, clip, processor, suffix):
-    source = comfyui.base / "input" / clip("plain.mp4")
-    made_by_comfyui = source.with_name(f"made-by-comfyui{suffix}")
-    with (
-        av.open(str(source)) as given,
-        av.open(str(made_by_comfyui), "w", options={"movflags": "use_metadata_tags"}) as out,
-    ):
-        out.metadata.update(title="A film", workflow='{"nodes": ["old"]}', prompt='{"old": 1}')
-        stream = out.add_stream_from_template(given.streams.video[0])
-        for packet in given.demux(given.streams.video[0]):
-            packet.stream = stream
-            if packet.size:
-                out.mux(packet)
-    outputs = comfyui.run(processor(made_by_comfyui.name))
-    with av.open(str(comfyui.saved(outputs["c"]))) as container:
-        texts = {key.lower(): text for key, text in container.metadata.items()}
+def test_the_graph_of_the_source_is_not_in_the_file(comfyui, made_by_comfyui, processor, suffix):
+    outputs = comfyui.run(processor(made_by_comfyui(suffix)))
+    texts = tags(comfyui.saved(outputs["c"]))
     assert texts["title"] == "A film"
     assert "workflow" not in texts
     assert "TLBVFI_ChunkProcessor" in texts["prompt"]
+
+
+def test_a_server_without_metadata_writes_no_graph_not_even_the_source_s(
+    comfyui, fresh_comfyui, made_by_comfyui, processor
+):
+    name = made_by_comfyui(".mp4")
+    server = fresh_comfyui(flags=("--disable-metadata",))
+    shutil.copy(comfyui.base / "input" / name, server.base / "input")
+    texts = tags(server.saved(server.run(processor(name))["c"]))
+    assert texts["title"] == "A film"
+    assert not {"workflow", "prompt"} & texts.keys()
 
 
 def test_with_a_concatenator_there_is_one_file_under_its_name(comfyui, clip, processor, node):
@@ -379,6 +404,20 @@ def test_a_damaged_chunk_is_made_again_and_never_joined(comfyui, long_job, undis
     chunk = comfyui.session("damaged") / "chunk_000000.mp4"
     chunk.write_bytes(chunk.read_bytes()[:-1000])
     assert digest(comfyui, comfyui.run(prompt)["c"]) == whole
+
+
+def test_a_chunk_of_a_small_picture_is_four_seconds_long(comfyui, long_job, undisturbed):
+    undisturbed(long_job("whole"))
+    frames = [json.loads(line)["frames"] for line in comfyui.committed("whole")]
+    assert frames == [4 * 48, 4 * 48, 4 * 48, 4 * 48, 2 * 399 + 1 - 16 * 48]
+
+
+def test_debug_writes_the_job_s_events_to_the_log(comfyui, clip, processor):
+    name = clip("debugged.mp4", frames=3)
+    comfyui.run(processor(name, session_id="silent"))
+    assert "session_id='silent'" not in comfyui.text()
+    comfyui.run(processor(name, session_id="debugged", debug=True))
+    assert "session_id='debugged'" in comfyui.text()
 
 
 @pytest.mark.slow

@@ -178,6 +178,21 @@ def test_a_text_in_the_place_of_a_model_is_refused(comfyui, node, name):
     assert f"{name} str " in comfyui.error(pair(node, **{name: "film"}))
 
 
+def test_the_model_list_offers_checkpoints_and_the_official_one_first(comfyui, model_file):
+    (comfyui.base / "models" / "interpolation" / "gimm-vfi").mkdir(exist_ok=True)
+    for name in ("a.pth", "vimeo_unet.pth", "notes.txt", "gimm-vfi/gimmvfi_f.safetensors"):
+        model_file(name, b"")
+    known = comfyui.get("/object_info")
+    choices = known["TLBVFI_ChunkProcessor"]["input"]["required"]["model_name"][1]
+    assert choices["options"] == ["a.pth", "vimeo_unet.pth", "flow", "blend"]
+    assert choices["default"] == "vimeo_unet.pth"
+    choices = known["TLBVFI_LoadModel"]["input"]["required"]["model_name"][1]
+    assert (choices["options"], choices["default"]) == (
+        ["a.pth", "vimeo_unet.pth"],
+        "vimeo_unet.pth",
+    )
+
+
 def test_a_gpu_that_is_not_there_is_told(comfyui, node, model_file):
     nodes = pair(node, model_name=model_file("empty.pth", b""), gpu_id=5)
     assert "empty.pth is empty" in comfyui.error(nodes)

@@ -145,6 +145,19 @@ def test_kept_chunks_can_be_joined_again_under_another_name(comfyui, chain, node
     assert first.exists()
 
 
+def test_chunks_that_were_kept_are_removed_once_that_is_asked(comfyui, chain, node):
+    nodes = chain("tidied", [0, 1])
+    comfyui.run({key: each for key, each in nodes.items() if key != "last"})
+    join = node("TLBVFI_VideoConcatenator", session_id="tidied", cleanup_chunks=False)
+    first = comfyui.saved(comfyui.run({"j": join})["j"])
+    assert len(list(comfyui.session("tidied").glob("chunk_*"))) == 2
+    made = first.stat().st_mtime_ns
+    join["inputs"]["cleanup_chunks"] = True
+    assert comfyui.saved(comfyui.run({"j": join})["j"]) == first
+    assert first.stat().st_mtime_ns == made
+    assert not list(comfyui.session("tidied").glob("chunk_*"))
+
+
 def test_two_files_of_one_session_keep_their_names_however_often_it_is_queued(comfyui, chain, node):
     nodes = chain("both", [0, 1])
     link = nodes.pop("last")["link"]
