@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
+LARGEST = 1 << 22
+"""Numerator of a rate up to which 256 times the rate can still be a time base, in 31 bits."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timestamps:
@@ -67,6 +70,7 @@ def timestamps(
     average = Fraction(count - 1, ticks[-1] - ticks[0]) / time_base
     for rate in _candidates(known, average):
         if _fits(ticks, time_base, rate):
+            rate = _storable(rate, ticks, time_base)
             return Timestamps(start=start, rate=rate, count=count, time_base=time_base)
     return Timestamps(start=start, rate=average, count=count, time_base=time_base, ticks=ticks)
 
@@ -125,6 +129,17 @@ def _common(rate: Fraction) -> Fraction:
         if abs(common - rate) * 100_000 <= common:
             return common
     return rate
+
+
+def _storable(rate: Fraction, ticks: Sequence[int], time_base: Fraction) -> Fraction:
+    """`rate`, or the roughest one near it that the ticks fit as well, if its terms are huge.
+
+    An average over many rounded ticks has such terms: 1799910000/60054583 for 29.9712345.
+    """
+    if rate.numerator <= LARGEST:
+        return rate
+    rougher = (rate.limit_denominator(10**digits) for digits in range(1, 6))
+    return next((each for each in rougher if each and _fits(ticks, time_base, each)), rate)
 
 
 def _fits(ticks: Sequence[int], time_base: Fraction, rate: Fraction) -> bool:

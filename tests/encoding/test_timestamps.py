@@ -48,6 +48,18 @@ def test_the_rate_that_muxers_report_for_60000_1001_is_put_right():
     assert timestamps(ticks, MILLISECOND, [Fraction(19001, 317)]).rate == Fraction(60000, 1001)
 
 
+@pytest.mark.parametrize("rate", ["29.9712345", "23.9001", "59.7275005", "239.123456"])
+def test_an_uncommon_rate_over_many_ticks_can_be_stored(rate):
+    ticks = [round(number * 90_000 / Fraction(rate)) for number in range(20_000)]
+    found = timestamps(ticks, Fraction(1, 90_000), ())
+    assert not found.is_vfr
+    assert found.rate.numerator <= 1 << 22
+    assert all(
+        abs(found.time(n) - Fraction(tick, 90_000)) <= Fraction(1, 90_000)
+        for n, tick in enumerate(ticks)
+    )
+
+
 def test_an_uncommon_exact_rate_is_kept():
     base = Fraction(1, 1_000_000)
     ticks = rounded(Fraction(1000, 61), base, 300)
