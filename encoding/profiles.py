@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Protocol, cast
 
+import cv2
 from av import VideoFormat
 from av.codec import CodecContext
 from av.codec.codec import UnknownCodecError
@@ -31,6 +32,8 @@ log = logging.getLogger("tlbvfi.profiles")
 
 WITHOUT_RANGE = (".nut", ".avi")
 """Containers that do not store the color range; nor do the codecs that we put into them."""
+AVX_512 = 13
+"""OpenCV's number of the instruction set (CV_CPU_AVX_512F), which its Python module does not name."""
 LOWEST_BITRATE, HIGHEST_BITRATE = 10**4, 10**9
 """Bits per second; outside this range, encoders fail without a reason or ignore the value."""
 
@@ -467,6 +470,10 @@ def _opening_problem(encoder: Encoder, picture: Picture) -> str:
 def configure_context(context: VideoCodecContext, encoder: Encoder) -> None:
     """Apply an encoder's settings to a codec context that is not yet open."""
     context.options = dict(encoder.options)
+    if encoder.name == "libx264" and cv2.checkHardwareSupport(AVX_512):
+        # Its AVX-512 code weighs macroblocks beyond the end of a row (mbtree), where memory holds
+        # anything: the same frames gave other bits from run to run, at 854x480 and 720x1280, say.
+        context.options = {**encoder.options, "x264-params": "asm=avx2"}
     context.thread_count = encoder.thread_count
     if encoder.bit_rate is not None:
         context.bit_rate = encoder.bit_rate

@@ -1,5 +1,8 @@
 import errno
 import io
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -177,6 +180,52 @@ def test_variable_rate_keeps_every_pts_and_distance(encoder, stream, paint, gaps
             (packet.pts, packet.duration) for packet in container.demux(video=0) if packet.size
         )
     assert [time - found[0][0] for time, _ in found] == [time - pts[0] for time in pts]
+
+
+ENCODE = """
+import hashlib, sys
+from fractions import Fraction
+from importlib.util import module_from_spec, spec_from_file_location
+from io import BytesIO
+from pathlib import Path
+import av
+import numpy as np
+
+root, width = Path(sys.argv[1]), int(sys.argv[2])
+spec = spec_from_file_location("pack", root / "__init__.py", submodule_search_locations=[str(root)])
+sys.modules["pack"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+from pack.encoding.profiles import EncoderSettings, resolve_encoder
+from pack.encoding.writer import StreamSpec, VideoWriter
+
+class Picture:
+    height, pix_fmt, has_alpha = 48, "yuv420p", False
+
+Picture.width = width
+encoder = resolve_encoder(EncoderSettings(codec="h264"), Picture)
+rate = Fraction(48)
+spec = StreamSpec(width=width, height=48, rate=rate, time_base=1 / rate)
+target = BytesIO()
+with VideoWriter(target, encoder, spec, suffix=".mp4") as writer:
+    for number in range(12):
+        noise = np.random.default_rng(number).integers(0, 3, (72, width))
+        gray = np.linspace(40, 200, width).astype(np.uint8)[None] + noise.astype(np.uint8)
+        gray[12:24, 2 * number : 2 * number + 16] = 220
+        gray[48:] = 128
+        writer.write(av.VideoFrame.from_ndarray(gray, format="yuv420p"), number)
+print(hashlib.sha256(target.getvalue()).hexdigest())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc fills memory on request")
+@pytest.mark.parametrize("width", [64, 320])
+def test_the_same_pictures_give_the_same_bits_whatever_memory_held(root, width):
+    command = [sys.executable, "-c", ENCODE, str(root), str(width)]
+    made = set()
+    for byte in ("1", "85", "254"):
+        world = {**os.environ, "MALLOC_PERTURB_": byte}
+        made.add(subprocess.run(command, capture_output=True, check=True, env=world).stdout)
+    assert len(made) == 1
 
 
 def test_the_source_picture_types_are_not_imposed(tmp_path, encoder, stream, paint):
