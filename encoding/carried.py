@@ -35,6 +35,8 @@ GIVES_RATES = (18, 1)
 FINEST_TIMESCALE = 10_000
 # Written by muxers about the file they make: wrong for another file.
 MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
+TRACK_METADATA = {"language", "title"}
+"""What describes the pictures themselves; other tags of a track tell how its file was made."""
 # Keys that mp4 and mov have an atom for; other keys need the free form of QuickTime.
 MP4_METADATA = {
     *("title", "artist", "album_artist", "composer", "album", "date", "comment", "genre"),
@@ -67,10 +69,19 @@ class Carried:
         notes: list[str] = []
         if self.source is not None and self.origin is not None:
             tracks, notes = add_tracks(out, self.source, self.origin, suffix, self.window)
+            self._name_pictures(out)
             notes += self._add_timecode(out, suffix, rate)
             out.set_chapters(_chapters(self.source, self.window))
         out.metadata.update(self.metadata)
         return tracks, notes
+
+    def _name_pictures(self, out: OutputContainer) -> None:
+        """Give the video the language and the title of the source's."""
+        assert self.source is not None
+        picture = pictures(self.source)
+        found = picture.metadata.items() if picture else ()
+        named = {key: text for key, text in found if key.lower() in TRACK_METADATA}
+        out.streams.video[0].metadata.update(named)
 
     def _add_timecode(self, out: OutputContainer, suffix: str, rate: Fraction | None) -> list[str]:
         """Label the first frame by the source's timecode, if any; a note if no label fits."""

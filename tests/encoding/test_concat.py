@@ -35,6 +35,7 @@ def sounding(tmp_path):
         with av.open(str(path), "w") as out:
             video = out.add_stream("libx264", rate=24)
             video.width, video.height = 64, 48
+            video.metadata.update(language="jpn", title="Main")
             sound = out.add_stream(audio, rate=rate, layout="stereo")
             sound.metadata["language"] = "deu"
             sound.codec_context.open()
@@ -281,8 +282,16 @@ def test_title_chapters_language_and_workflow_are_carried(tmp_path, filled, soun
     assert found["format"]["tags"]["title"] == "A film"
     assert found["format"]["tags"]["workflow"] == workflow
     assert [entry["tags"]["title"] for entry in found["chapters"]] == ["One", "Two"]
+    assert found["streams"][0]["tags"]["language"] == "jpn"
     assert found["streams"][1]["tags"]["language"] == "deu"
     assert output.read_bytes().find(b"moov") < output.read_bytes().find(b"mdat")
+
+
+def test_the_name_of_the_video_track_is_kept(tmp_path, filled, sounding, ffprobe):
+    output = tmp_path / "out.mkv"
+    join(filled("h264"), output, source=sounding())
+    tags = ffprobe(output)["streams"][0]["tags"]
+    assert (tags["language"], tags["title"]) == ("jpn", "Main")
 
 
 @pytest.mark.parametrize(("ours", "left"), [({"Title": "New"}, ["New"]), ({"title": ""}, [])])
