@@ -32,7 +32,9 @@ TIMECODE = (*EXACT, ".mkv")
 """Containers whose muxer keeps the timecode of a stream; in .mp4 and .mov it becomes a track."""
 GIVES_RATES = (18, 1)
 """The first PyAV version that gives a copied stream its rate, without which mp4 keeps no timecode."""
-FINEST_TIMESCALE = 10_000
+MOVIE_TIMESCALE = 400_000
+"""Least ticks per second of a movie: two for each sample of sound, at up to 192 kHz or a bit more.
+Edit lists end a track at a tick; where ticks are coarser, readers miss a last packet of few samples."""
 # Written by muxers about the file they make: wrong for another file.
 MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
 TRACK_METADATA = {"language", "title"}
@@ -164,7 +166,7 @@ def container_options(
     if suffix not in EXACT:
         return {}
     timescale = time_base.denominator
-    while timescale < FINEST_TIMESCALE:  # as the muxer does for the track
+    while timescale < MOVIE_TIMESCALE:
         timescale *= 2
     flags = "+faststart" if has_name else ""
     if metadata.keys() - MP4_METADATA:

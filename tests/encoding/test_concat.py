@@ -470,6 +470,22 @@ def test_a_window_after_the_end_of_the_sound_has_none(
     assert any("has no sound in this part" in note for note in notes) == (kinds == ["video"])
 
 
+@pytest.mark.parametrize("rate", [44100, 48000, 96000])
+@pytest.mark.parametrize("rest", [1, 2, 3, 1023])
+def test_the_last_samples_of_converted_sound_are_not_cut_off(tmp_path, filled, stream, rate, rest):
+    source, output = tmp_path / "a.wav", tmp_path / "out.mp4"
+    with wave.open(str(source), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(bytes(2 * (20 * 1024 + rest)))
+    session = filled("h264", stream=stream(rate=Fraction(25)))
+    join(session, output, source=source)
+    with av.open(str(output)) as container:
+        sound = container.streams.audio[0]
+        assert sound.duration * sound.time_base == Fraction(20 * 1024 + rest, rate)
+
+
 def test_data_that_are_left_out_are_told(tmp_path, filled, sounding):
     source = tmp_path / "source.ts"
     with av.open(str(sounding())) as given, av.open(str(source), "w") as out:
