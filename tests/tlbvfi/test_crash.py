@@ -143,6 +143,7 @@ def kill_again_and_again(start, tmp_path, kill_signal, killed):
             time.sleep(moments.uniform(0.5, 5))
             os.kill(process.pid, kill_signal)
             process.communicate()
+            assert process.returncode in (0, killed)  # a job that fails would be killed for ever
             kills -= process.returncode == killed
             folders = list((tmp_path / "output").glob("tlbvfi_chunks/*"))
             if not folders or (tmp_path / "out.mp4").exists():
