@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
@@ -38,6 +38,11 @@ Way = Threads | Hardware
 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
 """Formats that refer to other files, which are unchecked and may change or lie elsewhere."""
+ONLY_ITSELF = {
+    "protocol_whitelist": "file",
+    "format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS)),
+}
+"""Options by which FFmpeg reads nothing but the source itself."""
 PYAV = tuple(int(number) for number in av.__version__.split(".")[:2])
 """Major and minor version."""
 TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "replace"} if PYAV < (19, 0) else {}
@@ -153,10 +158,7 @@ def open_file(
     return av.open(
         file_url(path),
         options=options or {},
-        container_options={
-            "protocol_whitelist": "file",
-            "format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS)),
-        },
+        container_options=ONLY_ITSELF,
         **TAG_OPTIONS,
         hwaccel=accelerator,
     )
@@ -174,7 +176,7 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
         # Readers open a file several times at once; BytesIO objects share their bytes.
         file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
         file.seek(0)
-        return av.open(file, "r", **TAG_OPTIONS, hwaccel=accelerator)
+        return av.open(file, "r", container_options=ONLY_ITSELF, **TAG_OPTIONS, hwaccel=accelerator)
     except FileNotFoundError as error:
         raise SourceError(f"{source} does not exist: check the path.") from error
     except (IsADirectoryError, PermissionError) as error:  # Windows refuses to open a folder
@@ -182,10 +184,21 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
             raise SourceError(f"{source} is a folder; name a video file.") from error
         raise SourceError(f"{source} is not readable; check its permissions.") from error
     except FFmpegError as error:
+        if _is_playlist(source):
+            raise SourceError(
+                f"{source_name(source)} is a playlist, which names other files: join those first."
+            ) from error
         raise SourceError(
             f"{source_name(source)} is not a video, or is too damaged to be opened "
             f"({error.strerror}); play it elsewhere to make sure."
         ) from error
+
+
+def _is_playlist(source: VideoInput) -> bool:
+    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
+        file.seek(0)
+        head = file.read(1024)
+    return head.startswith((b"#EXTM3U", b"ffconcat")) or b"<MPD" in head
 
 
 def packets(container: InputContainer, *streams: Stream) -> Iterator[Packet]:

@@ -4,6 +4,7 @@ import os
 import struct
 import wave
 from fractions import Fraction
+from io import BytesIO
 from types import SimpleNamespace
 
 import av
@@ -197,12 +198,23 @@ def test_a_playlist_fetches_nothing(tmp_path):
         probe(path)
 
 
-def test_a_playlist_of_files_is_no_video(clip, tmp_path):
-    made = clip("a.ts", codec="mpeg2video", pix_fmt="yuv420p")
-    path = tmp_path / "list.m3u8"
-    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{made}\n#EXT-X-ENDLIST\n")
-    with pytest.raises(SourceError, match="not a video"):
-        probe(path)
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+DASH = """<?xml version="1.0"?><MPD><Period><AdaptationSet><Representation bandwidth="1">
+<BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>"""
+
+
+@pytest.mark.parametrize("is_in_memory", [False, True])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("list.m3u8", HLS), ("list.ffconcat", "ffconcat version 1.0\nfile {}\n"), ("list.mpd", DASH)],
+)
+def test_a_playlist_of_files_is_no_video(tmp_path, clip, monkeypatch, name, text, is_in_memory):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.write_text(text.format(clip("a.ts", codec="mpeg2video", pix_fmt="yuv420p").name))
+    source = BytesIO(path.read_bytes()) if is_in_memory else path
+    with pytest.raises(SourceError, match="is a playlist, which names other files: join those"):
+        probe(source)
     assert not verify_file(path).ok
 
 
