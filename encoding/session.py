@@ -410,7 +410,8 @@ class Session:
                 retry_while_open(path.unlink)
             for name in (PROGRESS, ORIGIN, IMAGES, RESULT, MANIFEST, OWNER):
                 (self.folder / name).unlink(missing_ok=True)
-        (self.folder / LOCK).unlink(missing_ok=True)
+            if os.name != "nt":  # Windows removes it on release
+                (self.folder / LOCK).unlink(missing_ok=True)  # while held: nobody else may hold it
         left = sorted(path.name for path in self.folder.iterdir())
         if left:
             log.warning("%s is kept: it holds other files: %s.", self.folder, ", ".join(left))
