@@ -92,10 +92,12 @@ class JobConfig:
                 "slowmo."
             )
         if self.times is not None and not 1 <= self.times <= MAX_TIMES:
-            raise SettingsError(
-                f"times must be between 1 and {MAX_TIMES}, got {self.times}: 0 would make no mid "
-                "frames, only a re-encode, for which a transcoder is the better tool."
+            hint = (
+                ": that would only encode the video again, for which a transcoder is the better tool"
+                if self.times == 0
+                else f": 1 doubles the frames, {MAX_TIMES} makes {2**MAX_TIMES} times as many"
             )
+            raise SettingsError(f"times must be between 1 and {MAX_TIMES}, got {self.times}{hint}.")
         if not 1 <= self.depth <= MAX_TIMES:
             raise SettingsError(f"depth must be between 1 and {MAX_TIMES}, got {self.depth}.")
         if self.fps is not None and not 0 < self.fps <= 1000:

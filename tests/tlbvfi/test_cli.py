@@ -286,7 +286,16 @@ def bad(*words, message):
         bad("one.mp4", "out.mp4", message="only one frame"),
         bad("folder", "out.mp4", message="set the input rate (input_fps, on the command line --"),
         bad("in.mp4", "in.mp4", "--overwrite", message="in.mp4 is the source itself"),
-        bad("in.mp4", "out.mp4", "--times", "0", message="times must be between 1 and 8, got 0"),
+        bad(
+            "in.mp4",
+            "out.mp4",
+            "--times",
+            "0",
+            message="times must be between 1 and 8, got 0: that would only encode",
+        ),
+        bad(
+            "in.mp4", "out.mp4", "--times", "9", message="got 9: 1 doubles the frames, 8 makes 256"
+        ),
         bad("in.mp4", "out.mp4", "--times", "2", "--fps", "60", message="leave it out with fps"),
         bad("in.mp4", "out.mp4", "--fps", "fast", message="a frame rate is a number"),
         bad("in.mp4", "out.mp4", "--start", "9", message="before start"),
