@@ -141,7 +141,7 @@ def chosen_device(gpu_id: int, progress: NodeProgress) -> torch.device:
     """ComfyUI's device for 0, CUDA device n for n above 0 if it exists."""
     if gpu_id == 0:
         return mm.get_torch_device()
-    if gpu_id < torch.cuda.device_count() and not mm.cpu_mode():
+    if 0 < gpu_id < torch.cuda.device_count() and not mm.cpu_mode():
         return torch.device("cuda", gpu_id)
     progress(Notice(text=f"gpu_id {gpu_id}: there is no such GPU, using {mm.get_torch_device()}."))
     return mm.get_torch_device()
