@@ -128,7 +128,8 @@ def compute_anew(function: Function, inputs: Sequence[Tensor]) -> tuple[Callable
 class GpuRecorder:
     """Records CUDA graphs that share one pool of memory.
 
-    They may run in any order, because a graph's memory is not read after its result is copied.
+    They may run in any order, because nothing reads a graph's memory after its replay: the result
+    is copied out of it.
     """
 
     def __init__(self) -> None:
@@ -148,12 +149,15 @@ class GpuRecorder:
                 self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
             self._stream.wait_stream(current)
             with torch.cuda.stream(self._stream):
-                for _ in range(WARM_UPS):
+                for _ in range(WARM_UPS - 1):
                     function(*inputs)
+                output = function(*inputs)
             # Other threads continue: they decode and may allocate page-locked memory meanwhile.
             with torch.cuda.graph(
                 graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
             ):
-                output = function(*inputs)
+                # Memory of the graph itself should not outlive its replay: cudaMallocAsync, which
+                # ComfyUI uses, warns of each such tensor when the graph is dropped.
+                output.copy_(function(*inputs))
             current.wait_stream(self._stream)
         return graph.replay, output
