@@ -32,16 +32,16 @@ def forget_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak bytes of tensors on a GPU since `forget_peak`, or of the process on a CPU."""
+    """Peak bytes since `forget_peak` that PyTorch held of a GPU, or of the process on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     return peak_resident_bytes()
 
 
-def allocated_bytes(device: torch.device) -> int:
+def held_bytes(device: torch.device) -> int:
     """The current value of what `peak_bytes` is the peak of."""
     if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
+        return torch.cuda.memory_reserved(device)
     return psutil.Process().memory_info().rss
 
 

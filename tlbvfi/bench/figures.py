@@ -24,7 +24,7 @@ class ModelFigures:
     idle_bytes: int
     """Bytes taken before the first frame: weights, and on a CPU also interpreter and torch."""
     predicted_bytes: int
-    """What the method expected to need, `Method.memory_needed`."""
+    """What the method expected to need for the pairs it computes at once, without the weights."""
     stages_ms: dict[str, float]
     """Mean per stage, with a wait for the device after each; `other` is the time between them."""
     stages_gflop: dict[str, float]

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..checkpoint import load_checkpoint
 from ..device import choose_device
 from ..errors import FrameError, SettingsError
+from ..gpu_memory import keep_within
 from ..method import Batching, Method, PairKey
 from ..methods.tlbvfi import TlbvfiMethod, open_tlbvfi
 from ..model import SamplingOptions
@@ -25,7 +26,7 @@ from ..model.sampling import draw_noise
 from ..pipeline import Rules, interpolate
 from ..spans import SourceFrame
 from ..timeline import Bisection
-from .cuda import allocated_bytes, forget_peak, kernel_seconds, peak_bytes
+from .cuda import forget_peak, held_bytes, kernel_seconds, peak_bytes
 from .figures import BaselineFigures, ModelFigures, psnr
 from .pictures import RATE, as_frames, pictures, there_and_back
 from .plain import load_plain
@@ -66,7 +67,7 @@ def measure_model(task: Task) -> ModelFigures:
     """
     method = open_method(task)
     device = method.device
-    idle = allocated_bytes(device)
+    idle = held_bytes(device)
     at_once = pairs_at_once(method, task)
     warm_up, pairs = warm_up_pairs(device, at_once), measured_pairs(task, device, at_once)
     busy = None
@@ -91,7 +92,7 @@ def measure_model(task: Task) -> ModelFigures:
         pairs=pairs,
         peak_bytes=peak,
         idle_bytes=idle,
-        predicted_bytes=method.memory_needed(task.size.height, task.size.width),
+        predicted_bytes=method.plan(geometry, at_once).peak,
         stages_ms={stage: 1e3 * total / pairs for stage, total in spent.items()},
         stages_gflop=count_gflop(geometry, method.options.steps),
         gpu_busy=busy,
@@ -137,6 +138,8 @@ def open_method(task: Task) -> TlbvfiMethod:
     """The method that a job would run, with the weights file that the task names."""
     assert task.method.model is not None  # the process that starts us has found or made one
     method = open_tlbvfi(task.method.model, task.method)
+    if task.method.memory is not None:
+        keep_within(task.method.memory, method.device)
     method.expect(0)  # compiles it if `compile` is on, however short the job
     return method
 

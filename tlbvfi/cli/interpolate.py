@@ -197,10 +197,9 @@ def run_interpolate(
     """
     from ...encoding.delivery import output_path
     from ..job import refuse_the_source
-    from ..methods import create_method
 
     output = output_path(str(arguments.output), arguments.codec)
-    config, method = job_config(arguments), create_method(method_config(arguments))
+    config, method = job_config(arguments), _open_method(method_config(arguments))
     source = Path(arguments.input)
     refuse_the_source(source, output)
     destination = _destination(arguments, source, output, sound=sound, metadata=metadata)
@@ -218,13 +217,12 @@ def _run_many(arguments: argparse.Namespace) -> int:
     """Run a job for each input; exit code 1 if any failed."""
     from ..batch import VideoTask, plan_videos, run_videos
     from ..errors import SettingsError
-    from ..methods import create_method
 
     if arguments.session is not None:
         raise SettingsError("--session names one session: leave it out with --out-dir.")
     paths = [Path(path) for path in (*arguments.frames, *arguments.paths)]
     tasks = plan_videos(paths, arguments.out_dir, codec=arguments.codec)
-    config, method = job_config(arguments), create_method(method_config(arguments))
+    config, method = job_config(arguments), _open_method(method_config(arguments))
     outcomes: list[VideoOutcome] = []
     current: list[tuple[ProgressBar, Destination]] = []
 
@@ -408,6 +406,18 @@ def method_config(arguments: argparse.Namespace) -> MethodConfig:
         memory=None if arguments.memory is None else parse_size(arguments.memory),
         compile=arguments.compile,
     )
+
+
+def _open_method(config: MethodConfig) -> Method:
+    """The method of a job, alone with the GPU's memory in this process."""
+    from ..gpu_memory import keep_within, use_expandable_segments
+    from ..methods import create_method
+
+    use_expandable_segments()
+    method = create_method(config)
+    if config.name == "tlbvfi" and config.memory is not None:
+        keep_within(config.memory, method.device)
+    return method
 
 
 def _say_how_to_resume(session_id: str | None, destination: Destination) -> None:

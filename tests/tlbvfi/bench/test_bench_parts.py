@@ -102,11 +102,13 @@ def test_the_profiler_which_slows_down_what_follows_comes_last(monkeypatch, tmp_
         return 1.0
 
     gpu = SimpleNamespace(
-        device=torch.device("cuda"), options=SamplingOptions(), memory_needed=lambda *size: 0
+        device=torch.device("cuda"),
+        options=SamplingOptions(),
+        plan=lambda geometry, pairs: SimpleNamespace(peak=0),
     )
     frames = (frame for frame in repeat(torch.zeros(3, 16, 16)))
     stubs = {"open_method": lambda task: gpu, "mid_frames": lambda *given: frames}
-    stubs |= {name: lambda *given: 0 for name in ("allocated_bytes", "forget_peak", "peak_bytes")}
+    stubs |= {name: lambda *given: 0 for name in ("held_bytes", "forget_peak", "peak_bytes")}
     stubs |= {"watched": watch, "kernel_seconds": profile, "count_gflop": lambda *given: {}}
     for name, stub in stubs.items():
         monkeypatch.setattr(rate, name, stub)

@@ -1,0 +1,97 @@
+"""The command line keeps to its budget of a GPU, gaps in PyTorch's memory included."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from comfyui_tlbvfi.tlbvfi.gpu_memory import EXPANDABLE, keep_within, use_expandable_segments
+
+GPU = torch.device("cuda")
+
+# Runs in its own process, as an allocator is set up once: maps of many sizes, three at a time.
+GROWING_MAPS = """
+import torch
+from comfyui_tlbvfi.tlbvfi.gpu_memory import keep_within, use_expandable_segments
+use_expandable_segments()
+keep_within(400_000_000, torch.device("cuda"))
+for megabytes in range(21, 121, 7):
+    first, second = (torch.empty(megabytes << 20, dtype=torch.uint8, device="cuda") for _ in "12")
+    del first
+print(torch.cuda.max_memory_reserved())
+"""
+
+
+@pytest.fixture
+def settings(monkeypatch):
+    """PyTorch's settings in the environment of a Linux machine, none at first."""
+    for name in list(os.environ):
+        if name.startswith("PYTORCH_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("platform.release", lambda: "6.8.0-45-generic")
+    monkeypatch.setattr("os.environ", os.environ.copy())
+    return lambda: {name: v for name, v in os.environ.items() if name.startswith("PYTORCH_")}
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """Shares of the memory that PyTorch was limited to, on a GPU of 80 GB."""
+    given = []
+    facts = SimpleNamespace(total_memory=80_000_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: given.append(share)
+    )
+    return given
+
+
+def test_segments_grow_under_both_names_of_the_setting(settings):
+    use_expandable_segments()
+    assert settings() == {"PYTORCH_ALLOC_CONF": EXPANDABLE, "PYTORCH_CUDA_ALLOC_CONF": EXPANDABLE}
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_a_user_s_own_setting_stays(settings, monkeypatch, name):
+    monkeypatch.setitem(os.environ, name, "backend:cudaMallocAsync")
+    use_expandable_segments()
+    assert settings() == {name: "backend:cudaMallocAsync"}
+
+
+@pytest.mark.parametrize(
+    ("system", "release"),
+    [("win32", "11"), ("linux", "5.15.167.4-microsoft-standard-WSL2"), ("darwin", "25.1.0")],
+)
+def test_where_segments_cannot_grow_nothing_is_set(settings, monkeypatch, system, release):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("platform.release", lambda: release)
+    use_expandable_segments()
+    assert settings() == {}
+
+
+def test_a_budget_limits_what_pytorch_holds(settings, limits):
+    use_expandable_segments()
+    keep_within(4_000_000_000, GPU)
+    keep_within(90_000_000_000, GPU)  # more than there is
+    assert limits == [0.05, 1.0]
+
+
+def test_segments_that_cannot_grow_are_not_limited(settings, limits):
+    keep_within(4_000_000_000, GPU)
+    assert limits == []
+
+
+def test_a_cpu_is_not_limited(settings, limits):
+    use_expandable_segments()
+    keep_within(4_000_000_000, torch.device("cpu"))
+    assert limits == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_maps_of_many_sizes_stay_within_the_budget_of_a_gpu():
+    command = [sys.executable, "-c", GROWING_MAPS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert 350_000_000 < int(done.stdout) <= 400_000_000

@@ -1,0 +1,44 @@
+"""How PyTorch holds a GPU's memory in a process that is all ours, as the command line is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Where PyTorch finds the settings of its allocator; the second is the name before 2.9."""
+
+EXPANDABLE = "expandable_segments:True"
+
+
+def use_expandable_segments() -> None:
+    """Have PyTorch let its segments of VRAM grow; call this before a GPU is used.
+
+    Maps differ in size from stage to stage. Segments of fixed size get gaps that no later map fits
+    into, so that PyTorch holds up to half as much again as its tensors take. Left as it is where the
+    user has set up the allocator, on Windows, whose PyTorch cannot do it, and in WSL, where drivers
+    fail at it (PyTorch issue 192330).
+    """
+    is_wsl = "microsoft" in platform.release().lower()
+    if sys.platform == "linux" and not is_wsl and not any(name in os.environ for name in VARIABLES):
+        os.environ.update(dict.fromkeys(VARIABLES, EXPANDABLE))
+
+
+def keep_within(budget: int, device: torch.device) -> None:
+    """Let PyTorch hold at most `budget` bytes of a GPU; before it holds more, it gives back gaps.
+
+    Does nothing where segments cannot grow: their gaps cannot be given back, and would make plans
+    fail that fit.
+    """
+    settings = " ".join(os.environ.get(name, "") for name in VARIABLES)
+    if device.type != "cuda" or EXPANDABLE not in settings:
+        return
+    import torch
+
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device.index)
