@@ -29,16 +29,19 @@ def use_expandable_segments() -> None:
         os.environ.update(dict.fromkeys(VARIABLES, EXPANDABLE))
 
 
-def keep_within(budget: int, device: torch.device) -> None:
+def keep_within(budget: int, device: torch.device, needed: int) -> None:
     """Let PyTorch hold at most `budget` bytes of a GPU; before it holds more, it gives back gaps.
 
-    Does nothing where segments cannot grow: their gaps cannot be given back, and would make plans
-    fail that fit.
+    `needed`: bytes that frames take; if they do not fit, there is no limit. There is none either
+    where segments cannot grow: their gaps cannot be given back, and would make plans fail that fit.
     """
     settings = " ".join(os.environ.get(name, "") for name in VARIABLES)
     if device.type != "cuda" or EXPANDABLE not in settings:
         return
     import torch
 
+    from .memory import used_memory
+
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), device.index)
+    fits = used_memory(device) + needed <= budget < total
+    torch.cuda.set_per_process_memory_fraction(budget / total if fits else 1.0, device.index)

@@ -16,7 +16,7 @@ GROWING_MAPS = """
 import torch
 from comfyui_tlbvfi.tlbvfi.gpu_memory import keep_within, use_expandable_segments
 use_expandable_segments()
-keep_within(400_000_000, torch.device("cuda"))
+keep_within(400_000_000, torch.device("cuda"), needed=367_000_000)
 for megabytes in range(21, 121, 7):
     first, second = (torch.empty(megabytes << 20, dtype=torch.uint8, device="cuda") for _ in "12")
     del first
@@ -42,6 +42,7 @@ def limits(monkeypatch):
     given = []
     facts = SimpleNamespace(total_memory=80_000_000_000)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 100_000_000)
     monkeypatch.setattr(
         torch.cuda, "set_per_process_memory_fraction", lambda share, device: given.append(share)
     )
@@ -73,19 +74,25 @@ def test_where_segments_cannot_grow_nothing_is_set(settings, monkeypatch, system
 
 def test_a_budget_limits_what_pytorch_holds(settings, limits):
     use_expandable_segments()
-    keep_within(4_000_000_000, GPU)
-    keep_within(90_000_000_000, GPU)  # more than there is
-    assert limits == [0.05, 1.0]
+    keep_within(4_000_000_000, GPU, needed=3_900_000_000)
+    assert limits == [0.05]
+
+
+@pytest.mark.parametrize("budget", [3_000_000_000, 90_000_000_000])  # for 80 GB
+def test_frames_or_budgets_that_are_too_large_lift_the_limit(settings, limits, budget):
+    use_expandable_segments()
+    keep_within(budget, GPU, needed=3_900_000_000)
+    assert limits == [1.0]
 
 
 def test_segments_that_cannot_grow_are_not_limited(settings, limits):
-    keep_within(4_000_000_000, GPU)
+    keep_within(4_000_000_000, GPU, needed=0)
     assert limits == []
 
 
 def test_a_cpu_is_not_limited(settings, limits):
     use_expandable_segments()
-    keep_within(4_000_000_000, torch.device("cpu"))
+    keep_within(4_000_000_000, torch.device("cpu"), needed=0)
     assert limits == []
 
 

@@ -139,7 +139,8 @@ def open_method(task: Task) -> TlbvfiMethod:
     assert task.method.model is not None  # the process that starts us has found or made one
     method = open_tlbvfi(task.method.model, task.method)
     if task.method.memory is not None:
-        keep_within(task.method.memory, method.device)
+        needed = method.memory_needed(task.size.height, task.size.width)
+        keep_within(task.method.memory, method.device, needed)
     method.expect(0)  # compiles it if `compile` is on, however short the job
     return method
 

@@ -199,7 +199,7 @@ def run_interpolate(
     from ..job import refuse_the_source
 
     output = output_path(str(arguments.output), arguments.codec)
-    config, method = job_config(arguments), _open_method(method_config(arguments))
+    config, method = job_config(arguments), _open_method(arguments)
     source = Path(arguments.input)
     refuse_the_source(source, output)
     destination = _destination(arguments, source, output, sound=sound, metadata=metadata)
@@ -222,7 +222,7 @@ def _run_many(arguments: argparse.Namespace) -> int:
         raise SettingsError("--session names one session: leave it out with --out-dir.")
     paths = [Path(path) for path in (*arguments.frames, *arguments.paths)]
     tasks = plan_videos(paths, arguments.out_dir, codec=arguments.codec)
-    config, method = job_config(arguments), _open_method(method_config(arguments))
+    config, method = job_config(arguments), _open_method(arguments)
     outcomes: list[VideoOutcome] = []
     current: list[tuple[ProgressBar, Destination]] = []
 
@@ -292,11 +292,16 @@ def _run_job(
     show: ProgressBar,
 ) -> JobResult:
     from ...encoding.source import open_source
+    from ..gpu_memory import keep_within
     from ..job import run_job
     from ..timeline import parse_rate
 
     rate = parse_rate(arguments.input_fps) if arguments.input_fps else None
+    budget = method_config(arguments).memory
     with open_source(source, input_rate=rate, hwaccel=arguments.hwaccel) as opened, show:
+        if budget is not None and method.name == "tlbvfi":
+            needed = method.memory_needed(opened.info.height, opened.info.width)
+            keep_within(budget, method.device, needed)
         return run_job(opened, method, config, destination, on_event=show)
 
 
@@ -408,16 +413,12 @@ def method_config(arguments: argparse.Namespace) -> MethodConfig:
     )
 
 
-def _open_method(config: MethodConfig) -> Method:
-    """The method of a job, alone with the GPU's memory in this process."""
-    from ..gpu_memory import keep_within, use_expandable_segments
+def _open_method(arguments: argparse.Namespace) -> Method:
+    from ..gpu_memory import use_expandable_segments
     from ..methods import create_method
 
     use_expandable_segments()
-    method = create_method(config)
-    if config.name == "tlbvfi" and config.memory is not None:
-        keep_within(config.memory, method.device)
-    return method
+    return create_method(method_config(arguments))
 
 
 def _say_how_to_resume(session_id: str | None, destination: Destination) -> None:

@@ -411,8 +411,8 @@ class TlbvfiMethod:
         if plan.peak <= least:
             raise MemoryBudgetError(
                 f"Frames of {geometry.width}x{geometry.height} do not fit into the memory of "
-                f"{self.device}: set precision to bfloat16 and padding to tight, or scale the "
-                "frames down."
+                f"{self.device}: set precision to bfloat16 and padding to tight, allow more memory "
+                "if a budget limits it, or scale the frames down."
             ) from shortage
         self.available = max(least, int(SHRINK * plan.peak))
         log.warning("out of memory: continuing with %.2f GB.", self.available / 1e9)
