@@ -20,7 +20,7 @@ def use_expandable_segments() -> None:
     """Have PyTorch let its segments of VRAM grow; call this before a GPU is used.
 
     Maps differ in size from stage to stage. Segments of fixed size get gaps that no later map fits
-    into, so that PyTorch holds up to half as much again as its tensors take. Left as it is where the
+    into, so that PyTorch may hold nearly twice what its tensors take. Left as it is where the
     user has set up the allocator, on Windows, whose PyTorch cannot do it, and in WSL, where drivers
     fail at it (PyTorch issue 192330).
     """

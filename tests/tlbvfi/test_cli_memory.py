@@ -6,9 +6,11 @@ from fractions import Fraction
 
 import pytest
 import torch
+from comfyui_tlbvfi.tlbvfi import gpu_memory, job
 from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
 from comfyui_tlbvfi.tlbvfi.cli import build_parser
 from comfyui_tlbvfi.tlbvfi.cli.interpolate import method_config
+from comfyui_tlbvfi.tlbvfi.errors import InterpolationError
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
 
@@ -66,6 +68,24 @@ def test_memory_that_runs_out_is_one_sentence(tlbvfi, source, monkeypatch, tmp_p
     assert err.splitlines()[-1] == (
         "tlbvfi: out of memory, scale the frames down: CUDA out of memory. Tried to allocate 2 GB."
     )
+
+
+def test_a_gpu_is_held_to_the_budget_that_a_job_was_given(tlbvfi, source, weights, monkeypatch):
+    held = []
+
+    def stop(*arguments, **options):
+        raise InterpolationError("stopped before the first frame")
+
+    monkeypatch.setattr(job, "run_job", stop)
+    monkeypatch.setattr(gpu_memory, "keep_within", lambda *given: held.append(given))
+    words = ("--model", weights, "--device", "cpu")
+    assert tlbvfi("interpolate", source, "out.mkv", *words)[0] == 1
+    assert tlbvfi("interpolate", source, "out.mkv", "--method", "blend", "--vram", "4G")[0] == 1
+    assert held == []
+    assert tlbvfi("interpolate", source, "out.mkv", *words, "--vram", "4G")[0] == 1
+    ((budget, device, needed),) = held
+    assert (budget, device) == (4_000_000_000, torch.device("cpu"))
+    assert 0 < needed < budget
 
 
 @pytest.fixture
