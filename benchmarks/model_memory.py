@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from comfyui_tlbvfi.tlbvfi.bench.cuda import allocated_bytes, forget_peak, peak_bytes
+from comfyui_tlbvfi.tlbvfi.bench.cuda import forget_peak, held_bytes, peak_bytes
 from comfyui_tlbvfi.tlbvfi.bench.machine import cpu_name
 from comfyui_tlbvfi.tlbvfi.bench.pictures import as_frames, moving_picture
 from comfyui_tlbvfi.tlbvfi.bench.rate import FRAMES, mid_frames, timed, warm_up_pairs
@@ -124,7 +124,7 @@ def measure(folder: Path, budget: str, arguments: argparse.Namespace) -> dict[st
     quantizer.register_forward_pre_hook(
         lambda _, clips: codes.__setitem__(slice(None), [quantizer.codes(clips[0])])
     )
-    taken = allocated_bytes(device) + LIBRARIES.get(device.type, 0)
+    taken = held_bytes(device) + LIBRARIES.get(device.type, 0)
     planned = method.memory_needed(size.height, size.width)
     with closing(mid_frames(method, as_frames(moving_picture(size, FRAMES)))) as frames:
         forget_peak(device)
