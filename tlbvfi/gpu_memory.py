@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
+    from .method import Method
 
 VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Where PyTorch finds the settings of its allocator; the second is the name before 2.9."""
@@ -29,19 +29,20 @@ def use_expandable_segments() -> None:
         os.environ.update(dict.fromkeys(VARIABLES, EXPANDABLE))
 
 
-def keep_within(budget: int, device: torch.device, needed: int) -> None:
+def keep_within(budget: int | None, method: Method, height: int, width: int) -> None:
     """Let PyTorch hold at most `budget` bytes of a GPU; before it holds more, it gives back gaps.
 
-    `needed`: bytes that frames take; if they do not fit, there is no limit. There is none either
-    where segments cannot grow: their gaps cannot be given back, and would make plans fail that fit.
+    If `method` needs more for frames of this size, there is no limit. There is none either where
+    segments cannot grow: their gaps cannot be given back, and would make plans fail that fit.
     """
+    device = method.device
     settings = " ".join(os.environ.get(name, "") for name in VARIABLES)
-    if device.type != "cuda" or EXPANDABLE not in settings:
+    if budget is None or device.type != "cuda" or EXPANDABLE not in settings:
         return
     import torch
 
     from .memory import used_memory
 
     total = torch.cuda.get_device_properties(device).total_memory
-    fits = used_memory(device) + needed <= budget < total
+    fits = used_memory(device) + method.memory_needed(height, width) <= budget < total
     torch.cuda.set_per_process_memory_fraction(budget / total if fits else 1.0, device.index)

@@ -81,11 +81,12 @@ def test_a_gpu_is_held_to_the_budget_that_a_job_was_given(tlbvfi, source, weight
     words = ("--model", weights, "--device", "cpu")
     assert tlbvfi("interpolate", source, "out.mkv", *words)[0] == 1
     assert tlbvfi("interpolate", source, "out.mkv", "--method", "blend", "--vram", "4G")[0] == 1
-    assert held == []
+    assert [budget for budget, *_ in held] == [None]
     assert tlbvfi("interpolate", source, "out.mkv", *words, "--vram", "4G")[0] == 1
-    ((budget, device, needed),) = held
-    assert (budget, device) == (4_000_000_000, torch.device("cpu"))
-    assert 0 < needed < budget
+    budget, method, height, width = held[-1]
+    assert (budget, method.device) == (4_000_000_000, torch.device("cpu"))
+    assert (height, width) == (48, 64)
+    assert 0 < method.memory_needed(height, width) < budget
 
 
 @pytest.fixture

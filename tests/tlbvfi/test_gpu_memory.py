@@ -9,14 +9,22 @@ import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.gpu_memory import EXPANDABLE, keep_within, use_expandable_segments
 
-GPU = torch.device("cuda")
+GPU, CPU = torch.device("cuda"), torch.device("cpu")
+
+
+def method(needed, device=GPU):
+    """A method whose frames take `needed` bytes."""
+    return SimpleNamespace(device=device, memory_needed=lambda height, width: needed)
+
 
 # Runs in its own process, as an allocator is set up once: maps of many sizes, three at a time.
 GROWING_MAPS = """
 import torch
+from types import SimpleNamespace
 from comfyui_tlbvfi.tlbvfi.gpu_memory import keep_within, use_expandable_segments
 use_expandable_segments()
-keep_within(400_000_000, torch.device("cuda"), needed=367_000_000)
+maps = SimpleNamespace(device=torch.device("cuda"), memory_needed=lambda *size: 367_000_000)
+keep_within(400_000_000, maps, 16, 16)
 for megabytes in range(21, 121, 7):
     first, second = (torch.empty(megabytes << 20, dtype=torch.uint8, device="cuda") for _ in "12")
     del first
@@ -74,25 +82,31 @@ def test_where_segments_cannot_grow_nothing_is_set(settings, monkeypatch, system
 
 def test_a_budget_limits_what_pytorch_holds(settings, limits):
     use_expandable_segments()
-    keep_within(4_000_000_000, GPU, needed=3_900_000_000)
+    keep_within(4_000_000_000, method(3_900_000_000), 2160, 3840)
     assert limits == [0.05]
 
 
 @pytest.mark.parametrize("budget", [3_000_000_000, 90_000_000_000])  # for 80 GB
 def test_frames_or_budgets_that_are_too_large_lift_the_limit(settings, limits, budget):
     use_expandable_segments()
-    keep_within(budget, GPU, needed=3_900_000_000)
+    keep_within(budget, method(3_900_000_000), 2160, 3840)
     assert limits == [1.0]
 
 
 def test_segments_that_cannot_grow_are_not_limited(settings, limits):
-    keep_within(4_000_000_000, GPU, needed=0)
+    keep_within(4_000_000_000, method(0), 2160, 3840)
+    assert limits == []
+
+
+def test_without_a_budget_nothing_is_limited(settings, limits):
+    use_expandable_segments()
+    keep_within(None, method(0), 2160, 3840)
     assert limits == []
 
 
 def test_a_cpu_is_not_limited(settings, limits):
     use_expandable_segments()
-    keep_within(4_000_000_000, torch.device("cpu"), needed=0)
+    keep_within(4_000_000_000, method(0, CPU), 2160, 3840)
     assert limits == []
 
 

@@ -138,9 +138,7 @@ def open_method(task: Task) -> TlbvfiMethod:
     """The method that a job would run, with the weights file that the task names."""
     assert task.method.model is not None  # the process that starts us has found or made one
     method = open_tlbvfi(task.method.model, task.method)
-    if task.method.memory is not None:
-        needed = method.memory_needed(task.size.height, task.size.width)
-        keep_within(task.method.memory, method.device, needed)
+    keep_within(task.method.memory, method, task.size.height, task.size.width)
     method.expect(0)  # compiles it if `compile` is on, however short the job
     return method
 

@@ -299,9 +299,8 @@ def _run_job(
     rate = parse_rate(arguments.input_fps) if arguments.input_fps else None
     budget = method_config(arguments).memory
     with open_source(source, input_rate=rate, hwaccel=arguments.hwaccel) as opened, show:
-        if budget is not None and method.name == "tlbvfi":
-            needed = method.memory_needed(opened.info.height, opened.info.width)
-            keep_within(budget, method.device, needed)
+        if method.name == "tlbvfi":
+            keep_within(budget, method, opened.info.height, opened.info.width)
         return run_job(opened, method, config, destination, on_event=show)
 
 
