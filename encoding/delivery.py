@@ -22,7 +22,7 @@ from .errors import EncoderError, OutputError
 from .images import Depth, ImageFormat, image_format
 from .layout import pixel_layout
 from .manifest import Json
-from .mezzanine import decoded_picture, encode_session, picture_after
+from .mezzanine import decoded_picture, encode_session, picture_after, remove_encode
 from .profiles import Encoder, EncoderSettings, Picture, find_profile, resolve_encoder
 from .sequence import DEFAULT_STEM, is_image, write_images
 from .session import Session
@@ -136,7 +136,7 @@ def deliver(
     on_join: OnProgress | None = None,
     on_made: OnMade | None = None,
 ) -> JoinResult:
-    """Make `output` from the chunks, complete and verified; the chunks are left as they are.
+    """Make `output` from the chunks, complete and verified; all chunks are left for `clean_up`.
 
     `source`, `window`, `metadata`, `overwrite`: as in `concat.join`. `on_encode` and `on_join` are
     called with frames done and total frames, and may raise to stop. `on_made` is called with the
@@ -161,7 +161,7 @@ def deliver(
             f"{output} exists: choose another name or, on the command line, add --overwrite."
         )
     chunks = session if final is None else encode_session(session, final, on_progress=on_encode)
-    joined = join(
+    return join(
         chunks,
         output,
         source=source,
@@ -171,9 +171,19 @@ def deliver(
         on_progress=on_join,
         on_made=on_made,
     )
-    if chunks is not session:
-        chunks.remove()
-    return joined
+
+
+def clean_up(session: Session, *, keep_chunks: bool = False) -> None:
+    """Remove what a delivered session needs no more: the final encode's chunks and its own.
+
+    Its own go last: a session without chunks has nothing left to clean up.
+
+    Raises:
+        SessionError: the session or its final encode is in use.
+    """
+    remove_encode(session)
+    if not keep_chunks:
+        session.drop_chunks()
 
 
 def output_path(text: str, codec: str) -> Path:

@@ -30,6 +30,8 @@ from .timetable import timetable
 from .verify import require_whole
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from av import VideoFrame
 
 log = logging.getLogger("tlbvfi.mezzanine")
@@ -116,9 +118,22 @@ def encode_session(
     return final
 
 
+def remove_encode(session: Session) -> None:
+    """Remove the session `<id>.final`, if there is one.
+
+    Raises:
+        SessionError: it is in use.
+    """
+    if final := Session.find(*_final_place(session)):
+        final.remove()
+
+
+def _final_place(session: Session) -> tuple[Path, str]:
+    return session.folder.parent.parent, session.id[: 64 - len(SUFFIX)] + SUFFIX
+
+
 def _final_session(session: Session, manifest: Manifest) -> Session:
-    root = session.folder.parent.parent
-    name = session.id[: 64 - len(SUFFIX)] + SUFFIX
+    root, name = _final_place(session)
     found = Session.find(root, name)
     is_stale = found is not None and bool(differences(found.manifest, manifest))
     return Session.start(root, name, manifest, overwrite=is_stale)

@@ -13,7 +13,7 @@ from typing import Any
 from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io
 
-from ..encoding.delivery import Final, final_to_json
+from ..encoding.delivery import Final, clean_up, final_to_json
 from ..encoding.durable import sole_writer
 from ..encoding.manifest import Json
 from ..encoding.profiles import find_profile
@@ -113,8 +113,7 @@ def join_to(
                 )
             return former.path
     elif own is not None and is_joined(session, own.noted) and _is_as_wanted(session, own, final):
-        if not keep_chunks:
-            session.drop_chunks()
+        clean_up(session, keep_chunks=keep_chunks)
         return own.path
     output = free_path(wanted) if own is None else own.path
     with sole_writer(output):

@@ -24,7 +24,7 @@ from av import VideoFrame
 
 from ..encoding.color import convert, from_rgb, skim, to_rgb
 from ..encoding.concat import JoinResult
-from ..encoding.delivery import Final, deliver, final_to_json
+from ..encoding.delivery import Final, clean_up, deliver, final_to_json
 from ..encoding.durable import StepHook, no_step, size_in_words, sole_writer
 from ..encoding.errors import OutputError, SessionError
 from ..encoding.frame import Frame
@@ -140,8 +140,7 @@ def run_job(
     session = start_session(source, plan, destination)
     with session.locked():
         if _is_done(session, destination.output, plan.final):
-            if not destination.keep_chunks:
-                session.drop_chunks()  # of a run that ended before it could
+            clean_up(session, keep_chunks=destination.keep_chunks)  # a run may have ended before it
             return _result(session, destination, frames_made=0, was_done=True)
         with sole_writer(destination.output):
             _refuse_to_overwrite(session, plan.final, destination)
@@ -272,8 +271,7 @@ def join_session(
         )
         for text in joined.notes:
             on_event(Notice(text=text))
-        if not keep_chunks:
-            session.drop_chunks()
+        clean_up(session, keep_chunks=keep_chunks)
     return joined
 
 

@@ -649,7 +649,7 @@ def test_a_full_disk_loses_no_chunk_and_goes_on_after_room_is_made(
     ballast.unlink()
     assert fill(session, paint, 60, first=made) == (20, "")
     output = tmp_path / "out.nut"
-    with pytest.raises(OutputError, match=r"The disk is full .* committed chunks are kept"):
+    with pytest.raises(OutputError, match=r"The disk is full .* the chunks are kept"):
         join(session, small_disk / "out.nut")
     assert not (small_disk / "out.nut").exists()
     join(session, output)

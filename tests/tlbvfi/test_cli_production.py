@@ -170,6 +170,26 @@ def test_ctrl_c_in_the_final_encode_is_gone_on_with(tlbvfi, source, tmp_path, mo
     assert facts(tmp_path / "out.mp4")[2] == 39
 
 
+def test_what_a_job_killed_after_its_last_rename_left_is_removed(
+    tlbvfi, source, tmp_path, monkeypatch
+):
+    from comfyui_tlbvfi.tlbvfi import job
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    words = ("interpolate", source, "out.mp4", *BLEND, *MEZZANINE)
+    sessions = tmp_path / "output" / "tlbvfi_chunks"
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "clean_up", killed)
+        assert tlbvfi(*words)[0] == 130
+    assert {path.name for path in sessions.iterdir()} == {"mine", "mine.final"}
+    code, out, _ = tlbvfi(*words, "--json")
+    assert (code, json.loads(out)["was_done"]) == (0, True)
+    assert [path.name for path in sessions.iterdir()] == ["mine"]
+    assert not list(sessions.glob("*/chunk_*"))
+
+
 def test_another_final_encoder_with_the_same_chunks_makes_no_frame_again(tlbvfi, source):
     words = ["interpolate", source, *BLEND, *MEZZANINE, "--keep-chunks", "--json"]
     tlbvfi(*words, "a.mp4", "--crf", 18)
