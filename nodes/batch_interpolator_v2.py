@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..tlbvfi.spans import CutRule
 from . import choices
 from .clip import ImagesOrVideo, as_images
 from .host import NodeProgress
@@ -47,6 +48,7 @@ class BatchInterpolatorV2(CheckpointNode):
                     tooltip="Off: only the new frames.",
                 ),
                 *choices.new_inputs(),
+                choices.scene_cuts(),
             ],
             outputs=[
                 io.Image.Output("interpolated_sequence", display_name="interpolated_sequence"),
@@ -69,6 +71,7 @@ class BatchInterpolatorV2(CheckpointNode):
         times_to_interpolate: int = 1,
         include_source_frames: bool = True,
         seed: int = 0,
+        scene_cuts: CutRule = "hold",
         **wish: Any,  # noqa: ANN401 - the fields of ModelWish by name
     ) -> io.NodeOutput:
         progress = NodeProgress(cls.hidden.unique_id)
@@ -79,5 +82,6 @@ class BatchInterpolatorV2(CheckpointNode):
             times=times_to_interpolate,
             seed=seed,
             sources=include_source_frames,
+            cuts=scene_cuts,
         )
         return io.NodeOutput(frames, len(frames))

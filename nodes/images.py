@@ -12,7 +12,8 @@ from torch import Tensor
 from ..tlbvfi.errors import FrameError
 from ..tlbvfi.method import Method
 from ..tlbvfi.pipeline import OutputFrame, Rules, interpolate
-from ..tlbvfi.spans import SourceFrame
+from ..tlbvfi.scenes import marked
+from ..tlbvfi.spans import CutRule, SourceFrame
 from ..tlbvfi.timeline import Bisection
 
 OnFrame = Callable[[OutputFrame[int]], None]
@@ -43,34 +44,47 @@ def interpolate_images(
     seed: int = 0,
     sources: bool = True,
     ends_here: bool = True,
+    cuts: CutRule = "ignore",
     on_frame: OnFrame,
 ) -> Tensor:
     """Fill `out`, [sequence_length, H, W, C], with the interpolated batch and return it.
 
-    `images`: [B >= 2, H, W, C]. With `times` 0 or `sources=False` only mid frames are kept; with
-    `ends_here=False` the last source frame is left out. `on_frame` may raise to stop.
+    `images`: [B >= 2, H, W, C]. With `times` 0 or `sources=False` only mid frames are kept, and the
+    source frames that `cuts` shows in their place; with `ends_here=False` the last source frame is
+    left out. `on_frame` may raise to stop.
     """
     keep_sources = sources and times > 0
     timeline = Bisection(times=max(times, 1))
     outputs = interpolate(
-        source_frames(images),
+        source_frames(images, find_cuts=cuts != "ignore"),
         method,
         timeline,
-        Rules(seed=seed),
+        Rules(seed=seed, cuts=cuts),
         ends_here=ends_here and keep_sources,
     )
-    kept = (frame for frame in outputs if keep_sources or not frame.is_source)
+    kept = (frame for frame in outputs if keep_sources or frame.is_held or not frame.is_source)
     for row, frame in zip(out, kept, strict=True):
         row.copy_(_picture(frame, images))
         on_frame(frame)
     return out
 
 
-def source_frames(images: Tensor) -> Iterator[SourceFrame[int]]:
-    """The frames of a batch, one converted at a time; the picture is the frame's index."""
-    for index, image in enumerate(images):
-        frame = as_frame(image, index)
-        yield SourceFrame(index=index, time=Fraction(index), image=frame, picture=index)
+def source_frames(images: Tensor, *, find_cuts: bool = False) -> Iterator[SourceFrame[int]]:
+    """The frames of a batch, a few converted at a time; the picture is the frame's index."""
+    frames = ((index, as_frame(image, index)) for index, image in enumerate(images))
+    looked_at = (
+        marked(frames, lambda item: item[1])
+        if find_cuts
+        else ((item, False, False) for item in frames)
+    )
+    for (index, frame), begins_scene, _ in looked_at:
+        yield SourceFrame(
+            index=index,
+            time=Fraction(index),
+            image=frame,
+            picture=index,
+            begins_scene=begins_scene,
+        )
 
 
 def as_frame(image: Tensor, index: int) -> Tensor:

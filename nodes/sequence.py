@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..tlbvfi.pipeline import OutputFrame
 from ..tlbvfi.progress import Meter
+from ..tlbvfi.spans import CutRule
 from .host import NodeProgress, empty_images, memory_notice
 from .images import interpolate_images, require_images, require_pairs, sequence_length
 from .models import ModelWish, chosen_method
@@ -20,10 +21,12 @@ def run_sequence(
     seed: int = 0,
     sources: bool = True,
     ends_here: bool = True,
+    cuts: CutRule = "ignore",
 ) -> Tensor:
     """The interpolated batch, [B', H, W, C], on the device and in the dtype of ComfyUI's images.
 
-    `images`: [B >= 2, H, W, C]. `times` 0 gives only the one mid frame of each pair.
+    `images`: [B >= 2, H, W, C]. `times` 0 gives only the one mid frame of each pair. A batch
+    of two is a pair to be interpolated, whatever `cuts` says.
 
     Raises:
         FrameError: no pair, or frames that are not color pictures.
@@ -48,5 +51,6 @@ def run_sequence(
             seed=seed,
             sources=sources,
             ends_here=ends_here,
+            cuts=cuts if len(images) > 2 else "ignore",
             on_frame=on_frame,
         )

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ..encoding.profiles import EncoderSettings
 from .errors import SettingsError
-from .spans import CutRule
+from .spans import CutRule, require_cut_rule
 from .timeline import MAX_TIMES
 
 SlowmoSound = Literal["drop", "stretch"]
@@ -106,8 +106,7 @@ class JobConfig:
             raise SettingsError(f"slowmo must be between 1 and 256, got {self.slowmo}.")
         if self.slowmo_sound not in get_args(SlowmoSound):
             raise SettingsError(f"slowmo_sound must be drop or stretch, got {self.slowmo_sound!r}.")
-        if self.cuts not in get_args(CutRule):
-            raise SettingsError(f"cuts must be hold, nearest or ignore, got {self.cuts!r}.")
+        require_cut_rule(self.cuts)
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"seed must be between 0 and 2**63 - 1, got {self.seed}.")
         if self.start is not None and self.end is not None and self.start >= self.end:

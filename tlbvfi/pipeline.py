@@ -15,7 +15,7 @@ from typing import Any, Generic
 from torch import Tensor
 
 from .method import Batching, Checking, Method, PairKey, Request
-from .spans import CutRule, P, SourceFrame, Span, find_spans
+from .spans import CutRule, P, SourceFrame, Span, find_spans, require_cut_rule
 from .timeline import MAX_TIMES, Slot, Timeline, is_node, nearest_node
 from .transfer import Download, Downloads, one_ahead
 
@@ -51,6 +51,9 @@ class Rules:
     """Whether repeated frames are replaced by motion from the last change to the next."""
     depth: int = 3
     """If they cannot reach t, methods that only bisect show the nearest of 2**depth - 1 frames."""
+
+    def __post_init__(self) -> None:
+        require_cut_rule(self.cuts)
 
     @property
     def look(self) -> bool:

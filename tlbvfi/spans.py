@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 from torch import Tensor
 
+from .errors import SettingsError
 from .timeline import Slot, Timeline
 
 P = TypeVar("P")
@@ -25,6 +26,16 @@ CutRule = Literal["hold", "nearest", "ignore"]
 
 LONGEST_RUN = 4
 """Most equal frames in a row that count as animation on twos to fours; more are a still picture."""
+
+
+def require_cut_rule(rule: str) -> None:
+    """Refuse a rule that does not exist.
+
+    Raises:
+        SettingsError: naming those that do.
+    """
+    if rule not in get_args(CutRule):
+        raise SettingsError(f"cuts must be hold, nearest or ignore, got {rule!r}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,6 +68,31 @@ def test_a_pair_that_is_not_the_last_leaves_out_its_end():
     assert levels(2, times=1, ends_here=False) == [0, 0.5]
 
 
+def two_scenes() -> torch.Tensor:
+    """[8, 64, 96, 3]; four frames of one checkered picture, then four of another."""
+    scenes = torch.rand(2, 1, 8, 12, 3, generator=torch.Generator().manual_seed(0))
+    shots = scenes.expand(2, 4, 8, 12, 3).flatten(0, 1)
+    return shots.repeat_interleave(8, 1).repeat_interleave(8, 2)
+
+
+@pytest.mark.parametrize(("cuts", "shown"), [("hold", [3] * 3), ("nearest", [3, 3, 4])])
+@pytest.mark.parametrize("sources", [True, False])
+def test_no_frame_is_blended_of_two_scenes_if_cuts_are_looked_for(cuts, shown, sources):
+    images = two_scenes()
+    length = sequence_length(8, 2, sources=sources)
+    out = torch.empty(length, *images.shape[1:])
+    interpolate_images(
+        images, Mix(), out, times=2, sources=sources, cuts=cuts, on_frame=lambda frame: None
+    )
+    first = 13 if sources else 9
+    assert torch.equal(out[first : first + 3], images[shown])
+
+
+def test_a_rule_for_cuts_that_there_is_not_is_refused():
+    with pytest.raises(SettingsError, match="cuts must be hold, nearest or ignore, got 'cut'"):
+        interpolate_images(ramp(3), Mix(), ramp(5), times=1, cuts="cut", on_frame=print)
+
+
 def test_each_frame_is_prepared_once():
     method = Mix()
     out = torch.empty(9, 4, 6, 3)
