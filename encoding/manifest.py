@@ -104,8 +104,9 @@ def _require_plausible(manifest: Manifest) -> None:
         raise ValueError(f"rate is {stream.rate}")
     if not all(0 <= tag < 256 for tag in asdict(stream.color).values()):
         raise ValueError(f"{stream.color}")
-    if encoder.chunk_suffix not in MUXERS:
-        raise ValueError(f"chunk_suffix is {encoder.chunk_suffix!r:.80}")
+    for suffix in (encoder.suffix, encoder.chunk_suffix):
+        if suffix not in MUXERS:
+            raise ValueError(f"a suffix is {suffix!r:.80}")
 
 
 def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:

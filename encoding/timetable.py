@@ -67,7 +67,7 @@ def timetable(
     `shift`: seconds. The time base becomes finer if the start needs it: see `start_ticks`.
 
     Raises:
-        SessionError: the chunks of a variable rate overlap in time.
+        SessionError: the chunks of a variable rate lack their times or overlap.
     """
     base = manifest.stream.time_base
     first, finer = start_ticks(manifest.start - shift, base)
@@ -92,7 +92,10 @@ def start_ticks(start: Fraction, base: Fraction) -> tuple[int, int]:
 
 def _ticks(manifest: Manifest, records: Sequence[ChunkRecord]) -> np.ndarray:
     if manifest.is_vfr:
-        known = [np.array(record.pts or (), dtype=np.int64) for record in records]
-        return np.concatenate(known)
+        if any(record.pts is None for record in records):
+            raise SessionError(
+                "A chunk's record lacks the times of its frames: make the session again."
+            )
+        return np.concatenate([np.array(record.pts, dtype=np.int64) for record in records])
     frames = sum(record.frames for record in records)
     return np.arange(frames, dtype=np.int64) * manifest.stream.step

@@ -536,13 +536,14 @@ def test_damaged_books_are_told_in_one_sentence(tmp_path, filled, name, content)
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "progress.jsonl"])
-def test_values_of_other_kinds_are_never_believed(tmp_path, filled, name):
-    path = filled(per_chunk=3).folder / name
+@pytest.mark.parametrize("pts", [None, [0, 3, 10, 11, 30]])
+def test_values_of_other_kinds_are_never_believed(tmp_path, filled, name, pts):
+    path = filled(per_chunk=3, pts=pts, is_vfr=pts is not None).folder / name
     good = path.read_text()
     line, _, rest = good.partition("\n") if name.endswith("l") else (good, "", "")
     document = json.loads(line)
-    for number, place in enumerate(places(document)):
-        for value in (ODD[number % len(ODD)], ODD[(number + 5) % len(ODD)]):
+    for place in places(document):
+        for value in ODD:
             path.write_text(json.dumps(replaced(document, place, value)) + "\n" + rest)
             with suppress(SessionError):
                 look_at(Session.open(tmp_path, "job"))
@@ -573,11 +574,12 @@ def replaced(document, place, value):
     return copy
 
 
-def test_a_chunk_suffix_cannot_lead_out_of_the_folder(tmp_path, filled):
+@pytest.mark.parametrize("name", ["chunk_suffix", "suffix"])
+def test_a_suffix_cannot_lead_out_of_the_folder(tmp_path, filled, name):
     path = filled().folder / "manifest.json"
-    place = ("encoder", "chunk_suffix")
+    place = ("encoder", name)
     path.write_text(json.dumps(replaced(json.loads(path.read_text()), place, "/../../x.mp4")))
-    with pytest.raises(SessionError, match="chunk_suffix is"):
+    with pytest.raises(SessionError, match="a suffix is '/"):
         Session.open(tmp_path, "job")
 
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -111,6 +112,13 @@ def test_variable_rate_follows_the_records(filled):
     times = timetable(session.manifest, records_of(session), shift=Fraction(1, 2))
     assert times.pts.tolist() == [0, 3, 10, 11, 30]
     assert times.time_base == Fraction(1001, 48000)
+
+
+def test_a_variable_rate_without_times_is_refused(filled):
+    session = filled(pts=[0, 3, 10, 11, 30], is_vfr=True, per_chunk=2)
+    records = [replace(record, pts=None) for record in records_of(session)]
+    with pytest.raises(SessionError, match="lacks the times of its frames"):
+        timetable(session.manifest, records)
 
 
 def test_overlapping_chunks_are_refused(filled):
