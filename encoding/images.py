@@ -24,7 +24,6 @@ from av.error import FFmpegError
 
 from .closable import Closable
 from .color import BT601, FULL, convert, from_rgb, rounded_to_half, to_rgb
-from .durable import atomic_file, disk_errors
 from .errors import OutputError, SourceError
 from .exr import is_cut_off
 from .frame import ColorTags, Frame, is_mirrored
@@ -350,23 +349,11 @@ def _formats(*, alpha: bool) -> dict[tuple[str, Depth], tuple[str, str, dict[str
     }
 
 
-def write_image(
-    path: Path, picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags
-) -> None:
-    """Write one picture, whole or not at all; `tags` are those of the picture (`color.resolve`).
+def encoded_image(picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags) -> bytes:
+    """The content of an image file; `tags` are those of the picture (`color.resolve`).
 
     Samples that the format can hold are stored exactly; others are rounded to its depth.
-
-    Raises:
-        OutputError: the disk is full or the folder is not writable.
     """
-    data = encoded_image(picture, image_format, tags)
-    with disk_errors(path), atomic_file(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def encoded_image(picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags) -> bytes:
-    """The content of the file that `write_image` writes."""
     return _encoded(_converted(picture, image_format, tags), image_format)
 
 

@@ -92,11 +92,6 @@ class EncoderStatus:
     encoder: str
     problem: str
 
-    @property
-    def works(self) -> bool:
-        """Whether the encoder really opened."""
-        return not self.problem
-
 
 def find_profile(codec: str) -> Profile:
     """The profile with this name or alias, or for this FFmpeg encoder name.

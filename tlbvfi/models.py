@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +78,6 @@ def find_model(
     method: str,
     *,
     path: str | Path | None = None,
-    folders: Iterable[str | Path] = (),
     environment: Mapping[str, str] = os.environ,
 ) -> Path:
     """The weights file of `method`: the first that exists of
@@ -86,8 +85,7 @@ def find_model(
     1. `path`, as given on the command line: the file, or a folder that holds it. Nothing else is
        searched then, so that a typo never runs another model;
     2. the folder named by the environment variable TLBVFI_MODELS;
-    3. `folders`, in their order (in ComfyUI: its model folders);
-    4. the cache folder, where `tlbvfi download` puts it (`cache_folder`).
+    3. the cache folder, where `tlbvfi download` puts it (`cache_folder`).
 
     A folder may hold the file under any of the method's `names`; the first name wins.
 
@@ -98,7 +96,7 @@ def find_model(
     source = model_source(method)
     if path is not None:
         return _named_model(source, Path(path), environment)
-    places = [*_named_folder(environment), *map(Path, folders), cache_folder(environment)]
+    places = [*_named_folder(environment), cache_folder(environment)]
     for place in places:
         if found := _model_in(place, source):
             return found

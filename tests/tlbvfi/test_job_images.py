@@ -10,7 +10,7 @@ import pytest
 from comfyui_tlbvfi.encoding.color import from_rgb, to_rgb
 from comfyui_tlbvfi.encoding.errors import EncoderError, OutputError
 from comfyui_tlbvfi.encoding.frame import ColorTags
-from comfyui_tlbvfi.encoding.images import image_format, read_image, write_image
+from comfyui_tlbvfi.encoding.images import encoded_image, image_format, read_image
 from comfyui_tlbvfi.encoding.layout import channel_views
 from comfyui_tlbvfi.encoding.png import png_texts
 from comfyui_tlbvfi.encoding.source import open_source
@@ -36,7 +36,7 @@ def images(tmp_path):
             picture = from_rgb(rgb, pix_fmt, TAGS)
             facts = type("Facts", (), {"pix_fmt": pix_fmt, "has_alpha": channels == 4})
             path = folder / f"f_{number:04d}{suffix}"
-            write_image(path, picture, image_format(suffix, facts), TAGS)
+            path.write_bytes(encoded_image(picture, image_format(suffix, facts), TAGS))
         return folder
 
     return make

@@ -11,7 +11,7 @@ from comfyui_tlbvfi.tlbvfi.errors import ModelMissingError, SettingsError
 @pytest.fixture
 def places(tmp_path):
     """Folders of every step of the search order, and the environment that names them."""
-    names = {name: tmp_path / name for name in ("flag", "variable", "first", "second", "cache")}
+    names = {name: tmp_path / name for name in ("flag", "variable", "cache")}
     for folder in (*names.values(), tmp_path / "cache" / "tlbvfi"):
         folder.mkdir()
     environment = {
@@ -27,14 +27,13 @@ def put(folder: Path, name: str = "vimeo_unet.pth") -> Path:
     return path
 
 
-def test_search_order_is_flag_variable_folders_cache(places):
+def test_search_order_is_flag_variable_cache(places):
     folders, environment = places
 
     def find(path=None):
-        handed_in = (folders["first"], folders["second"])
-        return models.find_model("tlbvfi", path=path, folders=handed_in, environment=environment)
+        return models.find_model("tlbvfi", path=path, environment=environment)
 
-    for place in ("cache", "second", "first", "variable"):
+    for place in ("cache", "variable"):
         path = put(folders[place])
         assert find() == path
     named = put(folders["flag"], "other.pth")
@@ -64,12 +63,11 @@ def test_a_path_that_does_not_exist_never_falls_back(places):
 def test_missing_model_names_file_place_command_and_what_runs_without(places):
     folders, environment = places
     with pytest.raises(ModelMissingError) as caught:
-        models.find_model("tlbvfi", folders=[folders["first"]], environment=environment)
+        models.find_model("tlbvfi", environment=environment)
     text = str(caught.value)
     for word in (
         "vimeo_unet.pth",
         str(folders["variable"]),
-        str(folders["first"]),
         str(folders["cache"]),
         "`tlbvfi download tlbvfi`",
         "https://huggingface.co/ucfzl/TLBVFI",
@@ -83,9 +81,8 @@ def test_missing_model_names_file_place_command_and_what_runs_without(places):
 @pytest.mark.parametrize("name", ["film_net_fp16.safetensors", "film_net_fp32.safetensors"])
 def test_film_is_found_in_either_precision(places, name):
     folders, environment = places
-    path = put(folders["first"], name)
-    found = models.find_model("film", folders=[folders["first"]], environment=environment)
-    assert found == path
+    path = put(folders["variable"], name)
+    assert models.find_model("film", environment=environment) == path
 
 
 def test_methods_without_a_file_are_refused():

@@ -24,14 +24,14 @@ def require_plain(file: Path = FILE) -> None:
         )
 
 
-def load_plain(file: Path = FILE) -> Any:  # noqa: ANN401 - a class that only the file knows
+def load_plain() -> Any:  # noqa: ANN401 - a class that only the file knows
     """The class `Baseline`, which takes a model and computes one mid frame when called.
 
     Raises:
         SettingsError: this is not a checkout.
     """
-    require_plain(file)
-    spec = spec_from_file_location("tlbvfi_model_baseline", file)
+    require_plain()
+    spec = spec_from_file_location("tlbvfi_model_baseline", FILE)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
 from ..method import Method
 from .config import METHODS, WITHOUT_WEIGHTS, MethodConfig
 
 __all__ = ["METHODS", "WITHOUT_WEIGHTS", "MethodConfig", "create_method"]
 
 
-def create_method(config: MethodConfig, *, folders: Iterable[Path] = ()) -> Method:
+def create_method(config: MethodConfig) -> Method:
     """The method with its weights loaded; torch and the networks are imported only here.
-
-    `folders`: folders to search for weights files in addition to those of `models.find_model`.
 
     Raises:
         ModelMissingError: the method needs weights that were not found.
@@ -31,7 +26,7 @@ def create_method(config: MethodConfig, *, folders: Iterable[Path] = ()) -> Meth
         return BlendMethod()
     from ..models import find_model
 
-    path = find_model(config.name, path=config.model, folders=folders)
+    path = find_model(config.name, path=config.model)
     if config.name == "film":
         from .film import open_film
 

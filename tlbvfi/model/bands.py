@@ -204,11 +204,9 @@ def whole(source: Rows) -> Tensor:
     return source.compute(0, source.height)
 
 
-def mapped(function: Callable[[Tensor], Tensor], source: Rows, channels: int | None = None) -> Rows:
-    """`function` of every row by itself; `channels`: their number, if it changes."""
-    B, C, H, W = source.shape
-    shape = (B, channels or C, H, W)
-    return derived(shape, lambda start, stop: function(source.compute(start, stop)), source)
+def mapped(function: Callable[[Tensor], Tensor], source: Rows) -> Rows:
+    """`function` of every row by itself."""
+    return derived(source.shape, lambda start, stop: function(source.compute(start, stop)), source)
 
 
 def joined(sources: Sequence[Rows]) -> Rows:

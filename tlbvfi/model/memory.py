@@ -17,8 +17,6 @@ import torch
 from .bands import WHOLE_MAPS, Bands
 from .geometry import Geometry
 
-WEIGHTS = 44_300_000
-"""Number of parameters that inference uses."""
 LIBRARIES = {"cpu": 110_000_000, "cuda": 128_000_000}
 """Bytes that torch and its libraries take once they have computed something, by type of device.
 
