@@ -156,5 +156,5 @@ def require_calls(patcher: Any) -> None:  # noqa: ANN401 - anything a graph may 
     if missing:
         raise SettingsError(
             f"interp_model {type(patcher).__name__} has no {', '.join(missing)}: connect the output "
-            "of 'Load Frame Interpolation Model' of a ComfyUI this pack supports (0.20 to 0.33)."
+            "of 'Load Frame Interpolation Model' of a ComfyUI this pack supports (0.23 or newer)."
         )

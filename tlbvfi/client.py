@@ -301,8 +301,7 @@ def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
         from websockets.sync.client import connect
     except ImportError as error:
         raise ClientError(
-            "Following a ComfyUI server needs the package websockets: pip install "
-            "'tlbvfi-stream[comfy]'."
+            "Following a ComfyUI server needs the package websockets: pip install websockets."
         ) from error
     url = f"ws{server.url.removeprefix('http')}/ws?{urlencode({'clientId': client_id})}"
     flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}

@@ -19,7 +19,7 @@ def add_encoder(parser: argparse.ArgumentParser, *, codec: str | None) -> None:
     group.add_argument(
         "--codec",
         default=codec,
-        help="auto, h264, hevc, av1, vp9, their _nvenc twins, prores, prores_4444, dnxhr, ffv1, "
+        help="auto, h264, hevc, av1, their _nvenc twins, vp9, prores, prores_4444, dnxhr, ffv1, "
         "h264-lossless, utvideo, or an ffmpeg encoder name; for images png, png8, png16, exr, "
         f"exr-half, exr-float, tiff, jpeg, webp (default: {codec or 'the chunks as they are'})",
     )
