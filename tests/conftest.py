@@ -50,6 +50,21 @@ def killed(kill_signal) -> int:
 
 
 @pytest.fixture(scope="session")
+def test_data(root) -> Path:
+    """Folder of test data too large for the repository; tests that need it skip where it is not."""
+    return root / os.environ.get("TLBVFI_TEST_DATA", root.parent / "shared")
+
+
+@pytest.fixture(scope="session")
+def real_video(test_data) -> Path:
+    """132 frames of Big Buck Bunny: 1280x720, 25 fps, H.264 and stereo AAC."""
+    path = test_data / "media" / "bbb_720p.mp4"
+    if not path.is_file():
+        pytest.skip(f"no real clip at {path}; TLBVFI_TEST_DATA names the folder of test data")
+    return path
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The repository root."""
     return ROOT

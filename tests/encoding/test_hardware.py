@@ -5,9 +5,7 @@ would open, and arrange the samples as a GPU does.
 """
 
 import logging
-import os
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -354,12 +352,8 @@ def test_images_and_memory_know_no_device(tmp_path):
         open_source([], input_rate=rate, hwaccel="cuda")
 
 
-def test_real_video_is_the_same_with_whatever_decodes_here(root, samples):
-    folder = Path(os.environ.get("TLBVFI_TEST_DATA", root.parent / "shared"))
-    path = folder / "media" / "bbb_720p.mp4"
-    if not path.is_file():
-        pytest.skip(f"no real clip at {path}; TLBVFI_TEST_DATA names the folder of test data")
-    with open_source(path, hwaccel="none") as plain, open_source(path) as source:
+def test_real_video_is_the_same_with_whatever_decodes_here(real_video, samples):
+    with open_source(real_video, hwaccel="none") as plain, open_source(real_video) as source:
         for ours, theirs in zip(source.frames(0, 24), plain.frames(0, 24), strict=True):
             assert (ours.index, ours.time) == (theirs.index, theirs.time)
             assert samples(ours.picture) == samples(theirs.picture)

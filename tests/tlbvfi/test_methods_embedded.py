@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import cv2
@@ -201,17 +199,13 @@ def test_flow_keeps_more_than_eight_bits():
 
 
 @pytest.fixture(scope="module")
-def real_clip(root):
+def real_clip(real_video):
     """Some frames of the real clip, [C, H, W] float32."""
-    folder = Path(os.environ.get("TLBVFI_TEST_DATA", root.parent / "shared"))
-    path = folder / "media" / "bbb_720p.mp4"
-    if not path.is_file():
-        pytest.skip(f"no real clip at {path}; TLBVFI_TEST_DATA names the folder of test data")
     if not hasattr(Swscale, "ACCURATE_RND"):
         pytest.skip("the quality is that of exactly converted frames, which needs PyAV 18")
     accurate = Swscale.BICUBIC | Swscale.ACCURATE_RND
     accurate |= Swscale.FULL_CHR_H_INT | Swscale.FULL_CHR_H_INP
-    with av.open(str(path)) as container:
+    with av.open(str(real_video)) as container:
         frames = [
             picture.to_ndarray(
                 format="rgb24",

@@ -1,7 +1,6 @@
 """FILM with deterministic stand-in weights, and golden vectors made with the same weights."""
 
 import math
-import os
 import zlib
 from collections import defaultdict
 from pathlib import Path
@@ -75,12 +74,11 @@ def golden(root):
 
 
 @pytest.fixture(scope="session")
-def complete_golden(root):
+def complete_golden(test_data):
     """Load the complete vectors of a case."""
-    folder = Path(os.environ.get("TLBVFI_TEST_DATA", root.parent / "shared")) / "film" / "golden"
 
     def load(name: str) -> dict[str, torch.Tensor]:
-        path = folder / f"{name}.safetensors"
+        path = test_data / "film" / "golden" / f"{name}.safetensors"
         if not path.exists():
             pytest.skip(f"complete golden vectors are not here: no {path}")
         return load_file(path)

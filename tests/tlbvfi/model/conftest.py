@@ -117,10 +117,9 @@ def sketch(model, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def golden_folders(root):
+def golden_folders(root, test_data):
     """Folders of golden files, the complete ones first."""
-    data = root / os.environ.get("TLBVFI_TEST_DATA", root.parent / "shared")
-    return [data / "tlbvfi/golden", root / "tests/data/golden"]
+    return [test_data / "tlbvfi/golden", root / "tests/data/golden"]
 
 
 @pytest.fixture(scope="session")
