@@ -145,12 +145,15 @@ def _add_mezzanine(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mezzanine",
         metavar="CODEC",
-        help="make chunks with this codec (ffv1, h264-lossless, utvideo, prores, dnxhr, exr) and "
-        "encode them once with --codec at the end; with --keep-chunks, tlbvfi concat can encode "
+        help="make chunks with this codec (ffv1, h264-lossless, utvideo, prores, dnxhr, exr, or h264 or "
+        "hevc with --mezzanine-crf) and encode them once with --codec at the end; with --keep-chunks, tlbvfi concat can encode "
         "them again without interpolating",
     )
     group.add_argument(
-        "--mezzanine-crf", type=int, metavar="CRF", help="0 to 10, for an h264 or hevc mezzanine"
+        "--mezzanine-crf",
+        type=int,
+        metavar="CRF",
+        help="0 to 10, for an h264 or hevc mezzanine: smaller than lossless",
     )
 
 
