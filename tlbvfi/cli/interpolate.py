@@ -146,8 +146,8 @@ def _add_mezzanine(parser: argparse.ArgumentParser) -> None:
         "--mezzanine",
         metavar="CODEC",
         help="make chunks with this codec (ffv1, h264-lossless, utvideo, prores, dnxhr, exr, or h264 or "
-        "hevc with --mezzanine-crf) and encode them once with --codec at the end; with --keep-chunks, tlbvfi concat can encode "
-        "them again without interpolating",
+        "hevc with --mezzanine-crf) and encode them once with --codec at the end; with --keep-chunks, "
+        "tlbvfi concat can encode them again without interpolating",
     )
     group.add_argument(
         "--mezzanine-crf",
