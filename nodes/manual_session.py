@@ -18,6 +18,7 @@ from ..encoding.progress import ChunkRecord
 from ..encoding.session import Session
 from ..encoding.source import open_source
 from ..encoding.writer import StreamSpec
+from ..tlbvfi.progress import Meter
 from ..tlbvfi.timeline import storable_tick
 from .clip import BatchFrames
 from .host import NodeProgress
@@ -83,6 +84,7 @@ def save_chunk(
 ) -> tuple[Session, ChunkRecord]:
     """Commit `frames`, [N, H, W, C], as chunk `index`, replacing an existing one.
 
+    `progress` is told every frame and may raise to stop: the chunk is then not saved.
     A session that was joined and cleaned up starts over; its next joins replace those files.
 
     Raises:
@@ -102,10 +104,12 @@ def save_chunk(
         session.note_result(result)
     session.note_origin({"sound": None if settings.sound is None else str(settings.sound)})
     tags = manifest.stream.color
+    meter = Meter(frames_total=len(frames))
     with session.locked(), session.new_chunk(index) as chunk:
         for n, image in enumerate(frames):
-            rgb = as_frame(image, n).numpy()
-            chunk.write(from_rgb(rgb, manifest.encoder.pix_fmt, tags), n)
+            frame = as_frame(image, n)
+            chunk.write(from_rgb(frame.numpy(), manifest.encoder.pix_fmt, tags), n)
+            progress(meter.frame(frame))
         return session, chunk.commit(pairs=(index, index + 1))
 
 

@@ -321,6 +321,32 @@ def pictures():
     return decode
 
 
+@pytest.fixture
+def watch(comfyui):
+    """(kinds of messages, texts shown on nodes) that the page gets while a prompt runs."""
+    pytest.importorskip("websockets")
+    from websockets.sync.client import connect
+
+    def run(prompt: dict) -> tuple[set, list[str]]:
+        kinds, texts = set(), []
+        with connect(f"{comfyui.url.replace('http', 'ws')}/ws?clientId=watcher") as socket:
+            flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+            socket.send(json.dumps(flags))
+            prompt_id = comfyui.queue(prompt, client_id="watcher")
+            while True:
+                message = socket.recv(timeout=60)
+                if isinstance(message, bytes):
+                    kinds.add(int.from_bytes(message[:4], "big"))
+                    texts += [message[8:].decode(errors="replace")] if message[3] == 3 else []
+                    continue
+                event = json.loads(message)
+                kinds.add(event["type"])
+                if event["type"] == "execution_success" and event["data"]["prompt_id"] == prompt_id:
+                    return kinds, texts
+
+    return run
+
+
 class Page:
     """ComfyUI's page in headless Chromium, driven over the DevTools protocol."""
 

@@ -517,32 +517,6 @@ def test_rgba_images_go_through_and_say_where_alpha_would_stay(comfyui, processo
     assert "has no alpha channel: choose prores_4444 or ffv1" in outputs["text"][0]
 
 
-@pytest.fixture
-def watch(comfyui):
-    """(kinds of messages, texts shown on nodes) that the page gets while a prompt runs."""
-    pytest.importorskip("websockets")
-    from websockets.sync.client import connect
-
-    def run(prompt: dict) -> tuple[set, list[str]]:
-        kinds, texts = set(), []
-        with connect(f"{comfyui.url.replace('http', 'ws')}/ws?clientId=watcher") as socket:
-            flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
-            socket.send(json.dumps(flags))
-            prompt_id = comfyui.queue(prompt, client_id="watcher")
-            while True:
-                message = socket.recv(timeout=60)
-                if isinstance(message, bytes):
-                    kinds.add(int.from_bytes(message[:4], "big"))
-                    texts += [message[8:].decode(errors="replace")] if message[3] == 3 else []
-                    continue
-                event = json.loads(message)
-                kinds.add(event["type"])
-                if event["type"] == "execution_success" and event["data"]["prompt_id"] == prompt_id:
-                    return kinds, texts
-
-    return run
-
-
 def test_a_running_job_shows_a_bar_a_line_of_text_and_previews(long_job, watch):
     kinds, texts = watch(long_job("watched"))
     assert {3, 4, "progress_state"} <= kinds  # 3: text, 4: preview

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -315,6 +316,36 @@ def test_a_depth_that_no_sequence_has_is_refused_over_a_link(comfyui, chain, nod
     assert f"times must be between 0 and 8 (2 to 256 times the frames), got {times}" in (
         comfyui.error(nodes)
     )
+
+
+@pytest.fixture
+def big_chunk(node):
+    """Prompt nodes that save one chunk of many frames, under a session id."""
+
+    def build(session_id: str, frames: int) -> dict:
+        levels = " ".join(str(n / frames) for n in range(frames))
+        images = node("OddImages", levels=levels, height=720, width=1280, channels=3)
+        saver = {"frames": ["i", 0], "chunk_id": 0, "fps": 24.0, "session_id": session_id}
+        return {"i": images, "c": node("TLBVFI_ChunkVideoSaver", **saver)}
+
+    return build
+
+
+def test_cancel_stops_a_chunk_within_a_frame_and_it_is_not_saved(comfyui, big_chunk):
+    prompt_id = comfyui.queue(big_chunk("long-chunk", 1000))
+    while not comfyui.session("long-chunk").exists():
+        time.sleep(0.01)
+    comfyui.post("/interrupt", {"prompt_id": prompt_id})
+    entry = comfyui.wait(prompt_id)
+    assert "execution_interrupted" in dict(entry["status"]["messages"])
+    assert not comfyui.committed("long-chunk")
+    assert not list(comfyui.session("long-chunk").glob("*chunk_*"))
+
+
+def test_a_chunk_shows_a_bar_a_line_of_text_and_its_frames(big_chunk, watch):
+    kinds, texts = watch(big_chunk("seen", 60))
+    assert {3, 4, "progress_state"} <= kinds  # 3: text, 4: preview
+    assert any("/60 frames" in text and "left" in text for text in texts)
 
 
 @pytest.mark.parametrize(
