@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from itertools import chain
@@ -61,13 +61,23 @@ class MemorySource(Closable):
         )
         self.info = _describe(first, self.timestamps)
 
+    def identify(self, on_frame: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Read every frame of a sequence for `identity`, which else does it when asked first.
+
+        `on_frame` is called with the frames read and their number, and may raise to stop.
+        """
+        if self._sequence is None or self._is_hashed:
+            return
+        digest = hashlib.sha256()
+        for index, frame in enumerate(self._sequence):
+            digest.update(self._checked(frame, index).tobytes())
+            on_frame(index + 1, len(self._sequence))
+        self._hash, self._is_hashed = digest, True
+
     @property
     def identity(self) -> dict[str, Any]:
         """Shape and a hash of all frames; for an iterator the hash is None until it has ended."""
-        if self._sequence is not None and not self._is_hashed:
-            for index, frame in enumerate(self._sequence):
-                self._hash.update(self._checked(frame, index).tobytes())
-            self._is_hashed = True
+        self.identify()
         return {
             "kind": "memory",
             "shape": list(self._shape),

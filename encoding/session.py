@@ -19,7 +19,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,15 +238,20 @@ class Session:
             self._records = read_progress(self.folder / PROGRESS)
         return self._records
 
-    def done(self, *, thorough: bool = False) -> list[ChunkRecord]:
+    def done(
+        self, *, thorough: bool = False, on_chunk: Callable[[int, int], None] | None = None
+    ) -> list[ChunkRecord]:
         """Committed chunks whose files match their record, by index; others are logged and skipped.
 
-        `thorough` compares checksums (about 1.7 s per GB), otherwise sizes.
+        `thorough` compares checksums (about 1.7 s per GB), otherwise sizes. `on_chunk` is called
+        with the chunks compared and their number, and may raise to stop.
         """
         intact, dropped = [], 0
         was_joined = self.result() is not None
-        for _, record in sorted(self.records().items()):
+        for number, (_, record) in enumerate(sorted(self.records().items()), 1):
             problem = self.problem(record, thorough=thorough)
+            if on_chunk is not None:
+                on_chunk(number, len(self.records()))
             if not problem:
                 intact.append(record)
             elif was_joined and not self.chunk_path(record.index).exists():

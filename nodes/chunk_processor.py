@@ -7,13 +7,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..encoding.memory import MemorySource
 from ..encoding.probe import VideoInfo
 from ..encoding.session import Session
 from ..tlbvfi.config import ChunkLength, JobConfig
 from ..tlbvfi.job import Destination, is_joined, make_chunks, start_session
 from ..tlbvfi.method import Method
 from ..tlbvfi.plan import make_plan
-from ..tlbvfi.progress import Notice
+from ..tlbvfi.progress import Notice, Reading
 from ..tlbvfi.spans import CutRule
 from . import choices
 from .clip import Clip, ImagesOrVideo, open_clip
@@ -236,6 +237,10 @@ def make_session(
     Raises:
         SettingsError: the session id belongs to another job.
     """
+    if isinstance(clip.source, MemorySource):  # which the plan would read without a word
+        clip.source.identify(
+            lambda done, total: progress(Reading(what="frame", done=done, total=total))
+        )
     plan = make_plan(clip.source, method, config, suffix=destination.output.suffix)
     for notice in encoder_notices(config.encoder.codec, plan.manifest.encoder, clip.source.info):
         progress(notice)

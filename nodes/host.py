@@ -18,7 +18,16 @@ from server import PromptServer
 from torch import Tensor
 
 from ..tlbvfi.errors import MemoryBudgetError
-from ..tlbvfi.progress import ChunkDone, Encoding, Event, FrameDone, Joining, Notice, Started
+from ..tlbvfi.progress import (
+    ChunkDone,
+    Encoding,
+    Event,
+    FrameDone,
+    Joining,
+    Notice,
+    Reading,
+    Started,
+)
 from .paths import Folders, extra_read_folders
 from .status import status_line
 
@@ -95,6 +104,9 @@ class NodeProgress:
         if self._log_events:
             log.info("%s", event)
         match event:
+            case Reading(what=what, done=done, total=total):
+                self._bar.update_absolute(done, total)
+                self._throttled(lambda: f"reading {what} {done}/{total}")
             case Started(encoder=encoder):
                 self.show(f"encoder {encoder}")
             case FrameDone():

@@ -48,7 +48,7 @@ from .memory import free_memory
 from .method import Method, announce
 from .pipeline import OutputFrame, interpolate
 from .plan import ChunkRange, Plan, chunks_to_make, make_plan
-from .progress import Encoding, Joining, Meter, Notice, OnEvent, Started, log_notices
+from .progress import Encoding, Joining, Meter, Notice, OnEvent, Reading, Started, log_notices
 from .scenes import FRAMES_AFTER, FRAMES_BEFORE, marked, sampling_step
 from .spans import LONGEST_RUN, SourceFrame
 from .threads import background, prefetch
@@ -326,7 +326,10 @@ def make_chunks(
 
     The session must be locked.
     """
-    intact = session.done(thorough=True)
+    intact = session.done(
+        thorough=True,
+        on_chunk=lambda done, total: on_event(Reading(what="chunk", done=done, total=total)),
+    )
     meter = Meter(
         frames_total=plan.frames_total,
         frames_before=sum(record.frames for record in intact),

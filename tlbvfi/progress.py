@@ -7,12 +7,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger("tlbvfi.progress")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What is there already is being read to recognize it: frames in memory, or chunks."""
+
+    what: Literal["frame", "chunk"]
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +83,7 @@ class Notice:
     text: str
 
 
-Event = Started | FrameDone | ChunkDone | Encoding | Joining | Notice
+Event = Reading | Started | FrameDone | ChunkDone | Encoding | Joining | Notice
 OnEvent = Callable[[Event], None]
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from comfyui_tlbvfi.encoding.color import resolve, to_rgb
 from comfyui_tlbvfi.encoding.errors import SourceError
+from comfyui_tlbvfi.encoding.memory import MemorySource
 from comfyui_tlbvfi.encoding.source import open_source
 
 RATE = Fraction(24000, 1001)
@@ -88,6 +89,25 @@ def test_identity_is_that_of_the_content():
     assert stream.identity["sha256"] is None
     list(stream.frames())
     assert stream.identity["sha256"] == one["sha256"]
+
+
+def test_reading_for_the_identity_tells_each_frame_and_may_be_stopped():
+    frames, told = random_frames(np.uint8), []
+
+    def stop_at_3(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 3:
+            raise InterruptedError
+
+    source = open_source(frames, input_rate=RATE)
+    assert isinstance(source, MemorySource)
+    with pytest.raises(InterruptedError):
+        source.identify(stop_at_3)
+    assert told == [(1, 5), (2, 5), (3, 5)]
+    source.identify(lambda done, total: told.append((done, total)))
+    assert told[3:] == [(n, 5) for n in range(1, 6)]
+    assert source.identity == open_source(frames, input_rate=RATE).identity
+    assert len(told) == 8
 
 
 @pytest.mark.parametrize("frames", [[], iter([]), np.zeros((0, 16, 16, 3), np.uint8)])

@@ -31,6 +31,9 @@ SERVER_FLAGS = ("--cpu", "--listen=127.0.0.1", "--database-url=sqlite:///:memory
 OTHER_PACKS = ("ComfyUI-VideoHelperSuite",)
 
 
+ENDINGS = ("execution_success", "execution_interrupted", "execution_error")
+
+
 # Runs in ComfyUI's Python: writes FILM with random weights to a file that its loader reads.
 FILM = """
 import sys
@@ -323,12 +326,16 @@ def pictures():
 
 @pytest.fixture
 def watch(comfyui):
-    """(kinds of messages, texts shown on nodes) that the page gets while a prompt runs."""
+    """(kinds of messages, texts shown on nodes) that the page gets while a prompt runs.
+
+    `until`: the prompt is canceled when a node shows this text, else it must succeed.
+    """
     pytest.importorskip("websockets")
     from websockets.sync.client import connect
 
-    def run(prompt: dict) -> tuple[set, list[str]]:
+    def run(prompt: dict, *, until: str = "") -> tuple[set, list[str]]:
         kinds, texts = set(), []
+        ending = "execution_interrupted" if until else "execution_success"
         with connect(f"{comfyui.url.replace('http', 'ws')}/ws?clientId=watcher") as socket:
             flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
             socket.send(json.dumps(flags))
@@ -337,11 +344,15 @@ def watch(comfyui):
                 message = socket.recv(timeout=60)
                 if isinstance(message, bytes):
                     kinds.add(int.from_bytes(message[:4], "big"))
-                    texts += [message[8:].decode(errors="replace")] if message[3] == 3 else []
+                    if message[3] == 3:
+                        texts.append(message[8:].decode(errors="replace"))
+                        if until and until in texts[-1]:
+                            comfyui.post("/interrupt", {"prompt_id": prompt_id})
                     continue
                 event = json.loads(message)
                 kinds.add(event["type"])
-                if event["type"] == "execution_success" and event["data"]["prompt_id"] == prompt_id:
+                assert event["type"] not in ENDINGS or event["type"] == ending, event
+                if event["type"] == ending and event["data"]["prompt_id"] == prompt_id:
                     return kinds, texts
 
     return run

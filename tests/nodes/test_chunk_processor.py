@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -379,6 +380,18 @@ def test_cancel_stops_at_once_and_the_same_prompt_goes_on(comfyui, long_job, und
     outputs = comfyui.run(prompt)
     assert comfyui.committed("canceled")[: len(before)] == before
     assert digest(comfyui, outputs["c"]) == whole
+
+
+@pytest.mark.parametrize("as_video", [False, True])
+def test_cancel_stops_the_reading_of_a_clip_in_memory(comfyui, processor, node, watch, as_video):
+    prompt = {"c": processor("", fps=0.0 if as_video else 24.0)["c"]}
+    levels = " ".join(str(n / 600) for n in range(600))
+    prompt["i"] = node("OddImages", levels=levels, height=720, width=1280, channels=3)
+    prompt["v"] = node("CreateVideo", images=["i", 0], fps=24.0)
+    prompt["c"]["inputs"] |= {"images": ["v" if as_video else "i", 0]}
+    _, texts = watch(prompt, until="reading frame")
+    assert any(re.search(r"reading frame \d+/600", text) for text in texts)
+    assert not any("frames/s" in text for text in texts)
 
 
 def test_kill_9_costs_at_most_a_chunk(comfyui, long_job, undisturbed):

@@ -183,6 +183,19 @@ def test_a_stopped_job_goes_on_where_it_was(clip, run, pictures, times, tmp_path
     assert times(result.output) == times(whole.output)
 
 
+def test_the_reading_of_kept_chunks_is_told_and_may_be_stopped(clip, run, tmp_path, stop_after):
+    source, told = clip(tmp_path / "in.mp4", 30), []
+
+    def stop_reading(event):
+        told.append(event)
+        raise KeyboardInterrupt
+
+    for on_event in (stop_after(30), stop_reading):
+        with pytest.raises(KeyboardInterrupt):
+            run(source, chunk=SHORT, on_event=on_event)
+    assert [(event.what, event.done) for event in told] == [("chunk", 1)]
+
+
 def test_a_method_is_told_how_long_the_whole_job_is(clip, run, tmp_path, stop_after):
     class Expecting(BlendMethod):
         told: ClassVar[list[int]] = []
