@@ -52,6 +52,11 @@ def folders() -> Folders:
     )
 
 
+def running_prompt_id() -> str:
+    """What tells this run of a graph from others."""
+    return PromptServer.instance.last_prompt_id
+
+
 def empty_images(count: int, height: int, width: int, channels: int) -> Tensor:
     """An IMAGE batch to fill, on the device and in the dtype of ComfyUI's intermediate results."""
     shape = (count, height, width, channels)

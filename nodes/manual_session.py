@@ -15,13 +15,14 @@ from ..encoding.manifest import Manifest
 from ..encoding.probe import VideoInfo, probe
 from ..encoding.profiles import EncoderSettings, resolve_encoder, written_tags
 from ..encoding.progress import ChunkRecord
-from ..encoding.session import Session
+from ..encoding.reader import file_identity
+from ..encoding.session import ORIGIN, Session
 from ..encoding.source import open_source
 from ..encoding.writer import StreamSpec
 from ..tlbvfi.progress import Meter
 from ..tlbvfi.timeline import storable_tick
 from .clip import BatchFrames
-from .host import NodeProgress
+from .host import NodeProgress, running_prompt_id
 from .images import as_frame, require_images
 from .output_settings import container_of, encoder_notices, encoder_settings
 from .sessions import require_own
@@ -88,8 +89,8 @@ def save_chunk(
     A session that was joined and cleaned up starts over; its next joins replace those files.
 
     Raises:
-        SettingsError: the session's chunks have another size, rate or codec, or no file can store
-            the rate.
+        SettingsError: the session's chunks have another source, size, rate or codec, or no file
+            can store the rate.
         FrameError: a frame holds NaN or infinite pixels.
         EncoderError, SessionError, OutputError: as in `Session` and `ChunkWriter`.
     """
@@ -102,7 +103,7 @@ def save_chunk(
     session = Session.start(root, session_id, manifest)
     for result in joined:
         session.note_result(result)
-    session.note_origin({"sound": None if settings.sound is None else str(settings.sound)})
+    _note_run(session, settings.sound)
     tags = manifest.stream.color
     meter = Meter(frames_total=len(frames))
     with session.locked(), session.new_chunk(index) as chunk:
@@ -111,6 +112,25 @@ def save_chunk(
             chunk.write(from_rgb(frame.numpy(), manifest.encoder.pix_fmt, tags), n)
             progress(meter.frame(frame))
         return session, chunk.commit(pairs=(index, index + 1))
+
+
+def chunks_of_earlier_runs(session: Session) -> list[int]:
+    """Numbers of the chunks that were there before this run saved its own; empty if it saved none.
+
+    Only the one who queues the graph knows whether they belong to the same clip.
+    """
+    if (session.origin() or {}).get("run") != running_prompt_id():
+        return []
+    begun = (session.folder / ORIGIN).stat().st_mtime_ns
+    chunks = {index: session.chunk_path(index) for index in sorted(session.records())}
+    return [n for n, path in chunks.items() if path.is_file() and path.stat().st_mtime_ns < begun]
+
+
+def _note_run(session: Session, sound: Path | None) -> None:
+    """Note what the session's sound is and which run saves chunks, once before its first chunk."""
+    origin = {"sound": None if sound is None else str(sound), "run": running_prompt_id()}
+    if session.origin() != origin:
+        session.note_origin(origin)
 
 
 def _manifest(settings: ChunkSettings, progress: NodeProgress) -> Manifest:
@@ -124,7 +144,10 @@ def _manifest(settings: ChunkSettings, progress: NodeProgress) -> Manifest:
     for notice in encoder_notices(settings.encoder.codec, encoder, info):
         progress(notice)
     return Manifest(
-        source={"kind": "chunks saved one by one"},
+        source={
+            "kind": "chunks saved one by one",
+            "video": None if settings.sound is None else file_identity(settings.sound),
+        },
         settings={},
         encoder=encoder,
         stream=StreamSpec(

@@ -18,6 +18,7 @@ from ..tlbvfi.progress import Notice
 from . import choices
 from .final_file import graph_metadata, join_to, require_form, shown
 from .host import NodeProgress, folders
+from .manual_session import chunks_of_earlier_runs
 from .output_settings import container_of, encoder_notices, encoder_settings
 from .paths import folder_in_output, is_file, plain_file_name, readable_file
 from .sessions import NO_SESSION, find_session
@@ -104,6 +105,7 @@ class VideoConcatenator(io.ComfyNode):
         wanted = roots(output_dir)[0] / output_name(output_filename or session.id, suffix)
         final = final_encoder(session, wanted.suffix, codec, crf, progress)
         require_form(session, wanted, final)
+        tell_of_earlier_runs(session, progress)
         output = join_to(
             session,
             wanted,
@@ -145,6 +147,18 @@ def final_encoder(
     for notice in encoder_notices(codec, encoder, picture):
         progress(notice)
     return encoder
+
+
+def tell_of_earlier_runs(session: Session, progress: NodeProgress) -> None:
+    """Say which chunks this run did not save: they may show another clip."""
+    if older := chunks_of_earlier_runs(session):
+        progress(
+            Notice(
+                text=f"{len(older)} of the {len(session.records())} chunks of session {session.id} "
+                f"(numbers {older[0]} to {older[-1]}) are from an earlier run: if they show "
+                "another clip, use another session_id."
+            )
+        )
 
 
 def remembered_sound(session: Session, progress: NodeProgress) -> Path | None:

@@ -110,6 +110,43 @@ def test_a_new_round_after_cleaning_up_replaces_the_video_of_the_round_before(co
     assert len(facts(path)[0]) == 4
 
 
+def test_chunks_that_an_earlier_run_left_are_told_when_they_are_joined(comfyui, chain, node):
+    nodes = joined(
+        chain("left", [0, 1, 2, 3], source_video_path="", fps=24), node, cleanup_chunks=False
+    )
+    assert comfyui.run(nodes)["j"]["text"] == ["left.mp4"]
+    assert comfyui.run(nodes)["j"]["text"] == ["left.mp4"]
+    shorter = joined(chain("left", [0, 1], source_video_path="", fps=24), node)
+    assert comfyui.run(shorter)["j"]["text"] == [
+        "left.mp4\n2 of the 4 chunks of session left (numbers 2 to 3) are from an earlier run: if "
+        "they show another clip, use another session_id."
+    ]
+
+
+def test_chunks_that_each_have_a_run_of_their_own_join_without_a_word(comfyui, chain, node):
+    nodes = chain("single", [0, 1, 2, 3])
+    nodes.pop("last")
+    for n in (2, 0, 1, 3):
+        mine = {key: each for key, each in nodes.items() if key in ("l", "g", f"s{n}", f"i{n}")}
+        saver = node(
+            "TLBVFI_ChunkVideoSaver", **nodes[f"c{n}"]["inputs"] | {"session_id": "single"}
+        )
+        comfyui.run(mine | {"c": saver})
+    outputs = comfyui.run({"j": node("TLBVFI_VideoConcatenator", session_id="single")})["j"]
+    assert outputs["text"] == ["single.mp4"]
+    assert len(facts(comfyui.saved(outputs))[0]) == 9
+
+
+def test_chunks_of_another_source_are_refused(comfyui, chain, clip):
+    nodes = chain("sources", [0, 1])
+    nodes.pop("last")
+    comfyui.run(nodes)
+    nodes["c1"]["inputs"]["source_video_path"] = clip("another.mp4", frames=9)
+    message = comfyui.error(nodes)
+    assert "session_id 'sources' belongs to another job (source.video." in message
+    assert "choose another one, or leave it empty." in message
+
+
 def test_an_incomplete_session_is_not_joined_and_says_which_chunk_is_missing(comfyui, chain, node):
     nodes = joined(chain("holes", [0, 2, 3]), node)
     assert "chunk 1 is not made yet" in comfyui.error(nodes)
