@@ -33,8 +33,8 @@ from .sessions import require_own
 from .validation import check_bitrate, check_session_id, first_problem
 
 CONCATENATOR = "TLBVFI_VideoConcatenator"
-VIDEO = 1
-"""Index of the video output."""
+SESSION, VIDEO = 0, 1
+"""Indices of the outputs."""
 CHUNK_SECONDS = Fraction(2)
 """Length of a chunk at 1080p; chunks are longer for smaller pictures, shorter for larger ones."""
 
@@ -193,7 +193,7 @@ def deliver(
     """The node's outputs: the session joined here, unless a concatenator in the graph does it."""
     root = folders().output
     prompt = running_prompt(hidden.dynprompt)
-    joins_later = leads_to(prompt, hidden.unique_id, CONCATENATOR)
+    joins_later = leads_to(prompt, hidden.unique_id, SESSION, CONCATENATOR)
     if joins_later and not is_linked(prompt, hidden.unique_id, VIDEO):
         return io.NodeOutput(session.id, None, ui={"text": tuple(progress.notices)})
     output = join_to(

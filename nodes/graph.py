@@ -18,9 +18,9 @@ def is_linked(prompt: Prompt, node_id: str, output: int) -> bool:
     return any(link == [node_id, output] for link, _ in _links(prompt))
 
 
-def leads_to(prompt: Prompt, node_id: str, class_type: str) -> bool:
-    """Whether a node of this class depends on `node_id`, directly or through others."""
-    reached, found = set(), {node_id}
+def leads_to(prompt: Prompt, node_id: str, output: int, class_type: str) -> bool:
+    """Whether a node of this class depends on this output, directly or through others."""
+    reached, found = set(), {reader for link, reader in _links(prompt) if link == [node_id, output]}
     while found - reached:
         reached |= found
         found = {reader for (source, _), reader in _links(prompt) if source in reached}

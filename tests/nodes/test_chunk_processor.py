@@ -313,6 +313,20 @@ def test_with_a_concatenator_there_is_one_file_under_its_name(comfyui, clip, pro
     assert not list(comfyui.session("one-file").glob("chunk_*"))
 
 
+def test_a_processor_whose_video_goes_into_another_joins_it_and_tidies_up(
+    comfyui, clip, processor, node
+):
+    prompt = processor(clip("cascade.mp4"), session_id="cascade-1")
+    prompt["d"] = processor("", session_id="cascade-2")["c"]
+    prompt["d"]["inputs"]["images"] = ["c", 1]
+    prompt["j"] = node("TLBVFI_VideoConcatenator", session_id=["d", 0])
+    outputs = comfyui.run(prompt)
+    assert comfyui.saved(outputs["c"]).name == "cascade-1.mp4"
+    assert comfyui.saved(outputs["j"]).name == "cascade-2.mp4"
+    for session_id in ("cascade-1", "cascade-2"):
+        assert not list(comfyui.session(session_id).glob("chunk_*"))
+
+
 def test_in_a_loop_as_well_there_is_one_file_under_its_name(comfyui, clip, node):
     chunks = DEFAULTS | {"file": clip("looped.mp4"), "session_id": "looped"}
     loop = node(

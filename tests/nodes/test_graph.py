@@ -45,13 +45,17 @@ def prompt(**links) -> dict:
 
 def test_a_node_downstream_is_found_over_others_in_between():
     graph = prompt(a="", b="a", c="b", d="")
-    assert leads_to(graph, "a", "c-class")
-    assert not leads_to(graph, "a", "d-class")
-    assert not leads_to(graph, "c", "a-class")
+    assert leads_to(graph, "a", 0, "c-class")
+    assert not leads_to(graph, "a", 0, "d-class")
+    assert not leads_to(graph, "c", 0, "a-class")
+
+
+def test_what_reads_another_output_is_not_downstream_of_this_one():
+    assert not leads_to(prompt(a="", b="a", c="b"), "a", 1, "c-class")
 
 
 def test_a_node_is_not_downstream_of_itself_and_loops_end():
-    assert not leads_to(prompt(a="b", b="a"), "a", "a-class")
+    assert not leads_to(prompt(a="b", b="a"), "a", 0, "a-class")
 
 
 def test_only_the_output_that_is_read_counts_as_linked():
