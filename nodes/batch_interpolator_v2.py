@@ -12,6 +12,7 @@ from .clip import ImagesOrVideo, as_images
 from .host import NodeProgress
 from .models import CheckpointNode, ModelWish, check_model
 from .sequence import run_sequence
+from .values import checked
 
 
 class BatchInterpolatorV2(CheckpointNode):
@@ -64,6 +65,7 @@ class BatchInterpolatorV2(CheckpointNode):
         return check_model(model_name, linked=model is None or interp_model is None)
 
     @classmethod
+    @checked
     def execute(
         cls,
         images: ImagesOrVideo,

@@ -31,6 +31,7 @@ from .output_settings import (
 )
 from .sessions import require_own
 from .validation import check_bitrate, check_session_id, first_problem
+from .values import checked
 
 CONCATENATOR = "TLBVFI_VideoConcatenator"
 SESSION, VIDEO = 0, 1
@@ -139,6 +140,7 @@ class ChunkProcessor(io.ComfyNode):
         return float("nan")
 
     @classmethod
+    @checked
     def execute(
         cls,
         images: ImagesOrVideo,

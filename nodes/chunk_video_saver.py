@@ -15,7 +15,8 @@ from .host import NodeProgress, folders
 from .manual_session import chunk_settings, new_session_id, save_chunk
 from .output_settings import exact_rate, frames_per_pair
 from .paths import folder_in_output, readable_file
-from .validation import check_session_id
+from .validation import check_rate, check_session_id, first_problem
+from .values import checked
 
 LAST_CHUNK = 999_999
 
@@ -97,8 +98,9 @@ class ChunkVideoSaver(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, session_id: str | None = None) -> bool | str:
-        return check_session_id(session_id)
+    def validate_inputs(cls, session_id: str | None = None, fps: object = None) -> bool | str:
+        # ComfyUI converts no value of an input with two types, and fails to compare it with limits
+        return first_problem(check_session_id(session_id), check_rate(fps))
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: object) -> float:
@@ -106,6 +108,7 @@ class ChunkVideoSaver(io.ComfyNode):
         return float("nan")
 
     @classmethod
+    @checked
     def execute(
         cls,
         frames: Tensor,

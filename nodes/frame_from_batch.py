@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..tlbvfi.errors import FrameError, SettingsError
 from .choices import CATEGORY
+from .values import checked
 
 
 class FrameFromBatch(io.ComfyNode):
@@ -40,6 +41,7 @@ class FrameFromBatch(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, images: Tensor, index: int = 0, clamp_index: bool = True) -> io.NodeOutput:
         if not len(images):
             raise FrameError("the batch is empty: connect one with at least 1 frame.")

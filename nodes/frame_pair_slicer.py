@@ -8,6 +8,7 @@ from torch import Tensor
 from ..tlbvfi.errors import SettingsError
 from .choices import CATEGORY
 from .images import require_pairs
+from .values import checked
 
 
 class FramePairSlicer(io.ComfyNode):
@@ -42,6 +43,7 @@ class FramePairSlicer(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, images: Tensor, pair_index: int = 0) -> io.NodeOutput:
         require_pairs(images)
         total = len(images) - 1

@@ -11,6 +11,7 @@ from . import choices
 from .host import NodeProgress
 from .models import CheckpointNode, ModelWish, check_model
 from .sequence import run_sequence
+from .values import checked
 
 
 class Interpolator(CheckpointNode):
@@ -54,6 +55,7 @@ class Interpolator(CheckpointNode):
         return check_model(model_name, linked=interp_model is None)
 
     @classmethod
+    @checked
     def execute(
         cls,
         frame_pair: Tensor,

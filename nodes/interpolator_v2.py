@@ -12,6 +12,7 @@ from .host import NodeProgress
 from .images import pair_of
 from .models import CheckpointNode, ModelWish, check_model
 from .sequence import run_sequence
+from .values import checked
 
 
 class InterpolatorV2(CheckpointNode):
@@ -47,6 +48,7 @@ class InterpolatorV2(CheckpointNode):
         return check_model(model_name, linked=model is None or interp_model is None)
 
     @classmethod
+    @checked
     def execute(
         cls,
         prev_frame: Tensor,

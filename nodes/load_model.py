@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from . import choices
 from .models import CheckpointNode, check_checkpoint, named_model
+from .values import checked
 
 
 class LoadModel(CheckpointNode):
@@ -28,5 +29,6 @@ class LoadModel(CheckpointNode):
         return check_checkpoint(model_name)
 
     @classmethod
+    @checked
     def execute(cls, model_name: str, precision: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(named_model(model_name, precision, mm.get_torch_device()))

@@ -9,7 +9,9 @@ from ..encoding.errors import VideoError
 from ..encoding.profiles import parse_bitrate
 from ..encoding.session import check_id
 from ..tlbvfi.errors import InterpolationError
+from .output_settings import exact_rate
 from .paths import plain_file_name
+from .values import as_type
 
 
 def first_problem(*answers: bool | str) -> bool | str:
@@ -33,6 +35,16 @@ def check_bitrate(bitrate: str | None) -> bool | str:
         if bitrate:
             parse_bitrate(bitrate)
     except VideoError as error:
+        return str(error)
+    return True
+
+
+def check_rate(fps: object) -> bool | str:
+    """Whether it is a number of frames per second that a file can have, or 0."""
+    try:
+        if fps is not None:
+            exact_rate(as_type("FLOAT", "fps", fps))
+    except InterpolationError as error:
         return str(error)
     return True
 

@@ -9,6 +9,7 @@ from . import choices
 from .host import NodeProgress
 from .models import CheckpointNode, ModelWish, check_model
 from .sequence import run_sequence
+from .values import checked
 
 
 class Vfi(CheckpointNode):
@@ -51,6 +52,7 @@ class Vfi(CheckpointNode):
         return check_model(model_name)
 
     @classmethod
+    @checked
     def execute(
         cls,
         images: Tensor,

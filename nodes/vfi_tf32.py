@@ -9,6 +9,7 @@ from . import choices
 from .host import NodeProgress
 from .models import CheckpointNode, ModelWish, check_model
 from .sequence import run_sequence
+from .values import checked
 
 
 class VfiTf32(CheckpointNode):
@@ -35,6 +36,7 @@ class VfiTf32(CheckpointNode):
         return check_model(model_name)
 
     @classmethod
+    @checked
     def execute(
         cls, images: Tensor, model_name: str, times_to_interpolate: int, gpu_id: int
     ) -> io.NodeOutput:

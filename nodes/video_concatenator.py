@@ -23,6 +23,7 @@ from .output_settings import container_of, encoder_notices, encoder_settings
 from .paths import folder_in_output, is_file, plain_file_name, readable_file
 from .sessions import NO_SESSION, find_session
 from .validation import check_file_name, check_session_id, first_problem
+from .values import checked
 
 
 class VideoConcatenator(io.ComfyNode):
@@ -89,6 +90,7 @@ class VideoConcatenator(io.ComfyNode):
         return float("nan")
 
     @classmethod
+    @checked
     def execute(
         cls,
         session_id: str,

@@ -63,6 +63,19 @@ class OddFloat:
         return (float(number),)
 
 
+class OddAny:
+    """A JSON value, or another node's output, over a link of any type."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("*",), "run", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"optional": {"text": ("STRING", {}), "value": ("*", {})}}
+
+    def run(self, text="null", value=None):
+        return (json.loads(text) if value is None else value,)
+
+
 class OddVideo:
     """A video file of the input folder, in memory only, as the nodes of web services return it."""
 
@@ -100,6 +113,7 @@ NODE_CLASS_MAPPINGS = {
     "OddImages": OddImages,
     "OddSound": OddSound,
     "OddFloat": OddFloat,
+    "OddAny": OddAny,
     "OddVideo": OddVideo,
     "OddLoop": OddLoop,
 }

@@ -399,6 +399,57 @@ def test_names_of_nothing_are_refused_before_anything_runs(comfyui, node, inputs
     assert any(sentence in problem["details"] for problem in comfyui.refusal(nodes))
 
 
+def saver_of(node, **inputs) -> dict:
+    """Prompt nodes that save two gray frames as a chunk."""
+    images = node("OddImages", levels="0 1", height=48, width=64, channels=3)
+    saver = {"frames": ["i", 0], "chunk_id": 0, "fps": 24.0, "session_id": "values"} | inputs
+    return {"i": images, "c": node("TLBVFI_ChunkVideoSaver", **saver)}
+
+
+def test_a_rate_may_be_text_as_scripts_write_it(comfyui, node):
+    comfyui.run(saver_of(node, fps="24"))
+    assert json.loads((comfyui.session("values") / "manifest.json").read_text())["stream"][
+        "rate"
+    ] == ("24")
+
+
+@pytest.mark.parametrize(
+    ("fps", "sentence"),
+    [
+        ("fast", "fps must be a number, got 'fast': set it, or connect another output."),
+        ({"a": 1}, "fps must be a number, got dict:"),
+    ],
+)
+def test_a_rate_that_is_no_number_is_refused_before_anything_runs(comfyui, node, fps, sentence):
+    assert any(sentence in each["details"] for each in comfyui.refusal(saver_of(node, fps=fps)))
+
+
+def test_a_rate_of_null_is_refused(comfyui, node):
+    assert "fps must be a number, got None:" in comfyui.error(saver_of(node, fps=None))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("chunk_id", "1.5", "chunk_id must be a whole number, got 1.5:"),
+        ("codec", "3", "There is no codec '3'"),
+        ("codec", "null", "codec must be a text, got None:"),
+        ("output_dir", "null", "output_dir must be a text, got None:"),
+        ("frames", '{"samples": 1}', "frames must be a batch of images"),
+    ],
+)
+def test_a_value_of_another_type_over_a_link_is_named(comfyui, node, name, text, sentence):
+    nodes = saver_of(node, **{name: ["v", 0]}) | {"v": node("OddAny", text=text)}
+    assert sentence in comfyui.error(nodes)
+
+
+def test_a_mask_is_no_batch_of_images(comfyui, node):
+    nodes = saver_of(node, frames=["v", 0])
+    nodes["m"] = node("SolidMask", value=0.5, width=64, height=48)
+    nodes["v"] = node("OddAny", value=["m", 0])
+    assert "got a tensor [1, 48, 64]" in comfyui.error(nodes)
+
+
 @pytest.mark.parametrize("number", [-1, 10**6])
 def test_a_chunk_outside_of_the_numbers_there_are_is_refused(comfyui, node, gray_batch, number):
     nodes, batch = gray_batch(2)
