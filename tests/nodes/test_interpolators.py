@@ -49,9 +49,12 @@ def batch(node, gray_batch):
     return build
 
 
-def test_a_batch_becomes_the_whole_sequence(batch, levels):
-    nodes = batch("TLBVFI_BatchInterpolator_V2", 3, times_to_interpolate=1)
-    assert levels(nodes) == [0, 63, 127, 191, 255]
+@pytest.mark.parametrize(
+    ("scene_cuts", "gray"), [("ignore", [0, 63, 127, 191, 255]), ("hold", [0, 0, 127, 127, 255])]
+)
+def test_a_batch_becomes_the_whole_sequence(batch, levels, scene_cuts, gray):
+    inputs = {"times_to_interpolate": 1, "scene_cuts": scene_cuts}
+    assert levels(batch("TLBVFI_BatchInterpolator_V2", 3, **inputs)) == gray
 
 
 def test_a_video_can_take_the_place_of_a_batch(comfyui, clip, node):
@@ -64,10 +67,8 @@ def test_a_video_can_take_the_place_of_a_batch(comfyui, clip, node):
 
 
 def test_without_source_frames_only_the_new_ones_come(batch, levels):
-    nodes = batch(
-        "TLBVFI_BatchInterpolator_V2", 3, times_to_interpolate=1, include_source_frames=False
-    )
-    assert levels(nodes) == [63, 191]
+    inputs = {"times_to_interpolate": 1, "scene_cuts": "ignore", "include_source_frames": False}
+    assert levels(batch("TLBVFI_BatchInterpolator_V2", 3, **inputs)) == [63, 191]
 
 
 def test_a_pair_that_is_not_the_last_leaves_out_its_end(batch, levels):
