@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
@@ -14,7 +16,7 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, io
 
 from ..encoding.delivery import Final, clean_up, final_to_json
-from ..encoding.durable import sole_writer
+from ..encoding.durable import atomic_file, disk_errors, sole_writer
 from ..encoding.manifest import Json
 from ..encoding.profiles import find_profile
 from ..encoding.session import PROGRESS, Session
@@ -89,12 +91,14 @@ def join_to(
     sound: Callable[[], Path | None],
     metadata: Mapping[str, str],
     keep_chunks: bool,
+    is_named: bool = False,
 ) -> Path:
     """The session's verified final file: the existing one, or a new one at `wanted`.
 
     `final`: the encoder for a final encode; None: chunks are joined as they are. `sound`: where its
-    sound comes from, asked only if a new one is made. An existing file that was not made from this
-    session is left alone: a number is added to the name instead.
+    sound comes from, asked only if a new one is made. `is_named`: whether the user chose `wanted`, so
+    that a file under another name will not do. An existing file that was not made from this session
+    is left alone: a number is added to the name instead.
 
     Raises:
         SessionError: chunks are missing.
@@ -107,6 +111,8 @@ def join_to(
         alike = [each for each in made if each.has_form(wanted, final)] or made
         former = own if own in alike else alike[-1]
         if is_joined(session, former.noted):
+            if former is not own and is_named:
+                return _named_as_well(session, former, wanted)
             if former is not own:
                 progress(
                     Notice(text=f"session {session.id} was already joined into {former.path.name}.")
@@ -127,6 +133,19 @@ def join_to(
             keep_chunks=keep_chunks,
             on_event=progress,
         )
+    return output
+
+
+def _named_as_well(session: Session, former: Made, wanted: Path) -> Path:
+    """A second name for a final file: a link, or a copy where the disk knows no links."""
+    output = free_path(wanted)
+    with session.locked(), sole_writer(output), disk_errors(output), atomic_file(output) as file:
+        try:
+            os.link(former.path, file)
+        except OSError:
+            shutil.copyfile(former.path, file)
+        # before it appears, as in a join: after a crash it is known or absent
+        session.note_result({**(session.result(former.noted) or {}), "output": str(output)})
     return output
 
 

@@ -116,6 +116,7 @@ class VideoConcatenator(io.ComfyNode):
             sound=partial(remembered_sound, session, progress),
             metadata=graph_metadata(cls.hidden),
             keep_chunks=not cleanup_chunks,
+            is_named=bool(output_filename or output_dir),
         )
         return shown(output, folders().output, progress)
 

@@ -249,13 +249,30 @@ def test_another_form_is_refused_once_the_chunks_are_removed(comfyui, chain, nod
     assert first.is_file()
 
 
-def test_another_name_alone_gets_the_file_that_is_there(comfyui, chain, node):
+@pytest.mark.parametrize("inputs", [{"output_filename": "two"}, {"output_dir": "two"}])
+def test_another_name_or_folder_is_given_to_the_same_file_as_well(comfyui, chain, node, inputs):
     nodes = joined(chain("named", [0, 1]), node, output_filename="one")
-    comfyui.run(nodes)
-    join = node("TLBVFI_VideoConcatenator", session_id="named", output_filename="two")
-    outputs = comfyui.run({"j": join})["j"]
-    assert comfyui.saved(outputs).name == "one.mp4"
-    assert "session named was already joined into one.mp4." in outputs["text"][0]
+    first = comfyui.saved(comfyui.run(nodes)["j"])
+    join = node("TLBVFI_VideoConcatenator", session_id="named", **inputs)
+    for _ in range(2):
+        second = comfyui.saved(comfyui.run({"j": join})["j"])
+        assert "two" in (second.stem, second.parent.name)
+        assert second.samefile(first)
+    assert (
+        comfyui.saved(
+            comfyui.run(
+                {"j": nodes["j"] | {"inputs": {"session_id": "named", "output_filename": "one"}}}
+            )["j"]
+        )
+        == first
+    )
+
+
+def test_without_a_name_the_file_that_is_there_is_shown(comfyui, chain, node):
+    comfyui.run(joined(chain("unnamed", [0, 1]), node, output_filename="a-name"))
+    outputs = comfyui.run({"j": node("TLBVFI_VideoConcatenator", session_id="unnamed")})["j"]
+    assert comfyui.saved(outputs).name == "a-name.mp4"
+    assert "session unnamed was already joined into a-name.mp4." in outputs["text"][0]
 
 
 def test_a_file_of_something_else_is_left_alone(comfyui, chain, node):
