@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..encoding.memory import MemorySource
+from ..encoding.probe import first_picture
 from ..encoding.source import Source, open_source
 from ..tlbvfi.errors import SettingsError
-from .images import require_pairs
+from .images import require_images, require_pairs
 from .output_settings import meant_rate
+
+CHANNELS = (*range(1, 9), 10, 12, 14, 16, 24)
+"""Numbers of channels that FFmpeg knows loudspeakers for."""
+HIGHEST_RATE = 768_000
+"""Samples per second."""
 
 ImagesOrVideo = Any  # an IMAGE tensor [N, H, W, C] or ComfyUI's untyped VideoInput
 
@@ -73,7 +79,13 @@ class Components(MemorySource):
 
 
 def as_images(clip: ImagesOrVideo) -> Tensor:
-    """[N, H, W, C] of a batch, or of all frames of a video."""
+    """[N, H, W, C] of a batch, or of all frames of a video.
+
+    Raises:
+        SourceError: the file is not a video, or nothing in it can be decoded.
+    """
+    if isinstance(clip, InputImpl.VideoFromFile):
+        first_picture(clip.get_stream_source())  # ComfyUI passes on what FFmpeg says, a bare number
     return clip.get_components().images if isinstance(clip, Input.Video) else clip
 
 
@@ -84,12 +96,13 @@ def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -
     batch, which has none of its own. `temp`: folder for data that exists only in memory.
 
     Raises:
-        FrameError: a batch of fewer than two images.
-        SettingsError: a batch without a rate.
+        FrameError: a batch of fewer than two images, or of something else than color pictures.
+        SettingsError: a batch without a rate, or sound that no file stores.
         SourceError: the video cannot be read.
     """
     if isinstance(clip, InputImpl.VideoFromComponents):
         parts = clip.get_components()
+        require_images(parts.images)
         rate, sound = meant_rate(Fraction(parts.frame_rate)), sound_file(parts.audio, temp)
         return Clip(
             source=Components(BatchFrames(parts.images), rate=rate, sound=sound), sound=sound
@@ -97,6 +110,7 @@ def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -
     if isinstance(clip, Input.Video):
         return _open_file(clip, temp)
     require_pairs(clip)
+    require_images(clip)
     if batch_rate is None:
         raise SettingsError(
             "fps 0 means the rate of the video, and a batch of images has none: set fps to the "
@@ -137,16 +151,26 @@ def _trim_window(video: Input.Video) -> tuple[Fraction, Fraction]:
 
 
 def sound_file(audio: dict[str, Any] | None, temp: Path) -> Path | None:
-    """A WAV file (16 bit) of an AUDIO value; None if it contains no sound."""
+    """A WAV file (16 bit) of an AUDIO value; None if it contains no sound.
+
+    Raises:
+        SettingsError: no file stores so many channels, or such a rate.
+    """
     if audio is None or not audio["waveform"].numel():
         return None
     samples = audio["waveform"][0].to(device="cpu", dtype=torch.float32)  # [channels, samples]
+    rate = int(audio["sample_rate"])
+    if len(samples) not in CHANNELS or not 0 < rate <= HIGHEST_RATE:
+        raise SettingsError(
+            f"the sound has {len(samples)} channels at {rate} Hz, which no video file stores: convert "
+            "it to stereo at 48000 Hz first."
+        )
     pcm = samples.clamp(-1, 1).mul(32767).round().to(torch.int16).T.contiguous().numpy()
     content = BytesIO()
     with wave.open(content, "wb") as file:
         file.setnchannels(len(samples))
         file.setsampwidth(2)
-        file.setframerate(int(audio["sample_rate"]))
+        file.setframerate(rate)
         file.writeframes(pcm.tobytes())
     return stored(content, temp, suffix=".wav")
 

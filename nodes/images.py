@@ -138,8 +138,8 @@ def pair_of(frame0: Tensor, frame1: Tensor) -> Tensor:
     require_images(frame1)
     if frame0.shape[1:] != frame1.shape[1:]:
         raise FrameError(
-            f"the two frames differ in size: {_size(frame0)} and {_size(frame1)}; scale one of them "
-            "to the size of the other first."
+            f"the two frames differ in size or channels: {_size(frame0)} and {_size(frame1)}; scale or "
+            "convert one of them first."
         )
     return torch.stack([frame0[0], frame1[0].to(frame0)])
 

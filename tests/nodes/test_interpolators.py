@@ -66,6 +66,17 @@ def test_a_video_can_take_the_place_of_a_batch(comfyui, clip, node):
     assert comfyui.run(nodes)["p"]["text"] == ["9"]
 
 
+@pytest.mark.parametrize("loader", ["LoadVideo", "OddVideo"])
+def test_a_file_that_is_no_video_is_named_in_a_sentence(comfyui, node, loader):
+    (comfyui.base / "input" / "broken.mp4").write_bytes(b"no video at all" * 99)
+    nodes = {
+        "l": node(loader, file="broken.mp4"),
+        "x": node("TLBVFI_BatchInterpolator_V2", images=["l", 0], model_name="blend"),
+        "p": node("PreviewAny", source=["x", 1]),
+    }
+    assert "is not a video, or is too damaged to be opened" in comfyui.error(nodes)
+
+
 def test_without_source_frames_only_the_new_ones_come(batch, levels):
     inputs = {"times_to_interpolate": 1, "scene_cuts": "ignore", "include_source_frames": False}
     assert levels(batch("TLBVFI_BatchInterpolator_V2", 3, **inputs)) == [63, 191]
@@ -243,9 +254,10 @@ def test_clearing_the_model_cache_runs_every_time(comfyui, node):
 def test_a_pair_costs_under_10_ms(comfyui, node):
     """CPU time of a plain cross-fade at 256x448, including all of ComfyUI's own work."""
     count = 200
+    mix = {"model_name": "blend", "scene_cuts": "ignore"}
     nodes = {
         "e": node("EmptyImage", width=448, height=256, batch_size=count, color=0x336699),
-        "x": node("TLBVFI_BatchInterpolator_V2", images=["e", 0], model_name="blend"),
+        "x": node("TLBVFI_BatchInterpolator_V2", images=["e", 0], **mix),
         "p": node("PreviewAny", source=["x", 1]),
     }
     comfyui.run(nodes)
