@@ -49,21 +49,36 @@ def readable_file(text: str, folders: Folders) -> Path:
     Raises:
         SettingsError: no such file, or one outside the folders that may be read.
     """
-    annotated = _ANNOTATED.match(text)
-    folder = annotated["folder"] if annotated else "input"
-    path = _resolve(folders.named(folder), annotated["name"] if annotated else text)
+    path = readable_path(text, folders)
+    if not is_file(path):
+        raise SettingsError(
+            f"there is no file {_begin(text)} in ComfyUI's {_named(text)[1]} folder: check the name, or "
+            "write 'name [output]' for a file of the output folder."
+        )
+    return path
+
+
+def readable_path(text: str, folders: Folders) -> Path:
+    """The path that `text` names, whether there is a file or not: nobody learns what is elsewhere.
+
+    Raises:
+        SettingsError: it is outside the folders that may be read.
+    """
+    name, folder = _named(text)
+    path = _resolve(folders.named(folder), name)
     roots = (folders.input, folders.output, folders.temp, *folders.readable)
     if not any(_is_inside(path, root) for root in roots):
         raise SettingsError(
             f"{_begin(text)} is outside ComfyUI's input, output and temp folders: move the file there, "
             f"or list its folder in the environment variable {READ_FOLDERS_VARIABLE} of the server."
         )
-    if not is_file(path):
-        raise SettingsError(
-            f"there is no file {_begin(text)} in ComfyUI's {folder} folder: check the name, or write "
-            "'name [output]' for a file of the output folder."
-        )
     return path
+
+
+def _named(text: str) -> tuple[str, str]:
+    """(name, folder) of `name [output]`; the folder is `input` unless it is named."""
+    annotated = _ANNOTATED.match(text)
+    return (annotated["name"], annotated["folder"]) if annotated else (text, "input")
 
 
 def folder_in_output(text: str, folders: Folders) -> Path:

@@ -42,3 +42,17 @@ def find_session(session_id: str, *roots: Path) -> Session:
         raise SettingsError(NO_SESSION)
     found = (Session.find(root, session_id) for root in roots)
     return next(filter(None, found), None) or Session.open(roots[0], session_id)
+
+
+def require_complete(session: Session) -> None:
+    """Refuse to join a session that lacks chunks.
+
+    Raises:
+        SettingsError: naming the first chunk that is not made.
+    """
+    if missing := session.missing():
+        raise SettingsError(
+            f"session {session.id} is not complete ({missing}): queue the graph that makes it again; if "
+            "each run saves one chunk, give all of them one session_id and leave cleanup_chunks off "
+            "until the last."
+        )

@@ -20,8 +20,8 @@ from .final_file import graph_metadata, join_to, require_form, shown
 from .host import NodeProgress, folders
 from .manual_session import chunks_of_earlier_runs
 from .output_settings import container_of, encoder_notices, encoder_settings
-from .paths import folder_in_output, is_file, plain_file_name, readable_file
-from .sessions import NO_SESSION, find_session
+from .paths import folder_in_output, is_file, plain_file_name, readable_path
+from .sessions import NO_SESSION, find_session, require_complete
 from .validation import check_file_name, check_session_id, first_problem
 from .values import checked
 
@@ -103,6 +103,7 @@ class VideoConcatenator(io.ComfyNode):
     ) -> io.NodeOutput:
         progress = NodeProgress(cls.hidden.unique_id)
         session = find_session(session_id, *roots(output_dir))
+        require_complete(session)
         suffix = session.manifest.encoder.suffix if codec == "copy" else container_of(codec)
         wanted = roots(output_dir)[0] / output_name(output_filename or session.id, suffix)
         final = final_encoder(session, wanted.suffix, codec, crf, progress)
@@ -172,11 +173,12 @@ def remembered_sound(session: Session, progress: NodeProgress) -> Path | None:
     sound = sound_of(session)
     if sound is None:
         return None
-    if not is_file(Path(sound)):
-        progress(Notice(text=f"{Path(sound).name} no longer exists, so the video has no sound."))
-        return None
     try:
-        return readable_file(sound, folders())
+        path = readable_path(sound, folders())
     except SettingsError as error:
         progress(Notice(text=f"The video has no sound, because {error}"))
         return None
+    if is_file(path):
+        return path
+    progress(Notice(text=f"{Path(sound).name} no longer exists, so the video has no sound."))
+    return None
