@@ -197,7 +197,10 @@ def deliver(
     prompt = running_prompt(hidden.dynprompt)
     joins_later = leads_to(prompt, hidden.unique_id, SESSION, CONCATENATOR)
     if joins_later and not is_linked(prompt, hidden.unique_id, VIDEO):
-        return io.NodeOutput(session.id, None, ui={"text": tuple(progress.notices)})
+        is_ready = session.has_chunks()
+        state = "ready: the concatenator joins them" if is_ready else "were joined before"
+        text = progress.show(f"{len(session.records())} chunks {state}")
+        return io.NodeOutput(session.id, None, ui={"text": (text,)})
     output = join_to(
         session,
         root / f"{session.id}{suffix}",

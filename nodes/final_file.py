@@ -166,9 +166,7 @@ def shown(output: Path, root: Path, progress: NodeProgress, *values: object) -> 
         "type": io.FolderType.output.value,
     }
     name = str(output.relative_to(root))
-    progress.show(name)
-    text = "\n".join([name, *progress.notices])
-    ui = {"images": [preview], "animated": (True,), "text": (text,)}
+    ui = {"images": [preview], "animated": (True,), "text": (progress.show(name),)}
     return io.NodeOutput(*values, InputImpl.VideoFromFile(str(output)), ui=ui)
 
 

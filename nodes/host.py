@@ -29,7 +29,7 @@ from ..tlbvfi.progress import (
     Started,
 )
 from .paths import Folders, extra_read_folders
-from .status import status_line
+from .status import status_line, stopped_line
 
 log = logging.getLogger("tlbvfi.nodes")
 
@@ -37,6 +37,8 @@ SHOW_SECONDS = 0.5
 """Minimum time between two lines of text, or two previews: each preview is encoded as a JPEG."""
 PREVIEW_PIXELS = 512
 """Longest side of a preview."""
+Preview = tuple[str, Image.Image, int]
+"""Format, picture and longest side, as ComfyUI takes them."""
 
 
 def folders() -> Folders:
@@ -97,7 +99,8 @@ class NodeProgress:
     def __init__(self, node_id: str, *, log_events: bool = False) -> None:
         self._log_events = log_events
         self.notices: list[str] = []
-        self._line = ""
+        self._line = self._done = ""
+        self._resumes = False
         self._node_id = node_id
         self._bar = ProgressBar(1, node_id=node_id)
         self._last_chunk: ChunkDone | None = None
@@ -105,38 +108,44 @@ class NodeProgress:
 
     def __call__(self, event: Event) -> None:
         """Show an event. Raises ComfyUI's InterruptProcessingException on Cancel."""
-        mm.throw_exception_if_processing_interrupted()
+        try:
+            mm.throw_exception_if_processing_interrupted()
+        except mm.InterruptProcessingException:
+            self.show(stopped_line(self._done, resumes=self._resumes))
+            raise
         if self._log_events:
             log.info("%s", event)
         match event:
             case Reading(what=what, done=done, total=total):
-                self._bar.update_absolute(done, total)
+                self._update(done, total)
                 self._throttled(lambda: f"reading {what} {done}/{total}")
             case Started(encoder=encoder):
+                self._resumes = True
                 self.show(f"encoder {encoder}")
             case FrameDone():
                 self._frame(event)
             case ChunkDone():
                 self._last_chunk = event
             case Encoding(done=done, total=total):
-                self._bar.update_absolute(done, total)
+                self._update(done, total)
                 self._throttled(lambda: f"encoding frame {done}/{total}")
             case Joining(done=done, total=total):
-                self._bar.update_absolute(done, total)
+                self._update(done, total)
                 self._throttled(lambda: f"joining frame {done}/{total}")
             case Notice(text=text):
                 self.notices.append(text)
                 log.warning(text)
                 self.show(self._line)
 
-    def show(self, line: str) -> None:
-        """Show a line of text on the node, above the notices so far."""
+    def show(self, line: str) -> str:
+        """Show a line of text on the node, above the notices so far; the whole text."""
         self._line = line
         text = "\n".join(filter(None, [line, *self.notices]))
         server = PromptServer.instance
         if server.client_id is not None:  # a prompt sent by a script has no page to show it on
-            text = text.encode(errors="replace")  # names of files need not be UTF-8
-            server.send_progress_text(text, self._node_id, server.client_id)
+            encoded = text.encode(errors="replace")  # names of files need not be UTF-8
+            server.send_progress_text(encoded, self._node_id, server.client_id)
+        return text
 
     def _frame(self, event: FrameDone) -> None:
         preview = None
@@ -145,8 +154,12 @@ class NodeProgress:
             preview = _preview(event.image)
             self._previewed = time.monotonic()
         total = event.frames_total or event.frames_done
-        self._bar.update_absolute(event.frames_done, total, preview)
+        self._update(event.frames_done, total, preview)
         self._throttled(lambda: status_line(event, self._last_chunk))
+
+    def _update(self, done: int, total: int, preview: Preview | None = None) -> None:
+        self._done = f"{done}/{total}"
+        self._bar.update_absolute(done, total, preview)
 
     def _throttled(self, text: Callable[[], str]) -> None:
         if _is_due(self._shown):
@@ -158,7 +171,7 @@ def _is_due(last: float) -> bool:
     return time.monotonic() - last >= SHOW_SECONDS
 
 
-def _preview(image: Tensor) -> tuple[str, Image.Image, int]:
+def _preview(image: Tensor) -> Preview:
     """A [C, H, W] frame in [0, 1], subsampled by a whole factor first: 10 ms less for 4K."""
     step = max(1, max(image.shape[1:]) // PREVIEW_PIXELS)
     small = image[:3, ::step, ::step].clamp(0, 1).mul(255).round().to(torch.uint8)

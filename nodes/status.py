@@ -23,6 +23,12 @@ def status_line(frame: FrameDone, chunk: ChunkDone | None) -> str:
     return " · ".join(parts)
 
 
+def stopped_line(done: str, *, resumes: bool) -> str:
+    """`stopped at 120/2000: queue it again to resume`. `done` is empty before the first frame."""
+    where = f" at {done}" if done else ""
+    return f"stopped{where}: queue it again to resume" if resumes else f"stopped{where}"
+
+
 def clock(seconds: float) -> str:
     """`2:12` or `1:02:12`."""
     minutes, rest = divmod(round(seconds), 60)

@@ -185,6 +185,20 @@ def test_a_sound_without_samples_is_no_sound(comfyui, created, sound):
     assert not sounds(comfyui.saved(comfyui.run(created(sound=sound))["c"]))
 
 
+@pytest.mark.parametrize(
+    "sound",
+    [
+        {"channels": 9, "samples": 9, "rate": 48000},
+        {"channels": 70000, "samples": 9, "rate": 48000},
+        {"channels": 2, "samples": 9, "rate": 0},
+        {"channels": 2, "samples": 9, "rate": 2 * 10**9},
+    ],
+)
+def test_a_sound_that_no_file_stores_is_refused(comfyui, created, sound):
+    words = f"the sound has {sound['channels']} channels at {sound['rate']} Hz, which no video file"
+    assert words in comfyui.error(created(sound=sound))
+
+
 def test_a_sound_that_no_player_takes_is_converted_and_told(comfyui, created):
     sound = {"channels": 16, "samples": 24000, "rate": 192000}
     outputs = comfyui.run(created(sound=sound))["c"]
@@ -309,6 +323,7 @@ def test_with_a_concatenator_there_is_one_file_under_its_name(comfyui, clip, pro
     assert result == comfyui.base / "output" / "films" / "one.mp4"
     assert packets(result, "audio")
     assert "images" not in outputs["c"]
+    assert outputs["c"]["text"] == ["1 chunks ready: the concatenator joins them"]
     assert not list((comfyui.base / "output").glob("one-file*"))
     assert not list(comfyui.session("one-file").glob("chunk_*"))
 
@@ -406,6 +421,12 @@ def test_cancel_stops_the_reading_of_a_clip_in_memory(comfyui, processor, node, 
     _, texts = watch(prompt, until="reading frame")
     assert any(re.search(r"reading frame \d+/600", text) for text in texts)
     assert not any("frames/s" in text for text in texts)
+    assert re.search(r"stopped at \d+/600$", texts[-1])
+
+
+def test_a_canceled_job_shows_where_it_stopped_and_how_to_go_on(long_job, watch):
+    _, texts = watch(long_job("stopped"), until="frames/s")
+    assert re.search(r"stopped at \d+/799: queue it again to resume$", texts[-1])
 
 
 def test_kill_9_costs_at_most_a_chunk(comfyui, long_job, undisturbed):
@@ -529,6 +550,24 @@ def test_one_frame_is_refused(comfyui, clip, processor, gray_batch):
     nodes["c"] = processor("")["c"]
     nodes["c"]["inputs"] |= {"images": batch, "fps": 24.0}
     assert "at least 2 frames" in comfyui.error(nodes)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ({"height": 0, "width": 0, "channels": 3}, "this one has 2 of 0x0 with 3 channels"),
+        ({"height": 48, "width": 64, "channels": 1}, "this one has 2 of 64x48 with 1 channels"),
+        ({"height": 48, "width": 64, "channels": 5}, "this one has 2 of 64x48 with 5 channels"),
+    ],
+)
+@pytest.mark.parametrize("as_video", [False, True])
+def test_frames_that_are_no_color_pictures_are_refused(
+    comfyui, processor, node, size, words, as_video
+):
+    prompt = {"i": node("OddImages", levels="0 1", **size), "c": processor("", fps=24.0)["c"]}
+    prompt["v"] = node("CreateVideo", images=["i", 0], fps=12.0)
+    prompt["c"]["inputs"]["images"] = ["v" if as_video else "i", 0]
+    assert words in comfyui.error(prompt)
 
 
 def test_rgba_images_go_through_and_say_where_alpha_would_stay(comfyui, processor, node):
