@@ -197,9 +197,8 @@ def deliver(
     prompt = running_prompt(hidden.dynprompt)
     joins_later = leads_to(prompt, hidden.unique_id, SESSION, CONCATENATOR)
     if joins_later and not is_linked(prompt, hidden.unique_id, VIDEO):
-        is_ready = session.has_chunks()
-        state = "ready: the concatenator joins them" if is_ready else "were joined before"
-        text = progress.show(f"{len(session.records())} chunks {state}")
+        state = "ready for the concatenator" if session.has_chunks() else "joined before"
+        text = progress.show(f"chunks {state}: {len(session.records())}")
         return io.NodeOutput(session.id, None, ui={"text": (text,)})
     output = join_to(
         session,

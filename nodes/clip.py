@@ -97,7 +97,7 @@ def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -
 
     Raises:
         FrameError: a batch of fewer than two images, or of something else than color pictures.
-        SettingsError: a batch without a rate, or sound that no file stores.
+        SettingsError: a batch without a rate, or sound that no encoder knows.
         SourceError: the video cannot be read.
     """
     if isinstance(clip, InputImpl.VideoFromComponents):
@@ -154,7 +154,7 @@ def sound_file(audio: dict[str, Any] | None, temp: Path) -> Path | None:
     """A WAV file (16 bit) of an AUDIO value; None if it contains no sound.
 
     Raises:
-        SettingsError: no file stores so many channels, or such a rate.
+        SettingsError: encoders know no such number of channels, or rate.
     """
     if audio is None or not audio["waveform"].numel():
         return None
@@ -162,7 +162,7 @@ def sound_file(audio: dict[str, Any] | None, temp: Path) -> Path | None:
     rate = int(audio["sample_rate"])
     if len(samples) not in CHANNELS or not 0 < rate <= HIGHEST_RATE:
         raise SettingsError(
-            f"the sound has {len(samples)} channels at {rate} Hz, which no video file stores: convert "
+            f"the sound has {len(samples)} channels at {rate} Hz, which encoders do not know: convert "
             "it to stereo at 48000 Hz first."
         )
     pcm = samples.clamp(-1, 1).mul(32767).round().to(torch.int16).T.contiguous().numpy()

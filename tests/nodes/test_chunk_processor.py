@@ -194,8 +194,8 @@ def test_a_sound_without_samples_is_no_sound(comfyui, created, sound):
         {"channels": 2, "samples": 9, "rate": 2 * 10**9},
     ],
 )
-def test_a_sound_that_no_file_stores_is_refused(comfyui, created, sound):
-    words = f"the sound has {sound['channels']} channels at {sound['rate']} Hz, which no video file"
+def test_a_sound_that_no_encoder_knows_is_refused(comfyui, created, sound):
+    words = f"the sound has {sound['channels']} channels at {sound['rate']} Hz, which encoders do not know"
     assert words in comfyui.error(created(sound=sound))
 
 
@@ -323,7 +323,7 @@ def test_with_a_concatenator_there_is_one_file_under_its_name(comfyui, clip, pro
     assert result == comfyui.base / "output" / "films" / "one.mp4"
     assert packets(result, "audio")
     assert "images" not in outputs["c"]
-    assert outputs["c"]["text"] == ["1 chunks ready: the concatenator joins them"]
+    assert outputs["c"]["text"] == ["chunks ready for the concatenator: 1"]
     assert not list((comfyui.base / "output").glob("one-file*"))
     assert not list(comfyui.session("one-file").glob("chunk_*"))
 

@@ -255,19 +255,13 @@ def test_another_form_is_refused_once_the_chunks_are_removed(comfyui, chain, nod
 def test_another_name_or_folder_is_given_to_the_same_file_as_well(comfyui, chain, node, inputs):
     nodes = joined(chain("named", [0, 1]), node, output_filename="one")
     first = comfyui.saved(comfyui.run(nodes)["j"])
-    join = node("TLBVFI_VideoConcatenator", session_id="named", **inputs)
+    another = node("TLBVFI_VideoConcatenator", session_id="named", **inputs)
     for _ in range(2):
-        second = comfyui.saved(comfyui.run({"j": join})["j"])
+        second = comfyui.saved(comfyui.run({"j": another})["j"])
         assert "two" in (second.stem, second.parent.name)
         assert second.samefile(first)
-    assert (
-        comfyui.saved(
-            comfyui.run(
-                {"j": nodes["j"] | {"inputs": {"session_id": "named", "output_filename": "one"}}}
-            )["j"]
-        )
-        == first
-    )
+    same = node("TLBVFI_VideoConcatenator", session_id="named", output_filename="one")
+    assert comfyui.saved(comfyui.run({"j": same})["j"]) == first
 
 
 def test_without_a_name_the_file_that_is_there_is_shown(comfyui, chain, node):
@@ -427,9 +421,8 @@ def saver_of(node, **inputs) -> dict:
 
 def test_a_rate_may_be_text_as_scripts_write_it(comfyui, node):
     comfyui.run(saver_of(node, fps="24"))
-    assert json.loads((comfyui.session("values") / "manifest.json").read_text())["stream"][
-        "rate"
-    ] == ("24")
+    manifest = json.loads((comfyui.session("values") / "manifest.json").read_text())
+    assert manifest["stream"]["rate"] == "24"
 
 
 @pytest.mark.parametrize(
