@@ -31,6 +31,7 @@ from .layout import channel_views, pixel_layout
 from .png import has_opaque_palette, png_header, png_texts, without_deflated
 from .probe import VideoInfo
 from .timestamps import Timestamps
+from .unchanged import Facts, file_facts, unchanged
 from .webp import is_opaque
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class ImageSource(Closable):
         super().__init__()
         self._folder = folder
         self._paths = list_images(folder)
+        self._facts = [file_facts(path) for path in self._paths]
         _require_equal_headers(self._paths)
         self.timestamps = Timestamps(
             start=Fraction(0),
@@ -90,9 +92,8 @@ class ImageSource(Closable):
     def identity(self) -> dict[str, Any]:
         """A hash of the names, sizes and modification times of the images."""
         digest = hashlib.sha256()
-        for path in self._paths:
-            facts = path.stat()
-            digest.update(json.dumps([path.name, facts.st_size, facts.st_mtime_ns]).encode())
+        for path, facts in zip(self._paths, self._facts, strict=True):
+            digest.update(json.dumps([path.name, *(facts or ())]).encode())
         return {
             "kind": "images",
             "frame_count": len(self._paths),
@@ -105,10 +106,11 @@ class ImageSource(Closable):
 
         Raises:
             SourceError: an image cannot be read, has another size or pixel format than the first,
-                or has NaN or infinite pixels; all frames before it were delivered.
+                has NaN or infinite pixels, or has changed since the folder was opened; all frames
+                before it were delivered.
         """
-        paths = self._paths[start:stop]
-        with closing(_read_ahead(paths)) as pictures:
+        files = zip(self._paths[start:stop], self._facts[start:stop], strict=True)
+        with closing(_read_ahead(files)) as pictures:
             for index, picture in enumerate(pictures, start):
                 if self.is_closed:
                     return
@@ -227,13 +229,20 @@ def _decoded(path: Path) -> tuple[av.VideoFrame, VideoCodecContext]:
     return pictures[0], decoder
 
 
-def _read_ahead(paths: Iterable[Path]) -> Generator[av.VideoFrame, None, None]:
+def _read_unchanged(path: Path, facts: Facts | None) -> av.VideoFrame:
+    with unchanged(path, facts):
+        return read_image(path)
+
+
+def _read_ahead(
+    files: Iterable[tuple[Path, Facts | None]],
+) -> Generator[av.VideoFrame, None, None]:
     """Pictures in order, decoded by a few threads that read a few images ahead."""
     workers = min(4, os.cpu_count() or 1)
     pending: deque[Future[av.VideoFrame]] = deque()
     with ThreadPoolExecutor(workers, "tlbvfi-images") as pool:
-        for path in paths:
-            pending.append(pool.submit(read_image, path))
+        for path, facts in files:
+            pending.append(pool.submit(_read_unchanged, path, facts))
             if len(pending) > workers:
                 yield pending.popleft().result()
         while pending:

@@ -25,6 +25,7 @@ from .layout import copied
 from .probe import VideoInfo, describe, first_picture
 from .scan import scan
 from .timestamps import Timestamps
+from .unchanged import file_facts, require_unchanged, unchanged
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -68,6 +69,7 @@ class VideoSource(Closable):
         super().__init__()
         self._source = source
         first = first_picture(source)
+        self._facts = file_facts(source)
         with open_video(source) as (container, stream):
             self._scan = scan(container, stream, first, input_rate=input_rate)
             self._declared_count = stream.frames
@@ -118,13 +120,17 @@ class VideoSource(Closable):
         """Frames `start` to `stop` (exclusive; None: to the end), without a gap in `index`.
 
         Raises:
-            SourceError: a frame has another size or pixel format than the first; all frames before
-                it were delivered.
+            SourceError: a frame has another size or pixel format than the first, or the file has
+                changed since it was opened; all frames before it were delivered.
         """
         if (stop is not None and stop <= start) or (self._scan.is_ordered and start >= self._count):
             return
-        with closing(self._without_gaps(start)) as pictures:
+        with (
+            unchanged(self._source, self._facts),
+            closing(self._without_gaps(start)) as pictures,
+        ):
             for index, picture in pictures:
+                require_unchanged(self._source, self._facts)  # so that no chunk holds other frames
                 yield Frame(picture=picture, index=index, time=self.timestamps.time(index))
                 if index + 1 == stop:
                     return

@@ -39,8 +39,8 @@ class Source(Protocol):
         Close the iterator early to release its file and threads.
 
         Raises:
-            SourceError: a frame has another size or pixel format than the first; all frames before
-                it were delivered.
+            SourceError: a frame has another size or pixel format than the first, or its file has
+                changed since the source was opened; all frames before it were delivered.
         """
         ...
 

@@ -41,6 +41,7 @@ from ..encoding.sequence import (
 from ..encoding.session import ChunkWriter, Session
 from ..encoding.source import Source
 from ..encoding.stored import stored_fraction
+from ..encoding.unchanged import Facts, file_facts, require_unchanged
 from ..encoding.verify import Check, VerifyReport, expected_output, verify_file
 from ..encoding.window import Window
 from .config import JobConfig
@@ -126,6 +127,8 @@ def run_job(
         VideoError: the source, encoder, session or destination is unusable.
         InterpolationError: settings or frames do not fit together.
     """
+    sound = destination.sound if config.has_sound else None
+    sound_facts = file_facts(sound)
     if isinstance(destination.sound, Path):
         refuse_the_source(destination.sound, destination.output)
     if is_image(destination.output.suffix):
@@ -149,7 +152,8 @@ def run_job(
                 session,
                 destination.output,
                 final=plan.final,
-                sound=destination.sound if config.has_sound else None,
+                sound=sound,
+                sound_facts=sound_facts,
                 metadata=(session.origin() or {}).get("metadata"),
                 overwrite=destination.overwrite,
                 keep_chunks=destination.keep_chunks,
@@ -228,6 +232,7 @@ def join_session(
     *,
     final: Final = None,
     sound: Path | BinaryIO | None = None,
+    sound_facts: Facts | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     keep_chunks: bool = False,
@@ -236,17 +241,21 @@ def join_session(
     """Join the chunks and verify the result; then remove the chunks, unless `keep_chunks`.
 
     `final`: what the chunks become; None: they are joined as they are. `sound`: file whose sound,
-    subtitles, chapters and metadata are carried over, within the job's window. The caller must be
-    the `sole_writer` of `output`.
+    subtitles, chapters and metadata are carried over, within the job's window. `sound_facts`: what
+    that file must be to the end; None: whatever it is. The caller must be the `sole_writer` of
+    `output`.
 
     Raises:
         SessionError: chunks are missing, or another process works on the session.
+        SourceError: `sound` has changed.
         VerificationError: a chunk or the joined file is damaged.
         OutputError: `output` exists or cannot be written.
     """
+    require_unchanged(sound, sound_facts)
     window = used_window(session.manifest)
 
     def note(joined: JoinResult) -> None:
+        require_unchanged(sound, sound_facts)
         session.note_result(
             {
                 "output": str(output.absolute()),

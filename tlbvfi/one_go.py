@@ -17,6 +17,7 @@ from ..encoding.errors import OutputError
 from ..encoding.progress import ChunkRecord
 from ..encoding.source import Source
 from ..encoding.timetable import start_ticks
+from ..encoding.unchanged import file_facts, require_unchanged
 from ..encoding.window import Window, output_window
 from ..encoding.writer import MUXERS, VideoWriter, stores_mastering
 from .config import JobConfig
@@ -67,6 +68,7 @@ def run_in_one_go(
     todo = ChunkRange(index=0, start=plan.first, stop=None, is_last=True)
     meter = Meter(frames_total=plan.frames_total)
     heard = sound if config.has_sound else None
+    heard_facts = file_facts(heard)
     texts = {**source.info.metadata, **(metadata or {})}
     announce(method, plan.frames_total)
     with (
@@ -85,6 +87,7 @@ def run_in_one_go(
 
         frames = interpolate(loaded, method, plan.timeline, plan.rules, first=plan.first)
         encode_frames(frames, write, meter, on_event)
+        require_unchanged(heard, heard_facts)
     loss = source.shortfall()
     if loss:
         on_event(Notice(text=loss))

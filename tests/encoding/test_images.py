@@ -358,7 +358,7 @@ def test_an_image_that_vanishes_is_named(folder):
     place = folder([f"f_{n}.png" for n in range(3)])
     with open_source(place, input_rate=RATE) as source:
         (place / "f_2.png").unlink()
-        with pytest.raises(SourceError, match=r"f_2\.png cannot be read"):
+        with pytest.raises(SourceError, match=r"f_2\.png was removed"):
             list(source.frames())
 
 

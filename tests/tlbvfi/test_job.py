@@ -1,12 +1,14 @@
 """From file to file: counts, times, untouched source frames, resuming, refusals."""
 
 import json
+import os
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
 import av
+import cv2
 import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding.errors import (
@@ -15,6 +17,7 @@ from comfyui_tlbvfi.encoding.errors import (
     SessionMismatch,
     SourceError,
 )
+from comfyui_tlbvfi.encoding.profiles import EncoderSettings
 from comfyui_tlbvfi.tlbvfi.config import ChunkLength
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
@@ -194,6 +197,73 @@ def test_the_reading_of_kept_chunks_is_told_and_may_be_stopped(clip, run, tmp_pa
         with pytest.raises(KeyboardInterrupt):
             run(source, chunk=SHORT, on_event=on_event)
     assert [(event.what, event.done) for event in told] == [("chunk", 1)]
+
+
+@pytest.fixture
+def change_after():
+    """Factory for event callbacks that put other content into a file after some output frames."""
+
+    def make(path, content, frames, *, is_renamed):
+        def on_event(event):
+            if isinstance(event, FrameDone) and event.frames_done == frames:
+                if is_renamed:
+                    path.with_name("new").write_bytes(content)
+                    path.with_name("new").replace(path)
+                else:
+                    path.write_bytes(content)
+
+        return on_event
+
+    return make
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+@pytest.mark.parametrize("content", ["other", "longer", "shorter", "none"])
+def test_a_source_that_changes_stops_the_job_and_spoils_no_chunk(
+    clip, run, pictures, tmp_path, change_after, content, is_renamed
+):
+    source = clip(tmp_path / "in.mp4", 60)
+    whole = run(source, "whole.mp4", chunk=SHORT, destination={"root": tmp_path / "other"})
+    original, facts = source.read_bytes(), source.stat()
+    changed = {
+        "other": clip(tmp_path / "other.mp4", 60, size=(48, 64)).read_bytes(),
+        "longer": original + original,
+        "shorter": original[: len(original) // 2],
+        "none": b"",
+    }[content]
+    change = change_after(source, changed, 30, is_renamed=is_renamed)
+    with pytest.raises(SourceError, match=r"^in\.mp4 changed while it was read: "):
+        run(source, "out.mp4", chunk=SHORT, on_event=change)
+    assert not (tmp_path / "out.mp4").exists()
+    source.write_bytes(original)
+    os.utime(source, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    result = run(source, "out.mp4", chunk=SHORT)
+    assert 0 < result.frames_made < 119
+    assert pictures(result.output) == pictures(whole.output)
+
+
+def test_images_that_change_before_they_are_read_stop_the_job(run, tmp_path, change_after):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(30):
+        cv2.imwrite(str(folder / f"{number:03}.png"), np.full((48, 64, 3), 5 * number, np.uint8))
+    change = change_after(folder / "029.png", b"", 10, is_renamed=False)
+    with pytest.raises(SourceError, match=r"^029\.png changed while it was read: "):
+        run(folder, input_rate=Fraction(24), on_event=change)
+    assert not (tmp_path / "out.mkv").exists()
+
+
+@pytest.mark.parametrize("mezzanine", [None, EncoderSettings(codec="ffv1")])
+def test_sound_that_changes_before_it_is_joined_stops_the_job(clip, run, tmp_path, mezzanine):
+    source = clip(tmp_path / "in.mp4", sound=True)
+
+    def on_event(event):
+        if isinstance(event, FrameDone) and event.frames_done == 23:
+            source.write_bytes(clip(tmp_path / "other.mp4", 24, sound=True).read_bytes())
+
+    with pytest.raises(SourceError, match=r"^in\.mp4 changed while it was read: "):
+        run(source, "out.mp4", mezzanine=mezzanine, on_event=on_event)
+    assert not (tmp_path / "out.mp4").exists()
 
 
 def test_a_method_is_told_how_long_the_whole_job_is(clip, run, tmp_path, stop_after):
