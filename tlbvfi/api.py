@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..encoding.delivery import output_path
 from ..encoding.durable import sole_writer
-from ..encoding.errors import OutputError
+from ..encoding.errors import OutputError, SourceError
 from ..encoding.profiles import EncoderSettings
 from ..encoding.source import open_source
 from .arrays import A, FrameFormat
@@ -177,7 +177,7 @@ def interpolate_video(
         audio=audio,
     )
     engine = as_method(method)
-    heard = _sound(source if sound is None else sound)
+    heard = _own_sound(source) if sound is None else _sound(sound)
     rate = _given(input_fps, parse_rate)
     with open_source(_streamable(source), input_rate=rate, hwaccel=hwaccel) as opened:
         if isinstance(source, str | Path) and isinstance(target, str | Path):
@@ -307,11 +307,24 @@ def _streamable(
     return _at_least_two(source)
 
 
-def _sound(file: str | Path | BytesIO | Iterable[Any]) -> Path | BytesIO | None:
-    """The file, if it can hold sound."""
-    if isinstance(file, str | Path):
-        return Path(file) if Path(file).is_file() else None
-    return file if isinstance(file, BytesIO) else None
+def _own_sound(source: str | Path | BytesIO | Iterable[Any]) -> Path | BytesIO | None:
+    """The source, if it can hold sound."""
+    if isinstance(source, str | Path):
+        return Path(source) if Path(source).is_file() else None
+    return source if isinstance(source, BytesIO) else None
+
+
+def _sound(file: object) -> Path | BytesIO:
+    """The file that was named for the sound; nothing takes the place of one that is missing."""
+    if isinstance(file, BytesIO):
+        return file
+    if not isinstance(file, str | Path):
+        raise SettingsError(
+            f"sound is of type {type(file).__name__}: pass a file's path, or its bytes in a BytesIO."
+        )
+    if not Path(file).is_file():
+        raise SourceError(f"sound {str(file)!r} is not a file: check the path.")
+    return Path(file)
 
 
 @contextmanager

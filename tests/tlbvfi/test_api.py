@@ -386,6 +386,24 @@ def test_sound_of_another_file_goes_with_frames_and_slow_motion_is_silent(clip, 
         assert decoded(target)[2] is expected
 
 
+@pytest.mark.parametrize("target", ["out.mp4", BytesIO()], ids=["disk", "memory"])
+@pytest.mark.parametrize(
+    ("sound", "message"),
+    [
+        ("typo.wav", r"sound '.*typo\.wav' is not a file: "),
+        (".", "sound '.*' is not a file: "),
+        (b"RIFF", "sound is of type bytes: pass a file's path, or"),
+    ],
+)
+def test_sound_that_is_none_is_refused_not_left_out(clip, tmp_path, sound, message, target):
+    source = clip(tmp_path / "in.mp4", sound=True)
+    named = tmp_path / sound if isinstance(sound, str) else sound
+    place = tmp_path / target if isinstance(target, str) else target
+    with pytest.raises((SourceError, SettingsError), match=f"^{message}"):
+        interpolate_video(source, place, method="blend", sound=named)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
 def test_from_disk_to_disk_the_same_call_finds_its_work_done(clip, tmp_path):
     source = clip(tmp_path / "in.mp4", 12)
     first = interpolate_video(source, str(tmp_path / "out.mp4"), method="blend")
