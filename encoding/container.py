@@ -168,10 +168,11 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
     """The source's container, opened from its beginning; the caller closes it.
 
     Raises:
-        SourceError: missing, a folder, not readable, or not a video.
+        SourceError: missing, a folder, a pipe, not readable, or not a video.
     """
     try:
         if isinstance(source, str | Path):
+            _refuse_streams(Path(source))
             return open_file(source, accelerator=accelerator)
         # Readers open a file several times at once; BytesIO objects share their bytes.
         file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
@@ -192,6 +193,13 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
             f"{source_name(source)} is not a video, or is too damaged to be opened "
             f"({error.strerror}); play it elsewhere to make sure."
         ) from error
+
+
+def _refuse_streams(path: Path) -> None:
+    """Refuse what can be read only once: opening it might wait forever, and it is opened often."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        what = "a pipe" if path.is_fifo() else "a device, not a file"
+        raise SourceError(f"{path} is {what}; save its content to a file first.")
 
 
 def _is_playlist(source: VideoInput) -> bool:

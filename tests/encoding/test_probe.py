@@ -162,6 +162,15 @@ def test_a_folder_is_no_video_file(tmp_path):
         probe(tmp_path)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither")
+def test_pipes_and_devices_are_refused_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(SourceError, match=r"pipe\.mp4 is a pipe; save its content to a file first"):
+        probe(tmp_path / "pipe.mp4")
+    with pytest.raises(SourceError, match="/dev/zero is a device, not a file; save"):
+        probe("/dev/zero")
+
+
 def test_sound_alone_is_refused(tmp_path):
     path = tmp_path / "a.wav"
     with wave.open(str(path), "wb") as sound:
