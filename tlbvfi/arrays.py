@@ -16,6 +16,8 @@ A = TypeVar("A", NDArray[Any], Tensor)
 """A frame: [H, W, C] with C = 1, 3 or 4 (gray, RGB, RGBA) of uint8, uint16 or float."""
 
 INTEGERS = (np.uint8, np.uint16)
+LARGEST = float(np.finfo(np.float32).max)
+"""Beyond it, a float64 pixel would become infinite on its way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,8 @@ class FrameFormat(Generic[A]):
             dtype=frame.dtype,
             device=frame.device if isinstance(frame, Tensor) else None,
         )
-        if len(found.shape) != 3 or found.shape[2] not in (1, 3, 4) or not found._is_known:
+        is_picture = len(found.shape) == 3 and found.shape[2] in (1, 3, 4) and all(found.shape)
+        if not is_picture or not found._is_known:
             raise FrameError(
                 f"frame {index} is {found}: frames are [height, width, 1, 3 or 4 channels] of "
                 "uint8, uint16 or float."
@@ -51,14 +54,18 @@ class FrameFormat(Generic[A]):
         return found
 
     def require(self, frame: A, index: int) -> None:
-        """Refuse a frame of another format.
+        """Refuse a frame of another format, or with NaN or infinite pixels.
 
         Raises:
-            FrameError: naming the frame and both formats.
+            FrameError: naming the frame, and both formats if they differ.
         """
         found = FrameFormat.of(frame, index)
         if found != self:
             raise FrameError(f"frame {index} is {found}, but frame 0 is {self}: make them alike.")
+        if not found._is_integer and not _is_finite(frame):
+            raise FrameError(
+                f"frame {index} holds NaN or infinite pixels: repair it or leave it out."
+            )
 
     def image(self, frame: A) -> Tensor:
         """[3 or 4, H, W] float32 on the CPU, nominally in [0, 1]; floats keep values beyond it."""
@@ -92,14 +99,24 @@ class FrameFormat(Generic[A]):
     @property
     def _is_known(self) -> bool:
         if isinstance(self.dtype, torch.dtype):
-            return self.dtype.is_floating_point or _integer_type(self.dtype) is not None
-        return self.dtype.kind == "f" or _integer_type(self.dtype) is not None
+            return self.dtype.is_floating_point or self._is_integer
+        return self.dtype.kind == "f" or self._is_integer
+
+    @property
+    def _is_integer(self) -> bool:
+        return _integer_type(self.dtype) is not None
 
 
 def _integer_type(dtype: np.dtype | torch.dtype) -> type[np.uint8 | np.uint16] | None:
     """The integer type of a frame; None for floats and for unsupported types."""
     name = str(dtype).removeprefix("torch.")
     return next((kind for kind in INTEGERS if kind.__name__ == name), None)
+
+
+def _is_finite(frame: NDArray[Any] | Tensor) -> bool:
+    """Whether all pixels of a frame of floats are finite as float32; NaN lies in no range."""
+    with np.errstate(invalid="ignore"):
+        return float(frame.min()) >= -LARGEST and float(frame.max()) <= LARGEST
 
 
 def _on_cpu(frame: NDArray[Any] | Tensor) -> NDArray[Any]:

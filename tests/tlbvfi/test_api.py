@@ -53,6 +53,13 @@ def as_dtype(frames, dtype):
     return frames.astype(dtype)
 
 
+def spoiled(dtype, value):
+    """Four frames, one pixel of the third being `value`."""
+    frames = as_dtype(moving(4), dtype)
+    frames[2, 3, 5, 1] = value
+    return frames
+
+
 def values(frame):
     """A frame of any kind as float64 in [0, 1]."""
     if isinstance(frame, torch.Tensor):
@@ -192,6 +199,11 @@ def test_a_method_made_before_is_used_again():
         (np.zeros((3, 8, 8), np.uint8), "frame 0 is uint8 [8, 8]: frames are [height, width"),
         (np.zeros((3, 8, 8, 2), np.uint8), "1, 3 or 4 channels"),
         (np.zeros((3, 8, 8, 3), np.int64), "uint8, uint16 or float"),
+        (np.zeros((3, 0, 8, 3), np.uint8), "frame 0 is uint8 [0, 8, 3]: frames are [height, width"),
+        (spoiled(np.float32, np.nan), "frame 2 holds NaN or infinite pixels: repair it"),
+        (spoiled(np.float64, 1e300), "frame 2 holds NaN or infinite pixels: repair it"),
+        (spoiled(torch.float16, np.inf), "frame 2 holds NaN or infinite pixels: repair it"),
+        (spoiled(torch.bfloat16, -np.inf), "frame 2 holds NaN or infinite pixels: repair it"),
         (["a.png", "b.png"], "frame 0 is of type str: pass numpy arrays or tensors"),
     ],
 )
