@@ -29,6 +29,18 @@ def source(clip, tmp_path):
 BLEND = ("--method", "blend")
 
 
+def process(root, *words):
+    """A command of the operating system that runs `tlbvfi` with these words."""
+    program = (
+        "import sys, importlib.util as u\n"
+        f"s = u.spec_from_file_location('p', {str(root / '__init__.py')!r}, "
+        f"submodule_search_locations=[{str(root)!r}])\n"
+        "m = sys.modules['p'] = u.module_from_spec(s); s.loader.exec_module(m)\n"
+        "from p.tlbvfi.cli import main; sys.exit(main())\n"
+    )
+    return [sys.executable, "-c", program, *map(str, words)]
+
+
 def test_help_is_instant_and_loads_neither_torch_nor_pyav(root):
     code = (
         "import sys, importlib.util as u\n"
@@ -57,17 +69,10 @@ def test_interpolate_tells_the_result_as_json_on_stdout(tlbvfi, source):
     ],
 )
 def test_results_that_nobody_can_receive_are_no_crash(root, tmp_path, out, code, told):
-    program = (
-        "import sys, importlib.util as u\n"
-        f"s = u.spec_from_file_location('p', {str(root / '__init__.py')!r}, "
-        f"submodule_search_locations=[{str(root)!r}])\n"
-        "m = sys.modules['p'] = u.module_from_spec(s); s.loader.exec_module(m)\n"
-        "from p.tlbvfi.cli import main; sys.exit(main(['sessions', '--json']))\n"
-    )
     reading, writing = os.pipe()
     os.close(reading)
     file = os.open("/dev/full", os.O_WRONLY) if out == "/dev/full" else writing
-    words = [sys.executable, "-c", program]
+    words = process(root, "sessions", "--json")
     if out == "closed":
         words = ["sh", "-c", 'exec "$@" >&-', "sh", *words]
     environment = {key: text for key, text in os.environ.items() if key != "PYTHONUNBUFFERED"}
@@ -77,6 +82,25 @@ def test_results_that_nobody_can_receive_are_no_crash(root, tmp_path, out, code,
     for each in {file, writing}:
         os.close(each)
     assert (done.returncode, done.stderr) == (code, told)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no /dev/full")
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "<&- >&- 2>&-"])
+def test_messages_that_nobody_can_receive_stop_no_job(root, tmp_path, source, redirection):
+    done, failed = (
+        subprocess.run(
+            ["sh", "-c", f'exec "$@" {redirection}', "sh", *process(root, *words)],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+        )
+        for words in (
+            ("interpolate", source, "out.mp4", *BLEND, "--codec", "h264"),
+            ("probe", "missing.mp4"),
+        )
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert (failed.returncode, failed.stdout) == (1, b"")
+    assert main(["verify", str(tmp_path / "out.mp4"), "--deep"]) == 0
 
 
 def test_progress_and_messages_go_to_stderr(tlbvfi, source):

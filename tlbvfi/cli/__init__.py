@@ -11,9 +11,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from io import TextIOWrapper
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...encoding.durable import FULL
@@ -22,6 +20,7 @@ from ..errors import InterpolationError
 from . import bench, comfy, inspect, interpolate, models, sessions
 from .arguments import PathsAnywhere
 from .show import LogLines, say
+from .streams import silence, standard_streams
 
 if TYPE_CHECKING:
     from av.error import FFmpegError
@@ -32,10 +31,11 @@ COMMANDS = (interpolate, sessions, inspect, bench, models, comfy)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Errors become one sentence on stderr."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # file names may not fit the console's code page
-            stream.reconfigure(errors="backslashreplace")
+    with standard_streams():
+        return _run(list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(words: list[str]) -> int:
     parser = build_parser()
     arguments = parser.parse_args(words, argparse.Namespace(argv=words, parser=parser))
     _configure_logging(arguments.verbose)
@@ -54,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # The reader of our output has closed it (`tlbvfi ... | head`): nothing more to write.
-        _give_up(sys.stdout)
-        _give_up(sys.stderr)
+        silence(sys.stdout)
         return 1
     except _ffmpeg_error() as error:
         if arguments.verbose:
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say(f"{error.filename or 'standard output'} cannot be used: {error.strerror}.")
         if is_full:
-            _give_up(sys.stdout)
+            silence(sys.stdout)
         return 1
 
 
@@ -104,12 +103,6 @@ def _shared_options(default: object) -> argparse.ArgumentParser:
     shared.add_argument("-v", "--verbose", action="store_true", help="log more, show tracebacks")
     shared.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     return shared
-
-
-def _give_up(stream: TextIO) -> None:
-    """Close a stream that cannot be written, or Python tries again when it exits."""
-    with suppress(OSError):
-        stream.close()
 
 
 def _ffmpeg_error() -> type[FFmpegError]:
