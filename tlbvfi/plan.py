@@ -207,8 +207,10 @@ def _refuse_endless_pauses(times: Timestamps, first: int, stop: int | None) -> N
     Raises:
         SourceError: a frame is shown for more than `LONGEST_PAUSE`.
     """
-    longest = int(LONGEST_PAUSE / times.time_base)
-    for index, (tick, following) in enumerate(pairwise((times.ticks or ())[first:stop]), first):
+    longest = LONGEST_PAUSE / times.time_base
+    constant = (0, 1 / (times.rate * times.time_base))
+    ticks = constant if times.ticks is None else times.ticks[first:stop]
+    for index, (tick, following) in enumerate(pairwise(ticks), first):
         if following - tick > longest:
             hours = float((following - tick) * times.time_base / 3600)
             raise SourceError(

@@ -496,6 +496,14 @@ def test_frames_before_zero_are_in_the_output(clip, run, pictures, times, tmp_pa
     assert run(path, f"out{suffix}", times=1, codec="h264-lossless").was_done
 
 
+@pytest.mark.parametrize("wish", [{"fps": Fraction(60)}, {"slowmo": Fraction(4)}])
+def test_pauses_at_a_constant_rate_are_not_filled_either(run, tmp_path, wish):
+    frames = np.zeros((3, 48, 64, 3), np.uint8)
+    with pytest.raises(SourceError, match=r"frame 0 of the source is shown for 27\.8 hours"):
+        run(frames, input_rate=Fraction(1, 100_000), **wish)
+    assert not (tmp_path / "output").exists()
+
+
 def test_a_pause_of_days_is_not_filled_with_frames(clip, run, tmp_path):
     shown = [Fraction(n, 25) + (86_400 if n > 3 else 0) for n in range(8)]
     source = clip(tmp_path / "in.mkv", times=shown)
