@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from ..encoding.profiles import EncoderSettings
 from .errors import SettingsError
 from .spans import CutRule, require_cut_rule
-from .timeline import MAX_TIMES
+from .timeline import LOWEST_RATE, MAX_TIMES
 
 SlowmoSound = Literal["drop", "stretch"]
 """The sound in slow motion: left out, or stretched to the new length at its own pitch."""
@@ -100,8 +100,8 @@ class JobConfig:
             raise SettingsError(f"times must be between 1 and {MAX_TIMES}, got {self.times}{hint}.")
         if not 1 <= self.depth <= MAX_TIMES:
             raise SettingsError(f"depth must be between 1 and {MAX_TIMES}, got {self.depth}.")
-        if self.fps is not None and not 0 < self.fps <= 1000:
-            raise SettingsError(f"fps must be above 0 and at most 1000, got {self.fps}.")
+        if self.fps is not None and not LOWEST_RATE <= self.fps <= 1000:
+            raise SettingsError(f"fps must be between {LOWEST_RATE} and 1000, got {self.fps}.")
         if not 1 <= self.slowmo <= 256:
             raise SettingsError(f"slowmo must be between 1 and 256, got {self.slowmo}.")
         if self.slowmo_sound not in get_args(SlowmoSound):

@@ -8,6 +8,7 @@ keeps its number and its time.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
@@ -16,6 +17,12 @@ from .errors import SettingsError
 
 MAX_TIMES = 8
 """2**8 = 256 times the frames: beyond that, neighboring mid frames cannot be told apart."""
+
+LOWEST_RATE = Fraction(1, 1000)
+"""Frames per second: mp4 cannot store how long frames of much lower rates last."""
+
+LONGEST_NUMBER = 100
+"""Characters: a number is computed exactly, and `1e999999999` would take gigabytes."""
 
 FINEST_TICK = Fraction(1, 2**31 - 1)
 """mp4 stores ticks per second in 32 bits, FFmpeg in a signed 32-bit integer."""
@@ -163,12 +170,16 @@ def parse_rate(text: str) -> Fraction:
     24000/1001, 30000/1001, 60000/1001 and 120000/1001.
 
     Raises:
-        SettingsError: not a number, or not above 0.
+        SettingsError: not a number, or below `LOWEST_RATE`.
     """
-    rate = _positive(text)
-    if rate is None:
+    rate = _number(text)
+    if rate is None or rate <= 0:
         raise SettingsError(
-            f"a frame rate is a number such as 25, 24000/1001 or 23.976, not {text!r}."
+            f"a frame rate is a number such as 25, 24000/1001 or 23.976, not {text!r:.80}."
+        )
+    if rate < LOWEST_RATE:
+        raise SettingsError(
+            f"a frame rate of {text} is too low for a video file: choose {LOWEST_RATE} or more."
         )
     ntsc = Fraction(round(rate) * 1000, 1001)
     looks_ntsc = round(rate) % 24 == 0 or round(rate) % 30 == 0
@@ -181,9 +192,11 @@ def parse_factor(text: str) -> Fraction:
     Raises:
         SettingsError: not a number, or not above 0.
     """
-    factor = _positive(text)
-    if factor is None:
-        raise SettingsError(f"a factor is a number above 0 such as 4, 2.5 or 5/2, not {text!r}.")
+    factor = _number(text)
+    if factor is None or factor <= 0:
+        raise SettingsError(
+            f"a factor is a number above 0 such as 4, 2.5 or 5/2, not {text!r:.80}."
+        )
     return factor
 
 
@@ -193,21 +206,20 @@ def parse_seconds(text: str) -> Fraction:
     Raises:
         SettingsError: not a time, or negative.
     """
-    try:
-        parts = [Fraction(part) for part in text.split(":")]
-    except (ValueError, ZeroDivisionError):
-        parts = []
-    if not 1 <= len(parts) <= 3 or any(part < 0 for part in parts):
-        raise SettingsError(f"a time is seconds or hh:mm:ss.mmm, not {text!r}.")
+    parts = [_number(part) for part in text.split(":", 3)]
     seconds = Fraction(0)
     for part in parts:
+        if len(parts) > 3 or part is None or part < 0:
+            raise SettingsError(f"a time is seconds or hh:mm:ss.mmm, not {text!r:.80}.")
         seconds = seconds * 60 + part
     return seconds
 
 
-def _positive(text: str) -> Fraction | None:
+def _number(text: str) -> Fraction | None:
+    """The exact value of a text; None if it is not a number, or has too many digits written out."""
+    if len(text) > LONGEST_NUMBER or re.search(r"e[-+]?[\d_]{3}", text, re.IGNORECASE):
+        return None
     try:
-        value = Fraction(text)
+        return Fraction(text)
     except (ValueError, ZeroDivisionError):
         return None
-    return value if value > 0 else None

@@ -4,6 +4,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
+from comfyui_tlbvfi.tlbvfi.config import JobConfig
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.timeline import (
     Bisection,
@@ -139,6 +140,31 @@ def test_rates_are_read_exactly(text, rate):
 
 def test_a_rate_near_0_is_no_ntsc_rate():
     assert parse_rate("0.001") == Fraction(1, 1000)
+
+
+HUGE = ["1e999999999", "1E-999999999", "1e9_9_9_9_9_9_9", "1" * 10**6]
+
+
+@pytest.mark.parametrize("parse", [parse_rate, parse_factor, parse_seconds])
+@pytest.mark.parametrize("text", HUGE, ids=range(len(HUGE)))
+def test_numbers_that_would_fill_the_memory_are_refused(parse, text):
+    with pytest.raises(SettingsError, match=r"^a (frame rate|factor|time) is .{,150}\.$"):
+        parse(text)
+
+
+def test_exponents_as_python_writes_them_are_read():
+    assert parse_factor(str(1e16)) == parse_seconds("1e16") == 10**16
+    assert parse_seconds(str(1e-5)) == Fraction(1, 100000)
+
+
+def test_rates_too_low_for_a_file_are_refused():
+    assert parse_rate("1/1000") == Fraction(1, 1000)
+    with pytest.raises(
+        SettingsError, match="a frame rate of 1e-5 is too low for a video file: choose 1/1000"
+    ):
+        parse_rate("1e-5")
+    with pytest.raises(SettingsError, match="fps must be between 1/1000 and 1000"):
+        JobConfig(fps=Fraction(1, 1001))
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "fast", "1/0", "", "nan"])
