@@ -148,9 +148,11 @@ def read_workflow(path: Path) -> Workflow:
         WorkflowError: the file cannot be read, or is not a JSON object.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # a device has no size and no end
+        if len(content) > MAX_BYTES:
             raise WorkflowError(f"{path} is larger than any workflow: give the .json file itself.")
-        workflow = json.loads(path.read_text(encoding="utf-8"))
+        workflow = json.loads(content.decode("utf-8-sig"))  # editors on Windows write a BOM
     except OSError as error:
         raise WorkflowError(f"{path} cannot be read ({error.strerror}): check the name.") from error
     except (ValueError, RecursionError) as error:

@@ -1,10 +1,13 @@
 """Workflows that end in a video are rewritten to save frames or to end in this pack's nodes."""
 
 import copy
+import os
 from contextlib import suppress
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
+from comfyui_tlbvfi.tlbvfi import workflow as workflow_module
 from comfyui_tlbvfi.tlbvfi.errors import WorkflowError
 from comfyui_tlbvfi.tlbvfi.rewrite import KeptFrames, rewrite
 from comfyui_tlbvfi.tlbvfi.workflow import api_nodes, is_api_format, read_workflow
@@ -380,6 +383,18 @@ def test_files_that_are_no_workflow_are_refused_in_one_sentence(tmp_path):
             read_workflow(path)
     with pytest.raises(WorkflowError, match="cannot be read"):
         read_workflow(tmp_path / "missing.json")
+
+
+def test_a_workflow_saved_by_an_editor_on_windows_is_read(tmp_path):
+    (tmp_path / "w.json").write_text('{"last_node_id": 7}', encoding="utf-8-sig")
+    assert read_workflow(tmp_path / "w.json") == {"last_node_id": 7}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no /dev/zero")
+def test_a_file_without_an_end_is_not_read_for_ever(monkeypatch):
+    monkeypatch.setattr(workflow_module, "MAX_BYTES", 2**20)
+    with pytest.raises(WorkflowError, match="/dev/zero is larger than any workflow"):
+        read_workflow(Path("/dev/zero"))
 
 
 def test_reroutes_in_a_circle_do_not_hang(page):
