@@ -42,6 +42,9 @@ JOB_SECONDS = 10
 JOB_PAIRS = (4, 1000)
 """Fewest and most pairs of a job."""
 
+MOST_THREADS = 1024
+"""More than any machine has; torch fails to start millions."""
+
 Say = Callable[[str], None]
 
 
@@ -65,6 +68,8 @@ class BenchOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise SettingsError(f"{name} must be at least 1, got {value}.")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise SettingsError(f"threads must be at most {MOST_THREADS}, got {self.threads}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

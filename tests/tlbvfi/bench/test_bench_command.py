@@ -275,6 +275,7 @@ def test_ctrl_c_prints_what_was_measured(tlbvfi, pretend):
         (("--sizes", "256", "--device", "cuda:9"), "The device cuda:9 cannot be used here"),
         (("--sizes", "256", "--pairs", "0"), "pairs must be at least 1"),
         (("--sizes", "256", "--threads", "0"), "threads must be at least 1"),
+        (("--sizes", "256", "--threads", "99999999999"), "threads must be at most 1024"),
         (("--sizes", "256", "--vram", "4 apples"), "A size of '4 apples' is not understood"),
     ],
 )
