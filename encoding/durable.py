@@ -190,8 +190,7 @@ def sole_writer(output: Path) -> Iterator[None]:
 
 def free_bytes(folder: Path) -> int:
     """Bytes that can still be written below `folder`, which need not exist yet."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(folder)).free
 
 
 def require_space(folder: Path, size: int) -> None:
@@ -226,5 +225,21 @@ def file_sha256(path: Path) -> str:
 
 
 def _full_disk(path: Path, advice: str) -> str:
-    free = size_in_words(free_bytes(path.parent))
-    return f"The disk is full while writing {path} ({free} free): {advice}."
+    folder = _existing(path.parent)
+    left = f"{size_in_words(free_bytes(folder))} free"
+    if not _has_room_for_files(folder):
+        left += ", but it holds as many files as it can: remove some"
+    return f"The disk is full while writing {path} ({left}): {advice}."
+
+
+def _has_room_for_files(folder: Path) -> bool:
+    """Whether the file system has inodes left; some have no limit, and say that they have none."""
+    if sys.platform == "win32":
+        return True
+    facts = os.statvfs(folder)
+    return facts.f_files == 0 or facts.f_favail > 0
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.exists())

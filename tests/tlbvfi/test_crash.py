@@ -185,6 +185,15 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
+def test_a_disk_that_takes_no_more_files_is_told_from_a_full_one(clip, run, tmp_path, small_disk):
+    subprocess.run(["mount", "-o", "remount,nr_inodes=20", str(small_disk)], check=True)
+    source = clip(tmp_path / "in.mp4", FRAMES)
+    with pytest.raises(
+        OutputError, match=r"free, but it holds as many files as it can: remove some"
+    ):
+        run(source, destination={"root": small_disk}, chunk=ChunkLength(frames=4))
+
+
 def test_a_full_disk_keeps_committed_chunks_and_resumes_once_there_is_room(
     clip, run, pictures, small_disk, tmp_path
 ):
