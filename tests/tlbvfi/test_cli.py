@@ -273,6 +273,13 @@ def test_probe_tells_the_exact_rate(tlbvfi, source):
     assert (facts["rate"], facts["frame_count"], facts["width"]) == ("25", 20, 64)
 
 
+def test_probe_refuses_a_rate_for_a_file_that_has_one(tlbvfi, source):
+    code, _, err = tlbvfi("probe", source, "--input-fps", "10")
+    assert code == 1
+    assert "leave" in err
+    assert re.fullmatch(ONE_SENTENCE, err)
+
+
 def test_doctor_tells_of_each_gpu_whether_triton_works(tlbvfi, monkeypatch):
     names = ("GPU A", "GPU B")
     memory = SimpleNamespace(total_memory=8 * 10**9)

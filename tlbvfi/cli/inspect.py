@@ -35,7 +35,7 @@ def run_probe(arguments: argparse.Namespace) -> int:
     from ...encoding.source import open_source
     from ..timeline import parse_rate
 
-    if Path(arguments.input).is_dir():
+    if Path(arguments.input).is_dir() or arguments.input_fps:  # which is for sources without a rate
         rate = parse_rate(arguments.input_fps) if arguments.input_fps else None
         with open_source(arguments.input, input_rate=rate) as source:
             facts = asdict(source.info)
