@@ -99,6 +99,22 @@ def test_an_empty_name_is_refused(tlbvfi, source, tmp_path, words):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("verify", ""),
+        ("interpolate", "in.mp4", "out.mp4", "--root", ""),
+        ("interpolate", "in.mp4", "--out-dir", ""),
+        ("comfy", "run", "prompt.json", "-o", ""),
+        ("comfy", "rewrite", ""),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(tlbvfi, capsys, words):
+    with pytest.raises(SystemExit, match="2"):
+        tlbvfi(*words)
+    assert "an empty name ('') is not a file: write it out" in capsys.readouterr().err
+
+
 def test_concat_into_an_empty_name_is_refused(tlbvfi, source):
     tlbvfi("interpolate", source, "o1.mp4", *BLEND, "--keep-chunks", "--session", "mine")
     code, _, err = tlbvfi("concat", "mine", "")

@@ -64,6 +64,22 @@ def test_resume_goes_on_in_the_folder_a_session_was_moved_to(tlbvfi, interrupted
     assert (tmp_path / "out.mp4").is_file()
 
 
+@pytest.mark.parametrize(
+    ("place", "named"), [(".", "."), ("..", "./{}"), ("inner", ".."), ("..", "{}/")]
+)
+def test_a_session_is_found_by_every_name_of_its_folder(
+    tlbvfi, interrupted, source, tmp_path, monkeypatch, place, named
+):
+    interrupted("interpolate", source, "out.mp4", *OPTIONS)
+    (session,) = sessions(tmp_path / "output")
+    folder = tmp_path / "output" / "tlbvfi_chunks" / session
+    (folder / "inner").mkdir()
+    monkeypatch.chdir(folder / place)
+    code, _, err = tlbvfi("resume", named.format(session))
+    assert code == 0, err
+    assert (tmp_path / "out.mp4").is_file()
+
+
 def test_resume_works_from_another_folder(tlbvfi, interrupted, source, tmp_path, monkeypatch):
     interrupted("interpolate", "in.mp4", "made/out.mp4", "--root", "state", *OPTIONS)
     (session,) = sessions(tmp_path / "state")

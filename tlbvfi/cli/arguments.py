@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 ENCODER_OPTIONS = ("codec", "crf", "bitrate", "preset", "pix_fmt")
 
 
+def not_empty(text: str) -> str:
+    """The name as it is, for argparse, which turns the error into one of usage."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name ('') is not a file: write it out")
+    return text
+
+
+def named_path(text: str) -> Path:
+    """The path of that name, for argparse: `Path("")` would be the current folder."""
+    return Path(not_empty(text))
+
+
 def add_encoder(parser: argparse.ArgumentParser, *, codec: str | None) -> None:
     """`--codec` and related options; `codec` is the default."""
     group = parser.add_argument_group("encoder (as in ffmpeg)")
@@ -34,7 +46,7 @@ def add_encoder(parser: argparse.ArgumentParser, *, codec: str | None) -> None:
 
 def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
     """Options of the methods with a network; `interpolate.method_config` reads them."""
-    group.add_argument("--model", type=Path, metavar="FILE", help="weights of tlbvfi or film")
+    group.add_argument("--model", type=named_path, metavar="FILE", help="weights of tlbvfi or film")
     group.add_argument("--steps", type=int, default=10, help="tlbvfi: sampling steps (default 10)")
     group.add_argument(
         "--flow-scale", type=float, default=0.5, help="tlbvfi: scale of the flow (default 0.5)"
@@ -118,7 +130,7 @@ def add_root(parser: Any, *, default: str = "output/ in the current folder") -> 
     """`--root`, the folder of sessions; `default` describes where they are without it."""
     parser.add_argument(
         "--root",
-        type=Path,
+        type=named_path,
         metavar="DIR",
         help=f"folder whose tlbvfi_chunks/ holds the sessions (default: {default})",
     )
@@ -132,9 +144,10 @@ def session_place(session: str, root: Path | None) -> tuple[Path, str]:
     """
     from ...encoding.errors import SessionError
 
-    folder = Path(session)
-    if len(folder.parts) < 2:
+    is_path = session.startswith(".") or "/" in session or "\\" in session  # which no id is
+    if not is_path:
         return root or Path("output"), session
+    folder = Path(session).resolve()  # `.` and `..` have no name
     if not (folder / "manifest.json").is_file():
-        raise SessionError(f"{folder} is not a session's folder: check the path, or give its id.")
-    return folder.absolute().parent.parent, folder.name
+        raise SessionError(f"{session} is not a session's folder: check the path, or give its id.")
+    return folder.parent.parent, folder.name

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import add_network
+from .arguments import add_network, named_path
 from .interpolate import method_config
 from .show import say
 
@@ -40,7 +39,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
         help="also measure a plain float32 implementation (needs a checkout)",
     )
     parser.add_argument(
-        "--clip", type=Path, metavar="FILE", help="frames to measure on (default: generated)"
+        "--clip", type=named_path, metavar="FILE", help="frames to measure on (default: generated)"
     )
     parser.add_argument(
         "--aims",

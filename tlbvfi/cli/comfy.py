@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..methods import METHODS, WITHOUT_WEIGHTS
+from .arguments import named_path
 from .interpolate import STDOUT, add_job_options, job_config, method_config, run_interpolate
 from .show import printable, say
 
@@ -42,13 +43,13 @@ def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: A
     parser.add_argument(
         "prompt",
         metavar="PROMPT.json",
-        type=Path,
+        type=named_path,
         help="workflow exported with File > Export (API)",
     )
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=named_path,
         required=True,
         metavar="OUTPUT",
         help="video file to write; - writes an mp4 to standard output",
@@ -70,7 +71,7 @@ def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: A
     )
     group.add_argument(
         "--comfy-output",
-        type=Path,
+        type=named_path,
         metavar="DIR",
         help="ComfyUI's output folder on this machine: frames are linked, not downloaded",
     )
@@ -96,7 +97,9 @@ def _add_rewrite(commands: Any, shared: argparse.ArgumentParser) -> None:  # noq
         help="make a workflow keep its frames, or end in our nodes",
         description="Replace the nodes of WORKFLOW that save a video, and list what was changed.",
     )
-    parser.add_argument("workflow", metavar="WORKFLOW.json", type=Path, help="UI or API format")
+    parser.add_argument(
+        "workflow", metavar="WORKFLOW.json", type=named_path, help="UI or API format"
+    )
     parser.add_argument(
         "--to",
         choices=("saveimage", "tlbvfi"),
@@ -107,7 +110,7 @@ def _add_rewrite(commands: Any, shared: argparse.ArgumentParser) -> None:  # noq
         "--model-name", default="flow", help="model_name of our node (default flow: needs no model)"
     )
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="OUT.json", help="default: standard output"
+        "-o", "--output", type=named_path, metavar="OUT.json", help="default: standard output"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT.json")
     parser.set_defaults(run=run_rewrite)

@@ -15,6 +15,7 @@ from .arguments import (
     add_network,
     add_root,
     encoder_settings,
+    named_path,
     parse_size,
     session_place,
 )
@@ -71,7 +72,10 @@ def _add_interpolate(subparsers: Any, shared: argparse.ArgumentParser) -> None: 
         help="folder of images, in place of INPUT",
     )
     parser.add_argument(
-        "--out-dir", type=Path, metavar="DIR", help="write one file for each input, with its name"
+        "--out-dir",
+        type=named_path,
+        metavar="DIR",
+        help="write one file for each input, with its name",
     )
     add_job_options(parser)
     parser.set_defaults(run=run_paths)

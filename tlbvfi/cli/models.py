@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..models import SOURCES
+from .arguments import named_path
 from .show import say
 
 
@@ -27,8 +28,8 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
     convert = subparsers.add_parser(
         "convert", parents=[shared], help="shrink a TLB-VFI checkpoint to what inference needs"
     )
-    convert.add_argument("input", metavar="IN", type=Path)
-    convert.add_argument("output", metavar="OUT.safetensors", type=Path)
+    convert.add_argument("input", metavar="IN", type=named_path)
+    convert.add_argument("output", metavar="OUT.safetensors", type=named_path)
     convert.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...encoding.durable import size_in_words
-from .arguments import add_encoder, add_root, encoder_settings, session_place
+from .arguments import add_encoder, add_root, encoder_settings, not_empty, session_place
 from .show import ProgressBar, printable, say
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
         parents=[shared],
         help="check a session, a video file or a folder of images; exit code 1 if damaged",
     )
-    verify.add_argument("subject", metavar="SESSION|FILE|FOLDER")
+    verify.add_argument("subject", metavar="SESSION|FILE|FOLDER", type=not_empty)
     verify.add_argument("--deep", action="store_true", help="decode every frame as well")
     add_root(verify)
     verify.set_defaults(run=run_verify)
