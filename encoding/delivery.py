@@ -193,10 +193,11 @@ def output_path(text: str, codec: str) -> Path:
     codec makes images; `codec` auto makes PNG images.
 
     Raises:
-        OutputError: the name is empty, lacks a suffix, or is a folder and the codec makes videos.
+        OutputError: the name is empty or invalid, lacks a suffix, or is a folder and the codec makes videos.
     """
-    if not text:
-        raise OutputError("The output name is empty: write one, such as smooth.mp4.")
+    if not text or "\0" in text:
+        what = "contains a NUL character" if text else "is empty"
+        raise OutputError(f"The output name {what}: write one, such as smooth.mp4.")
     path, word = Path(text), codec.lower()
     is_folder = text.endswith(("/", "\\")) or path.is_dir()
     if not is_folder and (path.suffix or word not in IMAGE_CODECS):

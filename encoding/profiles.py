@@ -6,6 +6,7 @@ encoder = resolve_encoder(EncoderSettings(codec="h264", crf=18), info, container
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from .errors import EncoderError
 from .frame import ColorTags
 from .layout import pixel_layout
 from .pix_fmt import choose_pix_fmt, loss, loss_words
+from .stored import require_types
 
 log = logging.getLogger("tlbvfi.profiles")
 
@@ -61,6 +63,12 @@ class EncoderSettings:
     """Bits per second, like `8M` or `800k`."""
     preset: str | None = None
     pix_fmt: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            require_types(self, most=math.inf)  # ranges depend on the codec
+        except TypeError as error:
+            raise EncoderError(f"{error}: pass a value of that type.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

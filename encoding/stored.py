@@ -11,11 +11,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 MOST_DIGITS = 1000
+MOST = (1 << 62) - 1
+"""Integers up to it, and the sum of two, fit into the 64 bits of FFmpeg's times."""
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON
@@ -43,35 +46,45 @@ def stored_fraction(text: object) -> Fraction:
     return Fraction(text)
 
 
-def require_types(record: Any) -> None:  # noqa: ANN401 - any dataclass
+def require_types(record: Any, *, most: float = MOST) -> None:  # noqa: ANN401 - any dataclass
     """Require that the fields of a dataclass match their annotations.
 
+    `most`: the largest integer, of either sign.
+
     Raises:
-        TypeError: one does not.
+        TypeError: one does not; the text gives its value and its annotation.
     """
     hints = get_type_hints(type(record))
     for field in fields(record):
         value = getattr(record, field.name)
-        if not is_of_type(value, hints[field.name]):
-            raise TypeError(f"{field.name} is {value!r:.80}")
+        if not is_of_type(value, hints[field.name], most=most):
+            raise TypeError(f"{field.name} is {value!r:.80}, not {field.type}")
 
 
-def is_of_type(value: object, hint: Any) -> bool:  # noqa: ANN401 - a type or a typing construct
-    """Whether `value` fits an annotation made of plain types, unions, tuples, lists and mappings."""
+def is_of_type(value: object, hint: Any, *, most: float = MOST) -> bool:  # noqa: ANN401 - a type or a typing construct
+    """Whether `value` fits an annotation made of plain types, unions, tuples, lists and mappings.
+
+    Of a `Literal` only the type counts. `most`: the largest integer, of either sign.
+    """
     kind, inner = get_origin(hint) or hint, get_args(hint)
+    fits = partial(is_of_type, most=most)
     if hint is Any:
         return True
     if kind in (Union, UnionType):
-        return any(is_of_type(value, each) for each in inner)
+        return any(fits(value, each) for each in inner)
+    if kind is Literal:
+        return isinstance(value, tuple({type(each) for each in inner}))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 62
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= most
     if kind is tuple and isinstance(value, tuple):
         wanted = inner[:1] * len(value) if inner[-1] is ... else inner
-        return len(value) == len(wanted) and all(map(is_of_type, value, wanted))
+        return len(value) == len(wanted) and all(map(fits, value, wanted))
     if not isinstance(value, kind):
         return False
     if isinstance(value, list):
-        return all(is_of_type(each, *inner) for each in value)
+        return all(fits(each, *inner) for each in value)
     if isinstance(value, Mapping) and inner:
-        return all(is_of_type(k, inner[0]) and is_of_type(v, inner[1]) for k, v in value.items())
+        return all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
     return True

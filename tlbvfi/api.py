@@ -8,14 +8,15 @@ interpolate_video("clip.mp4", "smooth.mp4", method="flow", fps=60, crf=18)
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
-from io import BytesIO
+from io import BytesIO, TextIOBase
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, SupportsIndex, TypeVar, get_type_hints
 
 from torch import Tensor
 
@@ -24,8 +25,9 @@ from ..encoding.durable import sole_writer
 from ..encoding.errors import OutputError, SourceError
 from ..encoding.profiles import EncoderSettings
 from ..encoding.source import open_source
+from ..encoding.stored import is_of_type
 from .arrays import A, FrameFormat
-from .config import JobConfig, SlowmoSound
+from .config import JobConfig, SlowmoSound, require_settings
 from .errors import FrameError, SettingsError
 from .job import Destination, refuse_the_source, run_job
 from .method import Method, announce
@@ -39,6 +41,7 @@ from .spans import CutRule, SourceFrame
 from .timeline import parse_factor, parse_rate, parse_seconds
 
 F = TypeVar("F")
+W = TypeVar("W", int, int | None)
 
 Number = int | float | str | Fraction
 """A rate, factor or time. Decimal NTSC rates (23.976, 29.97, ...) stand for the exact rates."""
@@ -93,13 +96,13 @@ def interpolate_frames(
     if fps is not None and input_fps is None:
         raise SettingsError(f"fps {fps} needs input_fps: pass the rate of the input frames.")
     config = JobConfig(
-        times=times,
+        times=_plain(times),
         fps=_given(fps, parse_rate),
         slowmo=parse_factor(str(slowmo)),
         cuts=cuts,
         retime=retime,
-        depth=depth,
-        seed=seed,
+        depth=_plain(depth),
+        seed=_plain(seed),
     )
     return _output_frames(
         frames, as_method(method), config, _given(input_fps, parse_rate) or Fraction(1)
@@ -125,7 +128,7 @@ def interpolate_video(
     seed: int = 0,
     codec: str = "auto",
     crf: int | None = None,
-    bitrate: str | None = None,
+    bitrate: str | int | None = None,
     preset: str | None = None,
     pix_fmt: str | None = None,
     sound: str | Path | BytesIO | None = None,
@@ -161,27 +164,41 @@ def interpolate_video(
         InterpolationError: the settings, frames or weights are unusable.
     """
     config = JobConfig(
-        times=times,
+        times=_plain(times),
         fps=_given(fps, parse_rate),
         slowmo=parse_factor(str(slowmo)),
         slowmo_sound=slowmo_sound,
         cuts=cuts,
         retime=retime,
-        depth=depth,
-        seed=seed,
+        depth=_plain(depth),
+        seed=_plain(seed),
         start=_given(start, parse_seconds),
         end=_given(end, parse_seconds),
         encoder=EncoderSettings(
-            codec=codec, crf=crf, bitrate=bitrate, preset=preset, pix_fmt=pix_fmt
+            codec=codec,
+            crf=_plain(crf),
+            bitrate=str(bitrate) if isinstance(bitrate, int) else bitrate,
+            preset=preset,
+            pix_fmt=pix_fmt,
         ),
         audio=audio,
     )
+    require_arguments(
+        interpolate_video,
+        container=container,
+        metadata=metadata,
+        overwrite=overwrite,
+        root=root,
+        on_event=on_event,
+    )
+    output = _output(target, codec)
+    if output is source or output is sound:
+        raise OutputError("the target is the source itself: pass a BytesIO of its own.")
     engine = as_method(method)
     heard = _own_sound(source) if sound is None else _sound(sound)
     rate = _given(input_fps, parse_rate)
     with open_source(_streamable(source), input_rate=rate, hwaccel=hwaccel) as opened:
-        if isinstance(source, str | Path) and isinstance(target, str | Path):
-            output = output_path(str(target), codec)
+        if isinstance(source, str | Path) and isinstance(output, Path):
             refuse_the_source(Path(source), output)
             destination = Destination(
                 output=output,
@@ -192,14 +209,14 @@ def interpolate_video(
             )
             job = run_job(opened, engine, config, destination, on_event=on_event)
             return VideoResult(frames=job.frames, was_done=job.was_done)
-        place = Path(target) if isinstance(target, str | Path) else target
-        with _new_file(place, overwrite) if isinstance(place, Path) else nullcontext():
+        is_path = isinstance(output, Path)
+        with _new_file(output, overwrite) if is_path else nullcontext():
             frames = run_in_one_go(
                 opened,
                 engine,
                 config,
-                place,
-                suffix=_suffix(target, container),
+                output,
+                suffix=output.suffix.lower() if is_path else f".{container.lower().lstrip('.')}",
                 sound=heard,
                 metadata=metadata,
                 on_event=on_event,
@@ -216,7 +233,33 @@ def as_method(method: MethodLike) -> Method:
     """
     if isinstance(method, str):
         return create_method(MethodConfig(name=method))
-    return create_method(method) if isinstance(method, MethodConfig) else method
+    if isinstance(method, MethodConfig):
+        require_settings(method)
+        return create_method(method)
+    if not hasattr(method, "between"):
+        raise SettingsError(
+            f"method is {method!r:.80}: pass a name such as 'flow', a MethodConfig, or what "
+            "create_method returned."
+        )
+    return method
+
+
+def require_arguments(function: Callable[..., object], **arguments: object) -> None:
+    """Require that arguments have the types that the function announces.
+
+    Raises:
+        SettingsError: one does not.
+    """
+    hints = get_type_hints(function)
+    for name, value in arguments.items():
+        if not is_of_type(value, hints[name]):
+            kind = function.__annotations__[name]
+            raise SettingsError(f"{name} is {value!r:.80}, not {kind}: pass a value of that type.")
+
+
+def _plain(number: W) -> W | int:
+    """An integer of any kind, such as numpy's, as Python's own; anything else as it is."""
+    return operator.index(number) if isinstance(number, SupportsIndex) else number
 
 
 def _given(value: Number | None, parse: Callable[[str], Fraction]) -> Fraction | None:
@@ -337,7 +380,17 @@ def _new_file(target: Path, overwrite: bool) -> Iterator[None]:
         yield
 
 
-def _suffix(target: str | Path | BinaryIO, container: str) -> str:
+def _output(target: str | Path | BinaryIO, codec: str) -> Path | BinaryIO:
+    """The target, if something can be written there."""
     if isinstance(target, str | Path):
-        return Path(target).suffix.lower()
-    return f".{container.lower().removeprefix('.')}"
+        return output_path(str(target), codec)
+    if not hasattr(target, "write") or isinstance(target, TextIOBase):
+        raise SettingsError(
+            f"target is of type {type(target).__name__}: pass a path or a binary file object."
+        )
+    can = (getattr(target, name, lambda: True) for name in ("writable", "seekable"))
+    if getattr(target, "closed", False) or not all(each() for each in can):
+        raise OutputError(
+            "the target is closed, read-only or not seekable: open it with mode 'wb'."
+        )
+    return target

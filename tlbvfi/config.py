@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..encoding.profiles import EncoderSettings
+from ..encoding.stored import require_types
 from .errors import SettingsError
 from .spans import CutRule, require_cut_rule
 from .timeline import LOWEST_RATE, MAX_TIMES
@@ -16,6 +18,18 @@ SlowmoSound = Literal["drop", "stretch"]
 
 DEFAULT_CHUNK_SECONDS = Fraction(2)
 """Short enough that a crash costs little, long enough that its own GOPs add under 1 % of size."""
+
+
+def require_settings(settings: Any) -> None:  # noqa: ANN401 - any dataclass
+    """Require that settings have the types of their annotations, which Python does not check.
+
+    Raises:
+        SettingsError: one does not.
+    """
+    try:
+        require_types(settings, most=math.inf)  # ranges are checked field by field
+    except TypeError as error:
+        raise SettingsError(f"{error}: pass a value of that type.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +46,7 @@ class ChunkLength:
     bytes: int | None = None
 
     def __post_init__(self) -> None:
+        require_settings(self)
         given = [v for v in (self.seconds, self.frames, self.bytes) if v is not None]
         if len(given) > 1:
             raise SettingsError(
@@ -86,6 +101,7 @@ class JobConfig:
         return self.audio and (self.slowmo == 1 or self.slowmo_sound == "stretch")
 
     def __post_init__(self) -> None:
+        require_settings(self)
         if self.times is not None and (self.fps is not None or self.slowmo != 1):
             raise SettingsError(
                 "times multiplies the frames at the source's own rate: leave it out with fps or "

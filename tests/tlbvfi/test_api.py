@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from fractions import Fraction
-from io import BytesIO
+from io import BufferedReader, BytesIO, StringIO
 from pathlib import Path
 
 import av
@@ -18,6 +18,7 @@ import torch
 from comfyui_tlbvfi import (
     InterpolationError,
     MethodConfig,
+    VideoError,
     create_method,
     interpolate_frames,
     interpolate_video,
@@ -230,6 +231,70 @@ def test_bad_settings_are_refused_before_a_frame_is_read(options, message):
 
     with pytest.raises(SettingsError, match=message):
         interpolate_frames(source(), **({"method": "blend"} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"times": 2.0}, "times is 2.0, not int | None: "),
+        ({"seed": 1.5}, "seed is 1.5, not int: "),
+        ({"crf": "18"}, "crf is '18', not int | None: "),
+        ({"codec": None}, "codec is None, not str: "),
+        ({"audio": "no"}, "audio is 'no', not bool: "),
+        ({"cuts": None}, "cuts is None, not CutRule: "),
+        ({"container": None}, "container is None, not str: "),
+        ({"metadata": {"frames": 5}}, "metadata is {'frames': 5}, not Mapping[str, str] | None: "),
+        ({"on_event": None}, "on_event is None, not OnEvent: "),
+        ({"method": None}, "method is None: pass a name such as 'flow', "),
+        ({"method": MethodConfig(name="flow", steps="4")}, "steps is '4', not int: "),
+    ],
+)
+def test_values_of_another_type_are_refused_in_one_sentence(options, message):
+    with pytest.raises((InterpolationError, VideoError), match=rf"^{re.escape(message)}.*\.$"):
+        interpolate_video(moving(3), BytesIO(), **({"method": "blend", "input_fps": 8} | options))
+
+
+def test_integers_of_any_kind_are_integers(tmp_path):
+    options = {"method": "blend", "input_fps": 8, "codec": "h264"}
+    for rate in ({"crf": np.int8(20)}, {"bitrate": 1_000_000}):
+        result = interpolate_video(
+            moving(3), BytesIO(), times=np.int64(2), seed=np.uint64(2**63 - 1), **options, **rate
+        )
+        assert result.frames == 9
+
+
+def closed_file():
+    file = BytesIO()
+    file.close()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (".", r"\.png is not a type of video file"),
+        ("a\0b.mp4", "The output name contains a NUL character"),
+        (closed_file(), "the target is closed, read-only or not seekable"),
+        (BufferedReader(BytesIO()), "the target is closed, read-only or not seekable"),
+        (StringIO(), "target is of type StringIO: pass a path or a binary file object"),
+        (None, "target is of type NoneType: pass a path or a binary file object"),
+    ],
+    ids=["folder", "NUL", "closed", "read-only", "text", "none"],
+)
+def test_a_target_that_takes_no_video_is_refused(tmp_path, monkeypatch, target, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((OutputError, SettingsError), match=f"^{message}.*"):
+        interpolate_video(moving(3), target, method="blend", input_fps=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bytes_are_not_written_over_while_they_are_read(clip, tmp_path):
+    content = BytesIO(clip(tmp_path / "in.mp4", 5).read_bytes())
+    before = content.getvalue()
+    for source, options in ((content, {}), (moving(3), {"sound": content, "input_fps": 8})):
+        with pytest.raises(OutputError, match="the target is the source itself"):
+            interpolate_video(source, content, method="blend", **options)
+    assert content.getvalue() == before
 
 
 def decoded(target):
