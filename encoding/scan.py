@@ -16,6 +16,7 @@ from .container import VideoInput, exact, open_container, packets, pictures
 from .errors import SourceError
 from .packets import MISSING
 from .timestamps import Timestamps, ascending, filled, timestamps
+from .vpx import is_hidden
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -71,8 +72,8 @@ def scan(
 ) -> Scan:
     """Times of all frames, or of those in the first `limit` packets (the count is then unknown).
 
-    `first` is the first frame that can be decoded. Packets that an edit list hides (flag discard)
-    and frames before `first` are left out. Frames without pts follow each other at `input_rate`
+    `first` is the first frame that can be decoded. Packets that an edit list hides (flag discard),
+    packets that show no frame (VP8) and frames before `first` are left out. Frames without pts follow each other at `input_rate`
     or else the declared rate. If the demuxer makes up the pts (AVI has none: it numbers packets
     in decoding order) or some are equal, frames take the times in ascending order, equal ones
     moved later by a tick.
@@ -151,6 +152,7 @@ def _timed_streams(container: InputContainer, main: Stream) -> list[Stream]:
 def _demux(container: InputContainer, stream: VideoStream, limit: int | None) -> _Packets:
     found = _Packets(pts=array("q"))
     watch = ClockReader(stream) if may_jump(container) else None
+    codec = stream.codec_context.codec.canonical_name
     for packet in packets(container, *_timed_streams(container, stream)):
         if watch is not None:
             watch.see(packet)
@@ -159,7 +161,7 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
             if packet.pts is not None and base is not None:
                 end = (packet.pts + (packet.duration or 0)) * base
                 found.end_beside = max(found.end_beside, end)
-        elif packet.size and not packet.is_discard:
+        elif packet.size and not packet.is_discard and not is_hidden(packet, codec):
             pts = MISSING if packet.pts is None else packet.pts
             found.is_reordered |= bool(found.pts) and MISSING < pts < found.pts[-1]
             found.pts.append(pts)

@@ -16,6 +16,7 @@ import pytest
 from comfyui_tlbvfi.encoding import reader
 from comfyui_tlbvfi.encoding.errors import SourceError
 from comfyui_tlbvfi.encoding.layout import channel_views, pixel_layout
+from comfyui_tlbvfi.encoding.probe import probe
 from comfyui_tlbvfi.encoding.reader import VideoSource
 from comfyui_tlbvfi.encoding.source import open_source
 
@@ -456,3 +457,32 @@ def test_reading_goes_on_where_another_stopped(clip, samples):
     whole = everything(source, samples)
     first = [(f.index, f.time, samples(f.picture)) for f in islice(source.frames(), 11)]
     assert first + everything(source, samples, 11) == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "hide"),
+    [
+        ("a.webm", "libvpx", lambda head: head & ~0x10),
+        ("a.nut", "libvpx-vp9", lambda head: head & ~0x02),
+    ],
+)
+def test_packets_that_show_no_frame_count_as_none(tmp_path, clip, samples, name, codec, hide):
+    # Two-pass encoders hide a picture before some of those shown, which refer to it.
+    path, hiding = clip(name, codec=codec, options={"g": "1", "crf": "10"}), tmp_path / f"h{name}"
+    with av.open(str(path)) as given, av.open(str(hiding), "w") as out:
+        stream = out.add_stream_from_template(given.streams.video[0])
+        for number, packet in enumerate(given.demux(video=0)):
+            packet.stream = stream
+            if packet.size and number % 7 == 3:
+                hidden = av.Packet(bytes([hide(bytes(packet)[0])]) + bytes(packet)[1:])
+                hidden.pts, hidden.time_base, hidden.stream = packet.pts, packet.time_base, stream
+                hidden.dts = packet.dts - 1
+                out.mux_one(hidden)
+            if packet.size:
+                out.mux_one(packet)
+    whole = everything(VideoSource(path), samples)
+    source = VideoSource(hiding)
+    assert everything(source, samples) == whole
+    assert everything(source, samples, 17) == whole[17:]
+    assert source.shortfall() is None
+    assert probe(hiding, count=True).frame_count == 30
