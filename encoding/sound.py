@@ -23,6 +23,8 @@ from av import AudioFifo, AudioFrame
 from av.error import FFmpegError
 from av.filter import Graph
 
+from .container import exact
+
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.packet import Packet
@@ -101,10 +103,14 @@ class UnbrokenSound:
     def __init__(self, stream: AudioStream) -> None:
         self._stream = stream
         self._graph: Graph | None = None
+        self._end = Fraction(0)
 
     def __call__(self, packet: Packet | None) -> Iterator[AudioFrame]:
         """Frames that are ready after a packet, given as read; None marks the end."""
         for frame in _undamaged(self._stream, packet):
+            begin, self._end = _span(frame, self._end)
+            if frame.pts is None:
+                frame.pts = round(begin / _base(frame))
             self._graph = self._graph or _linked(frame, [("aresample", WITHOUT_GAPS)])
             self._graph.push(frame)
             yield from _pulled(self._graph)
@@ -116,18 +122,26 @@ class UnbrokenSound:
 def _undamaged(stream: AudioStream, packet: Packet | None) -> Iterable[AudioFrame]:
     """The frames a packet decodes to; none if it is damaged."""
     try:
-        return stream.decode(packet)
+        frames = stream.decode(packet)
     except FFmpegError as error:
         log.debug("a packet of sound is damaged: %s", error)
         return ()
+    for frame in frames:
+        if frame.time_base is None:  # the one that WMA's decoder gives at the end; it has no pts
+            frame.time_base = exact(stream.time_base)
+    return frames
 
 
 def _span(frame: AudioFrame, last: Fraction) -> tuple[Fraction, Fraction]:
     """A frame's span on the source's clock. The last may hold more than is meant to be heard."""
-    base = frame.time_base or Fraction(1, frame.sample_rate)
+    base = _base(frame)
     begin = last if frame.pts is None else frame.pts * base
     whole, meant = Fraction(frame.samples, frame.sample_rate), frame.duration * base
     return begin, begin + (meant if 0 < meant < whole - base else whole)
+
+
+def _base(frame: AudioFrame) -> Fraction:
+    return exact(frame.time_base) or Fraction(1, frame.sample_rate)
 
 
 def _slowing(like: AudioFrame, first: int, tempo: Fraction) -> Graph:

@@ -36,6 +36,7 @@ def sounding(tmp_path):
         with av.open(str(path), "w") as out:
             streams = [out.add_stream(codec, rate=rate, layout=layout) for layout in layouts]
             for stream in streams:
+                stream.codec_context.bit_rate = 128_000  # WMA has no default
                 stream.codec_context.open()
             size = streams[0].codec_context.frame_size or 1000
             for first in range(0, int(seconds * rate), size):
@@ -223,3 +224,18 @@ def test_sound_in_an_unknown_codec_is_left_out_with_a_note(tmp_path, filled, sou
     window = Window(start=Fraction(0), end=None, stretch=stretch)
     result = join(filled(), tmp_path / "out.mkv", source=source, window=window)
     assert result.notes == ("audio stream 0 is in an unknown codec: it is left out.",)
+
+
+@pytest.mark.parametrize("stretch", [Fraction(1), Fraction(2)])
+def test_what_a_decoder_gives_at_the_end_without_a_time_is_heard(
+    tmp_path, filled, sounding, stretch
+):
+    source = sounding("source.wma", codec="wmav2", rate=44100)
+    with av.open(str(source)) as container:
+        heard = sum(frame.samples for frame in container.decode(audio=0))
+    output = tmp_path / "out.mkv"
+    window = Window(start=Fraction(0), stretch=stretch)
+    join(filled(), output, source=source, window=window)
+    with av.open(str(output)) as container:
+        found = sum(frame.samples for frame in container.decode(audio=0))
+    assert abs(found - heard * stretch) <= 44 * stretch  # a millisecond, the unit of WMA's clock
