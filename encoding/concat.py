@@ -34,7 +34,7 @@ from .packets import CHUNK, CHUNK_PACKETS, open_video
 from .profiles import find_profile
 from .progress import ChunkRecord
 from .session import IF_OUTPUT_FULL, Session
-from .timetable import Timetable, timetable
+from .timetable import Timetable, require_storable, timetable
 from .tracks import Track
 from .verify import Expected, require_whole, verify_file
 from .window import Window, output_window
@@ -102,6 +102,7 @@ def join(
     records = [record for _, record in sorted(session.records().items())]
     shift = window.start if window else Fraction(0)
     times = timetable(session.manifest, records, shift=shift)
+    require_storable(output.suffix, times.least_distance, is_vfr=session.manifest.is_vfr)
     plan = _Plan(session=session, records=records, times=times, source=source, window=window)
     with disk_errors(output, if_full=IF_OUTPUT_FULL):
         make_folder(output.parent)
@@ -143,8 +144,6 @@ def _refuse_unsuitable(session: Session, output: Path, *, overwrite: bool) -> No
             f"{output.suffix or 'a file without suffix'}: choose {' or '.join(fitting)}, or name "
             "a codec to have them encoded once more."
         )
-    if output.suffix.lower() == ".avi" and session.manifest.is_vfr:
-        raise OutputError(f"{output.name}: .avi cannot hold a variable frame rate: choose .nut.")
 
 
 def _write_or_refuse(

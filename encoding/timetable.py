@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .errors import SessionError
+from .errors import OutputError, SessionError
 from .manifest import Manifest
 from .progress import ChunkRecord
 
@@ -16,6 +16,7 @@ MOST_TICKS = 2**31 - 1
 """Per second: FFmpeg counts them in a signed 32-bit integer."""
 NANOSECONDS = 10**9
 """Per second, where a start is rounded; in finer ticks a frame could last too long to be stored."""
+MILLISECOND_CONTAINERS = (".mkv", ".webm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,11 @@ class Timetable:
     def end(self) -> int:
         """Tick at which the last frame ends."""
         return int(self.pts[-1]) + self.last_duration
+
+    @property
+    def least_distance(self) -> Fraction:
+        """Seconds between the two frames that are closest to each other."""
+        return int(self.durations().min()) * self.time_base
 
     def durations(self) -> np.ndarray:
         """int64 [frames]: ticks until the next frame."""
@@ -75,6 +81,25 @@ def timetable(
     if np.any(np.diff(pts) <= 0):
         raise SessionError("The chunks overlap in time: make the session again.")
     return Timetable(time_base=base / finer, pts=pts, last_duration=manifest.stream.step * finer)
+
+
+def require_storable(suffix: str, step: Fraction, *, is_vfr: bool) -> None:
+    """Refuse a kind of file that cannot hold the times of an output.
+
+    `step`: the least distance between two frames, in seconds.
+
+    Raises:
+        OutputError: two frames may get the same time, or a variable rate becomes a constant one.
+    """
+    if suffix.lower() == ".avi" and is_vfr:
+        raise OutputError(
+            ".avi cannot hold a variable frame rate: choose .nut, or a constant rate with fps."
+        )
+    if suffix.lower() in MILLISECOND_CONTAINERS and step * 1000 < 1:
+        raise OutputError(
+            f"{suffix} stores times in whole milliseconds, and frames would be as little as "
+            f"{float(step * 1000):.3g} ms apart: choose .mp4 or .nut, or fewer times."
+        )
 
 
 def start_ticks(start: Fraction, base: Fraction) -> tuple[int, int]:

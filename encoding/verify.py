@@ -22,11 +22,10 @@ from .errors import SessionError, VerificationError
 from .packets import CHUNK, MISSING, PacketScan, open_video, scan_packets
 from .progress import ChunkRecord
 from .session import Session
-from .timetable import Timetable, timetable
+from .timetable import MILLISECOND_CONTAINERS, Timetable, timetable
 
 log = logging.getLogger("tlbvfi.verify")
 
-MILLISECOND_CONTAINERS = (".mkv", ".webm")
 SHOWN = 3
 
 

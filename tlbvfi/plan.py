@@ -20,6 +20,7 @@ from ..encoding.reader import file_identity
 from ..encoding.session import ChunkRecord
 from ..encoding.source import Source
 from ..encoding.timestamps import Timestamps
+from ..encoding.timetable import require_storable
 from ..encoding.writer import StreamSpec
 from .config import JobConfig
 from .errors import SettingsError
@@ -108,6 +109,7 @@ def make_plan(
         SourceError: the source cannot be read.
         SettingsError: the window is empty, or the times cannot be stored.
         EncoderError: the encoder's settings do not fit, or it cannot run here.
+        OutputError: files with this suffix cannot hold the times.
     """
     info, times = source.info, source.timestamps
     first, stop = _window(times, config)
@@ -147,6 +149,8 @@ def make_plan(
         start=origin,
         plan={key: str(value) for key, value in asdict(config.chunk).items() if value is not None},
     )
+    least = timeline.step(_least_distance(times, first, stop))
+    require_storable(suffix, least, is_vfr=manifest.is_vfr)
     last = times.time(stop - 1) if stop is not None else None
     return Plan(
         manifest=manifest,
@@ -199,6 +203,13 @@ def _lost_stop(
     following = min(i for i in known if i > index)
     gap = known[following].pairs[0] - start
     return start + (pairs_per_chunk or gap // (following - index))
+
+
+def _least_distance(times: Timestamps, first: int, stop: int | None) -> Fraction:
+    """Seconds between the two source frames of the window that are closest to each other."""
+    if times.ticks is None:
+        return 1 / times.rate
+    return min(b - a for a, b in pairwise(times.ticks[first:stop])) * times.time_base
 
 
 def _refuse_endless_pauses(times: Timestamps, first: int, stop: int | None) -> None:

@@ -591,6 +591,16 @@ def test_a_variable_rate_is_not_pressed_into_avi(tmp_path, filled):
     assert shown(output) == [0, 3 * TICK, 4 * TICK]
 
 
+def test_frames_less_than_a_millisecond_apart_are_not_pressed_into_matroska(
+    tmp_path, filled, stream
+):
+    session = filled("ffv1", stream=stream(rate=Fraction(1500)))
+    with pytest.raises(OutputError, match=r"\.mkv .* 0\.667 ms apart: choose \.mp4 or \.nut"):
+        join(session, tmp_path / "out.mkv")
+    join(session, tmp_path / "out.nut")
+    assert shown(tmp_path / "out.nut") == [Fraction(n, 1500) for n in range(7)]
+
+
 def test_a_link_in_the_place_of_the_unfinished_output_is_not_followed(tmp_path, filled):
     victim = tmp_path / "victim"
     victim.write_text("precious")

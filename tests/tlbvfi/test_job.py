@@ -512,3 +512,29 @@ def test_a_pause_of_days_is_not_filled_with_frames(clip, run, tmp_path):
     assert not (tmp_path / "output").exists()
     assert run(source, fps=Fraction(60), end=Fraction(1, 10)).frames == 5
     assert run(source, "all.mkv", times=1).frames == 15
+
+
+def test_times_that_matroska_cannot_tell_apart_are_refused_before_the_first_frame(
+    clip, run, tmp_path
+):
+    steady = clip(tmp_path / "steady.mp4", 6, rate=Fraction(240))
+    shown = [Fraction(t, 90000) for t in (0, 3000, 6000, 6150, 9000)]
+    varied = clip(tmp_path / "varied.mp4", times=shown)
+    for source, times_, apart in ((steady, 3, r"0\.521"), (varied, 1, r"0\.833")):
+        with pytest.raises(
+            OutputError, match=rf"milliseconds.*{apart} ms apart: choose \.mp4 or \.nut"
+        ):
+            run(source, "out.mkv", times=times_)
+    assert not (tmp_path / "output").exists()
+    assert run(steady, "out.mp4", times=3).frames == 41
+    assert run(steady, "rougher.mkv", times=2).frames == 21
+    assert run(varied, "window.mkv", times=1, end=Fraction(6100, 90000)).frames == 5
+    assert run(varied, "rate.mkv", fps=Fraction(1000)).frames == 101
+
+
+def test_a_variable_rate_in_avi_is_refused_before_the_first_frame(clip, run, tmp_path):
+    source = clip(tmp_path / "in.mp4", times=[Fraction(t, 100) for t in (0, 3, 7, 9, 20)])
+    with pytest.raises(OutputError, match=r"variable frame rate: choose \.nut"):
+        run(source, "out.avi", codec="utvideo", times=1)
+    assert not (tmp_path / "output").exists()
+    assert run(source, "out.avi", codec="utvideo", fps=Fraction(50)).frames == 11
