@@ -178,6 +178,8 @@ class _Order:
 
     last: Fraction | None = None
     """Decode time, in seconds."""
+    apart: Fraction | None = None
+    """Seconds between the two packets that are closest to each other."""
     left_out: int = 0
 
 
@@ -197,6 +199,11 @@ def _timed(
         if packet.size and (packet.dts is None or is_late):  # FLAC ends with a header-only packet
             order.left_out += 1
             continue
+        if last is not None:
+            order.apart = min(seconds - last, order.apart or seconds - last)
+        if is_sound and not packet.duration and order.apart:
+            # Matroska tells none for ALAC and Speex; mp4 tracks end as long after the last packet.
+            packet.duration = round(order.apart / packet.time_base)
         order.last = seconds
         yield float(seconds), packet
 

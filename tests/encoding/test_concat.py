@@ -75,6 +75,8 @@ def tone(start, size, rate, kind):
     samples = np.stack([wave, wave]).astype(np.float32)
     if kind == "s16":
         samples = (samples.T.reshape(1, -1) * 32767).astype(np.int16)
+    if kind == "s32p":
+        samples = (samples * 2**31).astype(np.int32)
     frame = av.AudioFrame.from_ndarray(samples, format=kind, layout="stereo")
     frame.rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
     return frame
@@ -240,6 +242,17 @@ def test_sound_is_copied_packet_by_packet(tmp_path, filled, sounding, suffix):
     if suffix != ".mkv":  # Matroska shifts all times by the encoder's priming
         assert [time for time, _ in ours] == [time for time, _ in theirs]
         assert shown(output)[0] == 0
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_sound_whose_packets_tell_no_duration_is_copied_to_its_end(
+    tmp_path, filled, sounding, suffix
+):
+    source, output = sounding("source.mkv", audio="alac"), tmp_path / f"out{suffix}"
+    with av.open(str(source)) as container:
+        assert not any(packet.duration for packet in container.demux(audio=0))
+    assert join(filled("h264"), output, source=source).notes == ()
+    assert [content for _, content in payload(output)] == [each for _, each in payload(source)]
 
 
 def test_picture_and_sound_keep_the_sources_clock(tmp_path, filled, sounding):
