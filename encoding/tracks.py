@@ -48,6 +48,8 @@ AUDIO = {
 }
 """Audio codec of each container for sound that it cannot hold as it is."""
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
+EDITED = (".mp4", ".mov")
+"""Containers with edit lists."""
 AAC_BITS_PER_CHANNEL = 96_000
 LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """Layout assumed for this many unnamed channels; swresample assumes the same."""
@@ -241,7 +243,8 @@ def _add_track(
 ) -> tuple[Track | None, str]:
     name = f"{suffix} cannot hold {stream.type} stream {stream.index} ({_codec_name(stream)})"
     if _holds(stream, origin, suffix):
-        return Track(source=stream, target=_template(out, stream), convert=_as_is), ""
+        convert = _heard(suffix) if stream.type == "audio" else _as_is
+        return Track(source=stream, target=_template(out, stream), convert=convert), ""
     try:
         if isinstance(stream, AudioStream):
             track = _encoded_audio(out, stream, AUDIO[suffix], UnbrokenSound(stream))
@@ -298,6 +301,32 @@ def _labeled(target: Stream, source: Stream) -> Stream:
 
 def _as_is(packet: Packet | None) -> Iterable[Packet]:
     return () if packet is None else (packet,)
+
+
+def _heard(suffix: str) -> Convert:
+    """Copies sound without what the source's edit list hides, which other files would play.
+
+    A decoder may need some of it to begin with, such as AAC's priming. Edit lists hide it again, as
+    it comes before 0; elsewhere no more than one packet is heard too much.
+    """
+    has_begun, needed = False, None
+
+    def convert(packet: Packet | None) -> Iterator[Packet]:
+        nonlocal has_begun, needed
+        if packet is None:
+            return
+        if not packet.is_discard:
+            if needed is not None:
+                yield needed
+            has_begun, needed = True, None
+            yield packet
+        elif not has_begun:
+            if suffix in EDITED and packet.pts is not None and packet.pts < 0:
+                yield packet
+            else:
+                needed = packet
+
+    return convert
 
 
 def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode: Decode) -> Track:

@@ -255,6 +255,31 @@ def test_sound_whose_packets_tell_no_duration_is_copied_to_its_end(
     assert [content for _, content in payload(output)] == [each for _, each in payload(source)]
 
 
+def test_sound_that_an_edit_list_hides_stays_unheard(tmp_path, filled, sounding):
+    whole, source = sounding("whole.mp4", rate=48000), tmp_path / "source.mp4"
+    with av.open(str(whole)) as given, av.open(str(source), "w") as out:
+        sound = out.add_stream_from_template(given.streams.audio[0])
+        for packet in given.demux(audio=0):
+            if packet.size:
+                packet.stream, packet.pts, packet.dts = sound, packet.pts - 4384, packet.dts - 4384
+                out.mux(packet)
+    with av.open(str(source)) as container:
+        hidden = [packet.is_discard for packet in container.demux(audio=0) if packet.size]
+    assert hidden == [True] * 5 + [False] * (len(hidden) - 5)
+    for suffix, kept in ((".mp4", 5), (".mkv", 1)):  # AAC needs one to begin with
+        output = tmp_path / f"out{suffix}"
+        assert join(filled("h264", id=suffix[1:]), output, source=source).notes == ()
+        contents = [content for _, content in payload(output)]
+        assert contents == [content for _, content in payload(source)][5 - kept :]
+    assert samples_of(tmp_path / "out.mp4") == samples_of(source)
+
+
+def samples_of(path):
+    """The samples that are heard of a file's sound."""
+    with av.open(str(path)) as container:
+        return b"".join(frame.to_ndarray().tobytes() for frame in container.decode(audio=0))
+
+
 def test_picture_and_sound_keep_the_sources_clock(tmp_path, filled, sounding):
     source = sounding("source.mp4")
     start = Fraction("0.3")
