@@ -212,9 +212,12 @@ def _add_video(out: OutputContainer, plan: _Plan, suffix: str) -> VideoStream:
         tag = template.codec_context.codec_tag
         if _keeps_tag(tag, path.suffix, suffix):
             stream.codec_context.codec_tag = tag
-    aspect = plan.session.manifest.stream.sample_aspect_ratio
-    if aspect is not None:
-        stream.codec_context.sample_aspect_ratio = aspect
+    planned = plan.session.manifest.stream
+    if not plan.session.manifest.is_vfr:
+        # A timecode needs it, and of a copied stream only H.264 and HEVC tell it.
+        stream.codec_context.framerate = planned.rate
+    if planned.sample_aspect_ratio is not None:
+        stream.codec_context.sample_aspect_ratio = planned.sample_aspect_ratio
     stream.time_base = plan.times.time_base
     return stream
 

@@ -84,6 +84,18 @@ def test_the_timecode_of_the_source_is_kept(tmp_path, filled, labeled, ffprobe, 
     assert label(output) == "01:00:01:12"
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("prores", ".mov"), ("av1", ".mp4"), ("vp9", ".mp4"), ("ffv1", ".mkv")],
+)
+def test_every_codec_keeps_the_timecode(tmp_path, filled, labeled, codec, suffix):
+    if carried.PYAV < carried.GIVES_RATES and suffix != ".mkv":
+        pytest.skip("this PyAV cannot")
+    output = tmp_path / f"out{suffix}"
+    assert join(filled(codec), output, source=labeled()).notes == ()
+    assert label(output) == "01:00:00:24"
+
+
 def test_a_timecode_that_an_old_pyav_cannot_write_is_told(tmp_path, filled, labeled, monkeypatch):
     monkeypatch.setattr(carried, "GIVES_RATES", (99, 0))
     notes = join(filled("h264"), tmp_path / "out.mov", source=labeled()).notes
