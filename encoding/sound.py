@@ -100,8 +100,10 @@ class SlowSound:
 class UnbrokenSound:
     """Decodes an audio stream in sync: silent where sound is missing or damaged."""
 
-    def __init__(self, stream: AudioStream) -> None:
+    def __init__(self, stream: AudioStream, *, from_zero: bool = False) -> None:
+        """`from_zero`: whether it is silent from 0 on where the sound begins later."""
         self._stream = stream
+        self._options = f"{WITHOUT_GAPS}:first_pts=0" if from_zero else WITHOUT_GAPS
         self._graph: Graph | None = None
         self._end = Fraction(0)
 
@@ -111,7 +113,7 @@ class UnbrokenSound:
             begin, self._end = _span(frame, self._end)
             if frame.pts is None:
                 frame.pts = round(begin / _base(frame))
-            self._graph = self._graph or _linked(frame, [("aresample", WITHOUT_GAPS)])
+            self._graph = self._graph or _linked(frame, [("aresample", self._options)])
             self._graph.push(frame)
             yield from _pulled(self._graph)
         if packet is None and self._graph is not None:

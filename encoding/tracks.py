@@ -24,9 +24,9 @@ from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from .clock import STEADY, Clock
-from .container import VideoInput, is_cover_art, open_container, pictures
+from .container import VideoInput, exact, is_cover_art, open_container, pictures
 from .errors import OutputError
-from .sound import SlowSound, UnbrokenSound
+from .sound import SMALLEST_GAP, SlowSound, UnbrokenSound
 from .window import Window
 from .writer import MUXERS
 
@@ -97,7 +97,7 @@ def add_tracks(
             if isinstance(stream, AudioStream) and window is not None and window.stretch != 1:
                 tracks.append(_add_slowed(out, stream, suffix, window))
                 continue
-            track, note = _add_track(out, stream, origin, suffix)
+            track, note = _add_track(out, stream, origin, suffix, window)
             tracks += [track] if track else []
             notes += [note] if note else []
     return tracks, notes
@@ -239,15 +239,18 @@ def _add_slowed(out: OutputContainer, stream: AudioStream, suffix: str, window: 
 
 
 def _add_track(
-    out: OutputContainer, stream: Stream, origin: VideoInput, suffix: str
+    out: OutputContainer, stream: Stream, origin: VideoInput, suffix: str, window: Window | None
 ) -> tuple[Track | None, str]:
     name = f"{suffix} cannot hold {stream.type} stream {stream.index} ({_codec_name(stream)})"
-    if _holds(stream, origin, suffix):
+    if suffix == ".avi" and _begins_late(stream, window):
+        name += ", which begins late"  # all tracks begin together
+    elif _holds(stream, origin, suffix):
         convert = _heard(suffix) if stream.type == "audio" else _as_is
         return Track(source=stream, target=_template(out, stream), convert=convert), ""
     try:
         if isinstance(stream, AudioStream):
-            track = _encoded_audio(out, stream, AUDIO[suffix], UnbrokenSound(stream))
+            decode = UnbrokenSound(stream, from_zero=suffix == ".avi")
+            track = _encoded_audio(out, stream, AUDIO[suffix], decode)
             return track, f"{name}: it becomes {_words_for(track)}."
         if isinstance(stream, SubtitleStream) and suffix in SUBTITLES and _is_text(stream):
             codec = SUBTITLES[suffix]
@@ -257,6 +260,14 @@ def _add_track(
             f"{name}, and it cannot be converted ({error}): choose .mkv for the output."
         ) from error
     return None, f"{name}: it is left out."
+
+
+def _begins_late(stream: Stream, window: Window | None) -> bool:
+    """Whether sound begins so long after the output that it would be heard too early without it."""
+    if stream.type != "audio" or stream.start_time is None:
+        return False
+    begin = stream.start_time * (exact(stream.time_base) or 0)
+    return begin - (window.start if window is not None else 0) > SMALLEST_GAP
 
 
 def _codec_name(stream: Stream) -> str:

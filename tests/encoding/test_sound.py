@@ -149,6 +149,18 @@ def test_what_begins_late_begins_later_still(sounding):
     assert len(wave) == pytest.approx(2.5 * rate, abs=rate / 1000)
 
 
+def test_sound_that_begins_late_stays_in_place_in_avi(tmp_path, filled, sounding):
+    source, output = sounding("source.mov", start=Fraction(3, 4)), tmp_path / "out.avi"
+    (note, *_) = join(filled("utvideo", start=Fraction(1, 4)), output, source=source).notes
+    assert "(pcm_s16le), which begins late: it becomes pcm_s16le" in note
+    with av.open(str(output)) as container:
+        frames = [frame.to_ndarray()[0, ::2] for frame in container.decode(audio=0)]
+    wave = np.concatenate(frames)
+    assert len(wave) == 48000 * 3 // 2
+    assert not wave[:24000].any()
+    assert np.abs(wave[24000:24100]).max() > 3000
+
+
 def test_a_window_without_sound_is_silent(sounding):
     with av.open(str(sounding())) as container:
         stream = container.streams.audio[0]
