@@ -139,7 +139,7 @@ def track_packets(
     """(decode time in seconds, packet) of all tracks, in the order of the source.
 
     `clock`: that of the source's frames. With a window, only packets that begin inside it are kept,
-    on the output's clock. Packets that no muxer accepts, because they have no time or come out of
+    and subtitles that are shown inside it, on the output's clock. Packets that no muxer accepts, because they have no time or come out of
     order, are left out; at the end `notes`, or else the log, get a sentence for each track that
     lost some.
     """
@@ -214,6 +214,8 @@ def _move_into(packet: Packet, window: Window | None) -> bool:
     """Whether the packet belongs to the output; its times are moved to the output's clock."""
     if window is None:
         return True
+    if packet.stream.type == "subtitle":
+        _clip(packet, window)
     time = packet.pts if packet.pts is not None else packet.dts
     if time is None:
         return False
@@ -225,6 +227,20 @@ def _move_into(packet: Packet, window: Window | None) -> bool:
     packet.dts = None if packet.dts is None else round((packet.dts - shift) * window.stretch)
     packet.duration = round((packet.duration or 0) * window.stretch)
     return True
+
+
+def _clip(packet: Packet, window: Window) -> None:
+    """Begin and end a subtitle within the window if it is shown there at all."""
+    if packet.pts is None or not packet.duration:
+        return
+    first = -(-window.start // packet.time_base)
+    end = packet.pts + packet.duration
+    if window.end is not None:
+        end = min(end, window.end // packet.time_base)
+    begin = max(packet.pts, first)
+    if begin < end:
+        packet.pts, packet.duration = begin, end - begin
+        packet.dts = None if packet.dts is None else max(packet.dts, begin)
 
 
 def _add_slowed(out: OutputContainer, stream: AudioStream, suffix: str, window: Window) -> Track:

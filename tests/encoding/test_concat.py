@@ -489,6 +489,21 @@ def test_a_window_takes_the_packets_and_chapters_inside_it(tmp_path, filled, sou
     ]
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_subtitles_are_cut_to_the_window(tmp_path, filled, sounding, ffprobe, suffix):
+    source = sounding(subtitles=True)  # shown from 0.1 to 0.5 and from 0.7 to 0.9 seconds
+    window = Window(start=Fraction("0.25"), end=Fraction("0.75"))
+    output = tmp_path / f"out{suffix}"
+    join(filled("h264", start=window.start), output, source=source, window=window)
+    packets = ffprobe(output, "-show_packets", "-select_streams", "s")["packets"]
+    lines = [
+        (float(packet["pts_time"]), float(packet["duration_time"]))
+        for packet in packets
+        if int(packet["size"]) > 2  # mp4 fills the time between with empty ones
+    ]
+    assert lines == [(0, 0.25), (0.45, 0.05)]
+
+
 @pytest.mark.parametrize(
     ("suffix", "kinds", "stretch"),
     [
