@@ -89,9 +89,10 @@ class Carried:
         """Label the first frame by the source's timecode, if any; a note if no label fits."""
         assert self.source is not None
         picture = pictures(self.source)
-        label, own = _timecode(self.source), exact(picture.average_rate) if picture else None
+        label = _timecode(self.source)
         if label is None or picture is None:
             return []
+        own = exact(picture.average_rate) or exact(picture.guessed_rate)  # MXF may tell none
         moved = None
         if suffix in TIMECODE and own and rate:
             start = (picture.start_time or 0) * (exact(picture.time_base) or 0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
@@ -15,6 +17,7 @@ from .errors import SourceError
 from .frame import ColorTags, is_mirrored, side_data
 from .scan import scan
 from .timestamps import Timestamps
+from .webp import is_animated
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -100,9 +103,20 @@ def first_picture(source: VideoInput) -> av.VideoFrame:
         picture = next((picture for picture in decode(container, stream) if picture), None)
     if picture is not None:
         return picture
+    if is_animated(_start(source)):
+        raise SourceError(
+            f"{source_name(source)} is an animated WebP, which FFmpeg does not decode: convert it "
+            "to GIF, APNG or a video first."
+        )
     raise SourceError(
         f"{source_name(source)} contains no frame that can be decoded; it is empty or damaged."
     )
+
+
+def _start(source: VideoInput) -> bytes:
+    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
+        file.seek(0)
+        return file.read(32)
 
 
 def describe(

@@ -6,7 +6,14 @@ import struct
 from pathlib import Path
 
 EXTENDED_ALPHA = 0x10
+EXTENDED_ANIMATION = 0x02
 LOSSLESS_ALPHA = 1 << 28
+
+
+def is_animated(start: bytes) -> bool:
+    """Whether these first 21 bytes, or more, are those of an animation."""
+    is_extended = start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X" and len(start) > 20
+    return is_extended and bool(start[20] & EXTENDED_ANIMATION)
 
 
 def is_opaque(path: Path) -> bool:

@@ -268,3 +268,21 @@ def test_tags_in_an_old_code_page_are_read_all_the_same(tmp_path, paint):
         output.mux(stream.encode())
     patched(path, b"Caf____", "Caf\xe9 bar"[:4].encode("latin-1") + b"bar")
     assert probe(path).metadata["title"] == "Caf\ufffdbar"
+
+
+@pytest.mark.parametrize("where", ["file", "memory"])
+def test_an_animated_webp_is_called_one(tmp_path, where):
+    path = tmp_path / "a.webp"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libwebp_anim", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(3):
+            picture = av.VideoFrame(64, 48, "yuv420p")
+            for plane in picture.planes:
+                plane.update(bytes([90 * number]) * plane.buffer_size)
+            picture.pts = number
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+    source = path if where == "file" else BytesIO(path.read_bytes())
+    with pytest.raises(SourceError, match=r"is an animated WebP, .* convert it to GIF"):
+        probe(source)

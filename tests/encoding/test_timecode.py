@@ -96,6 +96,23 @@ def test_every_codec_keeps_the_timecode(tmp_path, filled, labeled, codec, suffix
     assert label(output) == "01:00:00:24"
 
 
+def test_a_timecode_beside_pictures_whose_rate_is_only_guessed_is_kept(tmp_path, filled, stream):
+    source, output = tmp_path / "source.mxf", tmp_path / "out.mkv"
+    with av.open(str(source), "w") as out:
+        video = out.add_stream("jpeg2000", rate=24)
+        video.width, video.height, video.pix_fmt = 64, 48, "rgb24"
+        out.metadata["timecode"] = "01:00:00:12"
+        for number in range(3):
+            picture = av.VideoFrame(64, 48, "rgb24")
+            picture.pts = number
+            out.mux(video.encode(picture))
+        out.mux(video.encode(None))
+    with av.open(str(source)) as container:
+        assert container.streams.video[0].average_rate is None
+    assert join(filled("ffv1", stream=stream(rate=Fraction(48))), output, source=source).notes == ()
+    assert label(output) == "01:00:00:24"
+
+
 def test_a_timecode_that_an_old_pyav_cannot_write_is_told(tmp_path, filled, labeled, monkeypatch):
     monkeypatch.setattr(carried, "GIVES_RATES", (99, 0))
     notes = join(filled("h264"), tmp_path / "out.mov", source=labeled()).notes
