@@ -37,7 +37,7 @@ MOVIE_TIMESCALE = 400_000
 Edit lists end a track at a tick; where ticks are coarser, readers miss a last packet of few samples."""
 # Written by muxers about the file they make: wrong for another file.
 MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
-TRACK_METADATA = {"language", "title"}
+TRACK_METADATA = {"language", "title", "stereo_mode"}
 """What describes the pictures themselves; other tags of a track tell how its file was made."""
 # Keys that mp4 and mov have an atom for; other keys need the free form of QuickTime.
 MP4_METADATA = {

@@ -332,6 +332,19 @@ def test_the_name_of_the_video_track_is_kept(tmp_path, filled, sounding, ffprobe
     assert (tags["language"], tags["title"]) == ("jpn", "Main")
 
 
+@pytest.mark.parametrize(("codec", "suffix"), [("h264", ".mkv"), ("vp9", ".webm")])
+def test_pictures_for_both_eyes_are_called_that(tmp_path, filled, codec, suffix):
+    source, output = tmp_path / "source.mkv", tmp_path / f"out{suffix}"
+    with av.open(str(source), "w") as out:
+        video = out.add_stream("libx264", rate=24)
+        video.width, video.height = 64, 48
+        video.metadata["stereo_mode"] = "left_right"
+        out.mux([*video.encode(av.VideoFrame(64, 48, "yuv420p")), *video.encode(None)])
+    join(filled(codec), output, source=source)
+    with av.open(str(output)) as container:
+        assert container.streams.video[0].metadata["stereo_mode"] == "left_right"
+
+
 @pytest.mark.parametrize(("ours", "left"), [({"Title": "New"}, ["New"]), ({"title": ""}, [])])
 def test_metadata_of_the_job_takes_the_place_of_the_source_s(
     tmp_path, filled, sounding, ours, left
