@@ -10,7 +10,8 @@ from comfyui_tlbvfi.tlbvfi import gpu_memory, job
 from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
 from comfyui_tlbvfi.tlbvfi.cli import build_parser
 from comfyui_tlbvfi.tlbvfi.cli.interpolate import method_config
-from comfyui_tlbvfi.tlbvfi.errors import InterpolationError
+from comfyui_tlbvfi.tlbvfi.errors import InterpolationError, SettingsError
+from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
 
@@ -56,6 +57,12 @@ def test_a_chunk_size_that_is_none_is_refused_alike(tlbvfi, source):
     code, _, err = tlbvfi("interpolate", source, "out.mp4", *words)
     assert code == 1
     assert "A size of 'huge' is not understood" in err
+
+
+@pytest.mark.parametrize("memory", ["4G", 0, 1.5])
+def test_a_budget_is_a_number_of_bytes(memory):
+    with pytest.raises(SettingsError, match="memory must be a whole number of bytes above 0, got"):
+        MethodConfig(memory=memory)
 
 
 def test_memory_that_runs_out_is_one_sentence(tlbvfi, source, monkeypatch, tmp_path):

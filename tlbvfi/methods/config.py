@@ -43,12 +43,14 @@ class MethodConfig:
     memory: int | None = None
     """tlbvfi: bytes it may take, weights included: GPU memory, or RAM for the whole process.
 
-    None: all that is free. Frames are the same; with less memory they take longer.
+    None: all that is free. Frames are the same, up to float rounding; with less they take longer.
     """
 
     def __post_init__(self) -> None:
-        if self.memory is not None and self.memory <= 0:
-            raise SettingsError(f"memory must be above 0 bytes, got {self.memory}.")
+        if self.memory is not None and (not isinstance(self.memory, int) or self.memory <= 0):
+            raise SettingsError(
+                f"memory must be a whole number of bytes above 0, got {self.memory!r}."
+            )
         for field, allowed in (
             ("name", METHODS),
             ("precision", get_args(Precision)),
