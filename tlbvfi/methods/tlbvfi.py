@@ -26,10 +26,11 @@ from ..model import (
     plan_memory,
 )
 from ..model.compiled import compile_blocks
+from ..model.graphs import Graphs
 from ..model.memory import LIBRARIES, give_back_freed_memory
 from ..model.precision import matmul_precision
-from ..model.sampler_graph import GraphedSampler
 from ..model.sampling import check_values, draw_noise
+from ..model.whole_frames import Encoding, Halfway, Walk
 from ..models import cache_folder
 from ..transfer import Uploads
 from .config import Compile, MethodConfig
@@ -181,7 +182,11 @@ class TlbvfiMethod:
         self._unknown: tuple[Geometry, Tensor] | None = None
         self._prepared: tuple[object, tuple[Tensor, ...]] | None = None
         self._upload = Uploads()
-        self._graphed = GraphedSampler(model.walk_bridge, model.denoise_fn.parameters)
+        self._frames = Graphs(model, "kernels are launched one by one")
+        self._sampler = Graphs(model.denoise_fn, "the sampler's steps run one by one")
+        self.launches_frames_at_once = True
+        """Whether frames are CUDA graphs where the plan says that they may be; the benchmark also
+        measures them stage by stage."""
 
     @property
     def device(self) -> torch.device:
@@ -326,7 +331,17 @@ class TlbvfiMethod:
         """
         if not y.is_cuda:
             return self.model.sample_latent(y, steps, noise.to(y.device))
-        return self._graphed(y, noise.pin_memory(), *self._prepare_walk(steps))
+        walk = self._prepare_walk(steps)
+        return self._sampler(Walk(self.model), y, noise.pin_memory(), *walk)[0]
+
+    def forget_graphs(self) -> None:
+        """Give back the memory of CUDA graphs; they are recorded again after some frames."""
+        self._frames.clear()
+        self._sampler.clear()
+
+    def _uses_graphs(self, plan: MemoryPlan) -> bool:
+        """Whether whole frames are graphs, rather than the sampler alone."""
+        return plan.in_graphs and self.launches_frames_at_once and self._frames.work
 
     def _prepare_walk(self, steps: int) -> tuple[Tensor, ...]:
         """`TLBVFI.prepare_walk`, computed once for each device and number of steps."""
@@ -375,12 +390,20 @@ class TlbvfiMethod:
             unknown = self._unknown_of(geometry)
             features0 = self.model.stack([node.features0 for node in nodes], plan)
             features1 = self.model.stack([node.features1 for node in nodes], plan)
+            if self._uses_graphs(plan):
+                halfway = Halfway(self.model, geometry, plan, steps)
+                walk, noise = self._prepare_walk(steps), noise.pin_memory()
+                inputs = halfway.inputs(features0, unknown, features1, noise, *walk)
+                return self._frames(halfway, *inputs)[0]
             return self.model(features0, unknown, features1, steps, noise, plan, self.sample)
 
     @torch.no_grad()
     def _encode(self, frame: Tensor, geometry: Geometry) -> FrameFeatures:
         def compute(plan: MemoryPlan) -> FrameFeatures:
             self._unknown_of(geometry)  # now, while at most one other frame takes memory
+            if self._uses_graphs(plan):
+                made = self._frames(Encoding(self.model, geometry, plan), frame)
+                return FrameFeatures.of_tensors(geometry, made)
             return self.model.encode(frame, geometry, plan)
 
         with matmul_precision(tf32=self.options.tf32):
@@ -416,6 +439,7 @@ class TlbvfiMethod:
             ) from shortage
         self.available = max(least, int(SHRINK * plan.peak))
         log.warning("out of memory: continuing with %.2f GB.", self.available / 1e9)
+        self.forget_graphs()
         give_back_freed_memory(self.device)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -424,5 +448,6 @@ class TlbvfiMethod:
         """Features of the unknown frame, cached for the last geometry."""
         if self._unknown is None or self._unknown[0] != geometry:
             self.options.report(geometry)
+            self.forget_graphs()  # those of another size would take memory that no plan counts
             self._unknown = geometry, self.model.encode_unknown(geometry, self.plan(geometry))
         return self._unknown[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import torch
@@ -46,6 +46,17 @@ WHOLE_VALUES = (1 << 30) - 1
 
 Kernels with 32-bit indices stop at twice as many, and attention of older PyTorch at 65535 groups.
 """
+GRAPH_PIXELS = 1 << 23
+"""Padded pixels up to which a GPU may be faster than the program that launches its kernels.
+
+By roofline an H100 needs 42 ms for the 3.1 million of 1080p, while launching takes about 65 ms.
+"""
+GRAPH_FEATURES = 4
+"""Frames whose features exist in addition if frames are made by graphs.
+
+Both inputs and the result of graphs are copies; and the graphs' own memory is still held while the
+second frame's features, which are encoded in it, are kept outside as well.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +72,8 @@ class MemoryPlan:
     decode: Bands = WHOLE_MAPS
     keeps_flow_features: bool = True
     """Whether these are kept for both pairs of a frame, or computed again for each pair."""
+    in_graphs: bool = False
+    """Whether a GPU may encode frames and make the ones between them as CUDA graphs."""
     peak: int = 0
     """Approximate peak bytes of features and maps, without the weights."""
 
@@ -82,14 +95,20 @@ def plan_memory(
     `available` is what features and maps may take, None for no limit; `device` the type of the
     device, `dtype` that of the decoder.
     """
-    plans = [
-        _fastest(_Stages(geometry, device, batch, dtype.itemsize, keeps=keeps), available)
-        for keeps in (True, False)
-    ]
+    stages = _Stages(geometry, device, batch, dtype.itemsize, keeps=True)
+    again = _Stages(geometry, device, batch, dtype.itemsize, keeps=False)
+    plans = [_fastest(each, available) for each in (stages, again)]
     fitting = [found for found in plans if available is None or found[0].peak <= available]
-    if fitting:
-        return min(fitting, key=lambda found: found[1])[0]
-    return min(plans, key=lambda found: found[0].peak)[0]
+    if not fitting:
+        return min(plans, key=lambda found: found[0].peak)[0]
+    fastest = min(fitting, key=lambda found: found[1])[0]
+    in_graphs = replace(fastest, in_graphs=True, peak=fastest.peak + stages.held_for_graphs)
+    fits = available is None or in_graphs.peak <= available
+    return in_graphs if fits and stages.gain_from_graphs and _is_whole(fastest) else fastest
+
+
+def _is_whole(plan: MemoryPlan) -> bool:
+    return replace(plan, peak=0) == WHOLE
 
 
 def _fastest(stages: _Stages, available: int | None) -> tuple[MemoryPlan, float]:
@@ -217,6 +236,17 @@ class _Stages:
     def kept(self) -> float:
         """Bytes per pixel of both frames' features, outside the flow's stages."""
         return FRAMES * (self.features + (self.canvas_features if self.keeps_canvas else 0))
+
+    @property
+    def gain_from_graphs(self) -> bool:
+        """Whether launching the kernels of whole maps may take longer than they run."""
+        return self.device == "cuda" and self.pixels <= GRAPH_PIXELS
+
+    @property
+    def held_for_graphs(self) -> int:
+        """Bytes that graphs take in addition to what is taken without them."""
+        frames = 2 * self.frame  # one that is encoded, one between two others
+        return ceil((GRAPH_FEATURES * self.kept / FRAMES + frames) * self.pixels)
 
     @property
     def known_to_flow(self) -> float:

@@ -66,6 +66,24 @@ class FrameFeatures:
         """The padded frame as input for the encoder."""
         return self.frame[:, :3].contiguous(memory_format=torch.channels_last)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them in one list, if a plan has kept everything."""
+        flow = [] if self.flow is None else [self.flow.canvas, *self.flow.features]
+        return [self.frame, *(self.levels or ()), *flow]
+
+    @classmethod
+    def of_tensors(cls, geometry: Geometry, tensors: Sequence[Tensor]) -> "FrameFeatures":
+        """The features whose `tensors` these are."""
+        frame, levels, flow = tensors[0], tensors[1 : 1 + LEVELS], tensors[1 + LEVELS :]
+        known = FlowFeatures(canvas=flow[0], features=flow[1:]) if flow else None
+        return cls(geometry=geometry, frame=frame, levels=levels, flow=known)
+
+    @staticmethod
+    def number_of_tensors(geometry: Geometry) -> int:
+        """How many `tensors` the features of a frame have."""
+        return 1 + LEVELS + (2 + FLOW_LEVELS if geometry.reduces_flow else 0)
+
 
 class TLBVFI(nn.Module):
     """The network; parameters are named as in the official checkpoint."""

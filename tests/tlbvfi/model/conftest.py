@@ -14,7 +14,7 @@ from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.model import TLBVFI, FrameFeatures
 from comfyui_tlbvfi.tlbvfi.model.memory import WHOLE
-from comfyui_tlbvfi.tlbvfi.model.tlbvfi import FlowFeatures, pad_frame
+from comfyui_tlbvfi.tlbvfi.model.tlbvfi import FLOW_LEVELS, LEVELS, FlowFeatures, pad_frame
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.nn import functional as F
@@ -91,8 +91,12 @@ def sketch(model, monkeypatch):
     def encode(frame, geometry, plan=WHOLE):
         padded = pad_frame(frame, geometry)
         canvas = F.adaptive_avg_pool2d(padded[:, :3], geometry.latent)
-        flow = FlowFeatures(canvas=canvas, features=[canvas]) if plan.keeps_flow_features else None
-        return FrameFeatures(geometry=geometry, frame=padded, levels=[2 * canvas - 1], flow=flow)
+        flow = None
+        if plan.keeps_flow_features:
+            flow = FlowFeatures(canvas=canvas, features=[canvas] * (1 + FLOW_LEVELS))
+        return FrameFeatures(
+            geometry=geometry, frame=padded, levels=[2 * canvas - 1] * LEVELS, flow=flow
+        )
 
     def encode_unknown(geometry, plan=WHOLE):
         return torch.zeros(1, 3, *geometry.latent)

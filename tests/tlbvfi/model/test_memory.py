@@ -1,6 +1,7 @@
 """Memory plans stay within the available memory, make use of it, and never change a frame."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -67,6 +68,28 @@ def test_without_a_limit_everything_is_stored(geometry, target):
     widest = 64 * target.get("batch", 1) * geometry.padded_height * geometry.padded_width
     if target["device"] == "cuda" and 2 * widest < WHOLE_VALUES:
         assert all(getattr(plan, stage).values is None for stage in STAGES)
+
+
+@pytest.mark.parametrize("pairs", [1, 4])
+def test_graphs_are_for_pictures_whose_kernels_outrun_their_launches_if_there_is_room(pairs):
+    small, large = plan_geometry(512, 512), plan_geometry(2160, 3840)
+    target = {"device": "cuda", "dtype": torch.float16, "batch": pairs}
+    plan = plan_memory(small, **target)
+    assert plan.in_graphs
+    without = plan_memory(small, available=plan.peak - 1, **target)
+    assert without == replace(plan, in_graphs=False, peak=without.peak)
+    assert without.peak < plan.peak < 1.5 * without.peak
+    assert not plan_memory(small, **{**target, "device": "cpu"}).in_graphs
+    assert not plan_memory(large, **target).in_graphs
+
+
+@given(geometries, targets, st.floats(0, 3))
+def test_only_whole_maps_are_computed_in_graphs(geometry, target, part):
+    most = plan_memory(geometry, **target).peak
+    plan = plan_memory(geometry, available=int(part * most), **target)
+    if plan.in_graphs:
+        assert plan.peak <= part * most
+        assert replace(plan, in_graphs=False, peak=0) == MemoryPlan()
 
 
 @pytest.fixture(scope="module")
