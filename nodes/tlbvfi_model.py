@@ -166,9 +166,11 @@ class HostedTlbvfi:
 
     def release(self) -> None:
         """Free the VRAM; the weights stay in RAM."""
+        self._method.forget_graphs()
         mm.unload_model_and_clones(self._patcher)
 
     def _load(self, geometry: Geometry) -> None:
+        self._method.forget_graphs()  # ComfyUI takes the memory they hold for free
         self._method.available = self._limit(geometry)
         self._bring(self._plan(geometry, self._method.available))
         # the fastest number of pairs at once is known only with the weights on the device
