@@ -37,7 +37,7 @@ from comfyui_tlbvfi.tlbvfi.model import (
     tlbvfi,
 )
 from comfyui_tlbvfi.tlbvfi.model.geometry import Geometry, plan_geometry
-from comfyui_tlbvfi.tlbvfi.model.memory import IN_HAND, LIBRARIES, MemoryPlan
+from comfyui_tlbvfi.tlbvfi.model.memory import GRAPH_FEATURES, IN_HAND, LIBRARIES, MemoryPlan
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -81,12 +81,16 @@ def run(model: TLBVFI, geometry: Geometry, plan: MemoryPlan) -> None:
     unknown = model.encode_unknown(geometry, plan)
     noise = torch.empty((STEPS - 1, 1, 3, 3, *geometry.latent), device="cuda")
     handed_out: list[Tensor] = []
+    held: list[Tensor] = []
 
     def encoded() -> Any:  # noqa: ANN401 - the features of a frame
         frame = torch.empty((1, 3, geometry.height, geometry.width), device="cuda")
         return model.encode(frame, geometry, plan)
 
     features = encoded()
+    if plan.in_graphs:  # held as long as there are graphs, in addition to what they hold at most
+        held += [torch.empty_like(features.frame) for _ in range(2)]
+        held += [torch.empty_like(x) for _ in range(GRAPH_FEATURES) for x in features.tensors]
     for _ in range(2):
         following = encoded()
         between = model(features, unknown, following, STEPS, noise, plan)

@@ -21,6 +21,7 @@ from ..gpu_memory import keep_within
 from ..method import Batching, Method, PairKey
 from ..methods.tlbvfi import TlbvfiMethod, open_tlbvfi
 from ..model import SamplingOptions
+from ..model.graphs import CALLS_BEFORE_RECORDING
 from ..model.precision import matmul_precision
 from ..model.sampling import draw_noise
 from ..pipeline import Rules, interpolate
@@ -30,7 +31,7 @@ from .cuda import forget_peak, held_bytes, kernel_seconds, peak_bytes
 from .figures import BaselineFigures, ModelFigures, psnr
 from .pictures import RATE, as_frames, pictures, there_and_back
 from .plain import load_plain
-from .stages import count_gflop, watched
+from .stages import count_gflop, stage_by_stage, watched
 from .tasks import Task
 
 HALFWAY = Fraction(1, 2)
@@ -78,11 +79,14 @@ def measure_model(task: Task) -> ModelFigures:
         _check(last)
         number = torch.tensor(warm_up + pairs)
         save_file({"frame": last.contiguous(), "number": number}, task.last_frame)
-        with watched(method) as spent:
-            take(frames, pairs)
+        with stage_by_stage(method):
+            take(frames, warm_up)
+            with watched(method) as spent:
+                take(frames, pairs)
         if device.type == "cuda":
             # The profiler slows down the program, from then on, but not the kernels: so it comes
             # last, and the clock is the one from above.
+            take(frames, warm_up)
             running = kernel_seconds(lambda: take(frames, pairs), device)
             busy = running / pairs / fmean(clock.seconds)
     geometry = method.options.geometry(task.size.height, task.size.width)
@@ -223,8 +227,11 @@ def pairs_at_once(method: Method, task: Task) -> int:
 
 
 def warm_up_pairs(device: torch.device, at_once: int = 1) -> int:
-    """Pairs before the clock starts: in the first, libraries choose and compile their kernels."""
-    return _whole_groups(3 if device.type == "cuda" else 1, at_once)
+    """Pairs before the clock starts, after which nothing is chosen, compiled or recorded any more.
+
+    Calls of the sampler alone are recorded last: the first is not counted, the last records.
+    """
+    return (CALLS_BEFORE_RECORDING + 2 if device.type == "cuda" else 1) * at_once
 
 
 def measured_pairs(task: Task, device: torch.device, at_once: int = 1) -> int:

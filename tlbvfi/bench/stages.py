@@ -18,9 +18,24 @@ from .figures import STAGES
 
 
 @contextmanager
+def stage_by_stage(method: TlbvfiMethod) -> Iterator[None]:
+    """Without graphs of whole frames within the block, which would hide the stages from the clock.
+
+    The sampler remains a graph of its own.
+    """
+    method.launches_frames_at_once = False
+    method.forget_graphs()
+    try:
+        yield
+    finally:
+        method.launches_frames_at_once = True
+
+
+@contextmanager
 def watched(method: TlbvfiMethod) -> Iterator[dict[str, float]]:
     """Seconds that the method spends in each stage within the block, and between them (`other`).
 
+    To be used within `stage_by_stage`.
     On a GPU the clock waits after every stage, so the sum exceeds the time of an undisturbed run.
     """
     spent: dict[str, float] = dict.fromkeys(STAGES, 0.0)

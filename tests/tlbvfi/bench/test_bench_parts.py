@@ -90,21 +90,27 @@ def test_kernels_are_added_up_once_the_device_that_runs_them_is_done(monkeypatch
     assert done == ["work", second]
 
 
-def test_the_profiler_which_slows_down_what_follows_comes_last(monkeypatch, tmp_path):
+def test_stages_are_watched_without_graphs_and_the_profiler_which_slows_down_comes_last(
+    monkeypatch, tmp_path
+):
     order = []
 
     def watch(method):
         order.append("stages")
+        assert not method.launches_frames_at_once
         return nullcontext(dict.fromkeys(STAGES, 0.0))
 
     def profile(work, device):
         order.append("profiler")
+        assert gpu.launches_frames_at_once
         return 1.0
 
     gpu = SimpleNamespace(
         device=torch.device("cuda"),
         options=SamplingOptions(),
         plan=lambda geometry, pairs: SimpleNamespace(peak=0),
+        launches_frames_at_once=True,
+        forget_graphs=lambda: order.append("no graphs"),
     )
     frames = (frame for frame in repeat(torch.zeros(3, 16, 16)))
     stubs = {"open_method": lambda task: gpu, "mid_frames": lambda *given: frames}
@@ -115,7 +121,7 @@ def test_the_profiler_which_slows_down_what_follows_comes_last(monkeypatch, tmp_
     size, method = Size(16, 16), MethodConfig()
     task = Task(kind="model", folder=tmp_path, method=method, threads=None, size=size)
     assert rate.measure_model(task).gpu_busy > 0
-    assert order == ["stages", "profiler"]
+    assert order == ["no graphs", "stages", "profiler"]
 
 
 @given(st.integers(0, 500), st.integers(2, 20))
