@@ -9,7 +9,7 @@ from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.method import PairKey
 from comfyui_tlbvfi.tlbvfi.model import plan_geometry, sample
 from comfyui_tlbvfi.tlbvfi.model.precision import float32_precision, matmul_precision
-from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, draw_noise
+from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, check_values, draw_noise
 from torch.nn import functional as F
 
 CPU = torch.device("cpu")
@@ -101,6 +101,20 @@ def test_the_callers_tensors_stay_as_they_were_and_the_result_is_the_callers(mod
 def test_bad_frames_are_refused_in_one_sentence(model, frames, message):
     with pytest.raises(FrameError, match=message):
         sample(model, *frames)
+
+
+@pytest.mark.parametrize("values", [[torch.nan], [torch.inf], [-torch.inf, torch.inf]], ids=str)
+def test_a_single_pixel_that_is_not_finite_is_found(values):
+    frame = torch.rand(3, 300, 400)
+    frame[1, 150, 200 : 200 + len(values)] = torch.tensor(values)
+    with pytest.raises(FrameError, match="NaN or infinite"):
+        check_values(frame)
+
+
+def test_finite_pixels_whose_sum_is_infinite_are_no_error():
+    frame = torch.full((3, 300, 400), torch.finfo(torch.float32).max)
+    assert frame.sum().isinf()
+    check_values(frame)
 
 
 @pytest.mark.parametrize(
