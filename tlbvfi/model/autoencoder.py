@@ -42,6 +42,7 @@ from .layers import (
     Resample,
     ResBlock2d,
     ResBlock3d,
+    conv3d_by,
     folded,
     new_group_norm,
     per_frame,
@@ -224,7 +225,7 @@ class Encoder(nn.Module):
         gate = 1 + torch.sigmoid(frequencies)
         clip = torch.stack([phi * gate for phi in deepest], dim=2).contiguous()
         clip = self.mid(clip)
-        return self.conv_out(swish(per_frame(self.norm_out, clip)))
+        return conv3d_by(self.conv_out, swish(per_frame(self.norm_out, clip)))
 
 
 class Quantizer(nn.Module):
@@ -381,7 +382,7 @@ class Decoder(nn.Module):
         `clip`: [B, 3, T=3, h, w] after `post_quant_conv`; the encoder's levels of each frame;
         `flow` [B, 4, H, W].
         """
-        deep = self.mid(self.conv_in(clip.to(self.conv_in.weight.dtype)))[:, :, 0]
+        deep = self.mid(conv3d_by(self.conv_in, clip.to(self.conv_in.weight.dtype)))[:, :, 0]
         h = stored(deep.contiguous(memory_format=torch.channels_last))
         gathered = gather(h, bands)
         flows = flow_pyramid(flow, len(WARPED_LEVELS))

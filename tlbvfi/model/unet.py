@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import Operations, attend, swish, weight_and_bias
+from .layers import Operations, attend, conv3d, conv3d_by, swish, weight_and_bias
 
 WIDTH = 32
 EMBEDDING = 4 * WIDTH
@@ -65,8 +65,8 @@ class TimedResBlock(nn.Module):
         """`modulation`: [1, 64], that of the timestep."""
         h = resample(swish(self.in_layers["0"](x)), self.resampling)
         scale, shift = modulation[..., None, None, None].chunk(2, dim=1)
-        h = self.out_layers["0"](self.in_layers["2"](h)) * (1 + scale) + shift
-        h = self.out_layers["3"](swish(h))
+        h = self.out_layers["0"](conv3d_by(self.in_layers["2"], h)) * (1 + scale) + shift
+        h = conv3d_by(self.out_layers["3"], swish(h))
         x = resample(x, self.resampling)
         return h + (x if self.skip_connection is None else self.skip_connection(x))
 
@@ -148,13 +148,13 @@ class UNet(nn.Module):
     def embed_context(self, y: Tensor) -> Tensor:
         """What the context `y` [B, 3, T, h, w] adds to the first convolution in every step."""
         weight, bias = weight_and_bias(self.input_blocks.get_submodule("0.0"), y)
-        return F.conv3d(y, weight[:, LATENT:], bias, padding=1)
+        return conv3d(y, weight[:, LATENT:], bias, padding=1)
 
     def forward(self, x: Tensor, context: Tensor, modulations: Tensor) -> Tensor:
         """State x [B, 3, T, h, w], results of `embed_context` and of `embed` -> offset, as x."""
         following = iter(modulations.split(1))
         weight, _ = weight_and_bias(self.input_blocks.get_submodule("0.0"), x)
-        h = F.conv3d(x, weight[:, :LATENT], padding=1).add_(context)
+        h = conv3d(x, weight[:, :LATENT], padding=1).add_(context)
         skips = [h]
         for blocks in self.input_blocks[1:]:
             h = run(blocks, h, following)
@@ -162,4 +162,4 @@ class UNet(nn.Module):
         h = run(self.middle_block, h, following)
         for blocks in self.output_blocks:
             h = run(blocks, torch.cat([h, skips.pop()], dim=1), following)
-        return self.out["2"](swish(self.out["0"](h)))
+        return conv3d_by(self.out["2"], swish(self.out["0"](h)))

@@ -4,7 +4,12 @@ import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.model import bands
 from comfyui_tlbvfi.tlbvfi.model.bands import Bands, Kernel, stored
-from comfyui_tlbvfi.tlbvfi.model.layers import MaxViTBlock, ResBlock2d, convolve_by_frame
+from comfyui_tlbvfi.tlbvfi.model.layers import (
+    MaxViTBlock,
+    ResBlock2d,
+    conv3d_by,
+    convolve_by_frame,
+)
 from comfyui_tlbvfi.tlbvfi.model.lookup import look_up, taps_along, tokens_of
 from comfyui_tlbvfi.tlbvfi.model.norm import factor_and_offset, moments
 from comfyui_tlbvfi.tlbvfi.model.warp import warp
@@ -12,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.profiler import profile
 
 WHOLE = Bands()
 
@@ -117,6 +123,19 @@ def test_a_clip_is_convolved_as_one_map_of_all_its_frames(size, padding):
     found, wanted = convolve_by_frame(conv, clip), conv(clip)
     close(found, wanted)
     assert found.stride() == wanted.stride()
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+@pytest.mark.parametrize(("size", "padding"), [((3, 3, 3), 1), ((3, 3, 3), (0, 1, 1)), (1, 0)])
+def test_a_clip_is_convolved_with_and_without_onednn(monkeypatch, size, padding, is_enabled):
+    conv = nn.Conv3d(4, 5, size, padding=padding).requires_grad_(False)
+    clip = torch.randn(1, 4, 3, 6, 7, generator=torch.Generator().manual_seed(4))
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", is_enabled)
+    with profile() as profiled:
+        found = conv3d_by(conv, clip)
+    took = {event.key for event in profiled.key_averages()}
+    assert ("aten::mkldnn_convolution" in took) == (is_enabled and size != 1)
+    close(found.double(), conv.double()(clip.double()))
 
 
 def test_residual_block_in_bands_equals_the_formula():
