@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from comfyui_tlbvfi.tlbvfi.model import TLBVFI, Geometry
-from comfyui_tlbvfi.tlbvfi.model.autoencoder import flow_pyramid, haar, luma
+from comfyui_tlbvfi.tlbvfi.model.autoencoder import flow_pyramid, luma
 from comfyui_tlbvfi.tlbvfi.model.bridge import sample_bridge, step_list
 from comfyui_tlbvfi.tlbvfi.model.flow import rescale_flow
 from comfyui_tlbvfi.tlbvfi.model.layers import per_frame
@@ -128,6 +128,22 @@ class Baseline:
 def with_unknown(frames: Tensor) -> Tensor:
     """[2, 3, H, W] -> [3, 3, H, W], gray in the middle."""
     return torch.stack([frames[0], torch.full_like(frames[0], 0.5), frames[1]])
+
+
+def haar(clip: Tensor) -> list[Tensor]:
+    """The eight bands LLL, LLH, ... HHH (frame, height, width) of one undecimated level.
+
+    `clip`: luma [B, T, H, W]; each band is [B, T - 1, H, W], zeros are assumed below and right.
+    """
+    bands = [clip]
+    for dim, padding in ((1, ()), (2, (0, 0, 0, 1)), (3, (0, 1))):
+        padded = [F.pad(band, padding) if padding else band for band in bands]
+        size = padded[0].shape[dim] - 1
+        pairs = [(band.narrow(dim, 0, size), band.narrow(dim, 1, size)) for band in padded]
+        bands = [
+            half for a, b in pairs for half in ((b + a) * 0.5 / 2**0.5, (b - a) * 0.5 / 2**0.5)
+        ]
+    return bands
 
 
 def frequencies(extractor: Any, lumas: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ features of a frame serve both pairs it belongs to.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -71,44 +72,70 @@ def luma(frames: Tensor) -> Tensor:
     return red + green + blue
 
 
-def haar_split(x: Tensor, dim: int, *, pad: bool) -> tuple[Tensor, Tensor]:
-    """Sums and differences of neighbors along `dim`, undecimated, each times 0.5 / sqrt(2).
+def merged(low: Tensor, high: Tensor, dim: int) -> Tensor:
+    """Taps over a signal that equal taps over its Haar sums and differences along `dim`.
 
-    With `pad` the size stays the same: a zero is assumed after the last sample.
+    Of neighbors, undecimated, each times 0.5 / sqrt(2).
     """
     a = 0.5 / 2**0.5
-    x = x * a
-    size = x.shape[dim] if pad else x.shape[dim] - 1
-    here = x.narrow(dim, 0, size)
-    following = x.narrow(dim, 1, x.shape[dim] - 1)
-    low, high = here.clone(), -here
-    low.narrow(dim, 0, following.shape[dim]).add_(following)
-    high.narrow(dim, 0, following.shape[dim]).add_(following)
-    return low, high
+    shape = list(low.shape)
+    shape[dim] += 1
+    taps = low.new_zeros(shape)
+    taps.narrow(dim, 0, low.shape[dim]).add_(low - high, alpha=a)
+    taps.narrow(dim, 1, low.shape[dim]).add_(low + high, alpha=a)
+    return taps
 
 
-def haar(clip: Tensor) -> list[Tensor]:
-    """The eight bands LLL, LLH, ... HHH (frame, height, width) of one level of a luma clip.
+def before_level(bands: Tensor) -> Tensor:
+    """Taps over a clip that equal taps over the bands LLL, LLH, ... HHH of one Haar level of it.
 
-    `clip`: [B, T, H, W]; each band is [B, T - 1, H, W].
+    The letters are for (frame, height, width). [C, 8, T, k, l] -> [C, T + 1, k + 1, l + 1].
     """
-    bands = [clip]
-    for dim, pad in ((1, False), (2, True), (3, True)):
-        bands = [half for band in bands for half in haar_split(band, dim, pad=pad)]
-    return bands
+    taps = bands.unflatten(1, (2, 2, 2))
+    for letter, dim in ((3, -1), (2, -2), (1, -3)):
+        low, high = taps.unbind(letter)
+        taps = merged(low, high, dim)
+    return taps
 
 
-def wavelet_details(clip: Tensor) -> Rows:
-    """Details of two Haar levels of a three-frame luma clip [B, 3, H, W]: [B, 21, H, W]."""
-    B, _, H, W = clip.shape
+def before_wavelets(weight: Tensor) -> Tensor:
+    """Taps over a luma clip [C, 3, k + 2, l + 2] from taps over its wavelet details [C, 21, k, l].
+
+    Those are of two levels, the second of the first one's LLL: bands of two frames, then of one.
+    """
+    fine, coarse = weight.split((14, 7), dim=1)
+    low = before_level(F.pad(coarse[:, :, None], (0, 0, 0, 0, 0, 0, 1, 0)))
+    fine = F.pad(fine.unflatten(1, (7, 2)), (0, 1, 0, 1))
+    taps = before_level(torch.cat([low[:, None], fine], dim=1))
+    return taps.contiguous(memory_format=torch.channels_last)
+
+
+def of_wavelets(kernel: Kernel, clip: Tensor) -> Rows:
+    """`kernel` 3x3 at every second row and column of the wavelet details of a luma clip.
+
+    `clip`: [B, 3, H, W]; the details, of which there are seven times as many, are never computed.
+    Above the clip and left of it, where zeros take the place of details, the taps composed for the
+    clip see some: those are taken off again.
+    """
+    taps = kernel.weight.to(clip)
+    outside = (
+        F.pad(taps[:, :, :1], (0, 0, 0, 2)),
+        F.pad(taps[..., :1], (0, 2)),
+        F.pad(taps[:, :, :1, :1], (0, 2, 0, 2)),
+    )
+    inside, above, left, corner = before_wavelets(torch.cat([taps, *outside])).chunk(4)
+    everywhere = strided(replace(kernel, weight=inside), stored(clip), 2, before=1)
 
     def compute(start: int, stop: int) -> Tensor:
-        # Zeros below the clip give zeros below each level, as the padding requires.
-        low, *fine = haar(with_halo(stored(clip), start, stop + 2))
-        _, *coarse = haar(low)
-        return torch.cat([*fine, *coarse], dim=1)[:, :, : stop - start]
+        out = everywhere.compute(start, stop)
+        beside = with_halo(stored(clip[..., :4]), 2 * start - 1, 2 * stop + 2)
+        out[..., :1] -= F.conv2d(F.pad(beside, (1, 0)), left, stride=2)
+        if start == 0:
+            out[:, :, :1] -= F.conv2d(F.pad(clip[:, :, :4], (1, 2, 1, 0)), above, stride=2)
+            out[:, :, :1, :1] += F.conv2d(F.pad(clip[:, :, :4, :4], (1, 0, 1, 0)), corner)
+        return out
 
-    return derived((B, 21, H, W), compute)
+    return derived(everywhere.shape, compute, everywhere)
 
 
 class FrequencyBlock(nn.Module):
@@ -143,8 +170,7 @@ class FrequencyExtractor(nn.Module):
 
     def forward(self, clip: Tensor, bands: Bands) -> Tensor:
         """`clip`: luma of three frames, [B, 3, H, W]."""
-        details = wavelet_details(clip)
-        h, moments = keep_and_gather(strided(kernel_of(self.conv_in), details, 2, before=1), bands)
+        h, moments = keep_and_gather(of_wavelets(kernel_of(self.conv_in), clip), bands)
         for block in self.Blocks:
             h, moments = block(h, moments, bands)
         return whole(h)

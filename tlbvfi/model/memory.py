@@ -304,11 +304,11 @@ class _Stages:
     def clip(self) -> _Stage:
         return self._stage(
             needed=self.kept + (4 + 3 + 3 + 16 + 4) * FLOAT,
-            widest=42,
-            row=84,
+            widest=16,
+            row=64,
             maps=(10, 5),
             halo=2,
-            cost=80,
+            cost=76,
         )
 
     def decode(self) -> _Stage:

@@ -193,7 +193,7 @@ def in_bands(geometry, number, room=None, *, keeps=True):
         encode=cut(64),
         canvas=cut(64, scale),
         flow=cut(130, scale),
-        clip=cut(42),
+        clip=cut(64, 0.5),
         decode=cut(64),
         keeps_flow_features=keeps,
     )

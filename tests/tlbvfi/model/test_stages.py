@@ -6,9 +6,10 @@ from functools import cache
 import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.model import plan_geometry
-from comfyui_tlbvfi.tlbvfi.model.autoencoder import haar, luma, wavelet_details
-from comfyui_tlbvfi.tlbvfi.model.bands import Rows, whole
+from comfyui_tlbvfi.tlbvfi.model.autoencoder import luma, of_wavelets
+from comfyui_tlbvfi.tlbvfi.model.bands import WHOLE_MAPS, Bands, Kernel, Rows, keep, whole
 from comfyui_tlbvfi.tlbvfi.model.unet import sinusoid
+from torch.nn import functional as F
 
 STAGES = "stages_256"
 STEPS = 10
@@ -121,16 +122,42 @@ def test_frame_features_equal_the_reference(model, runs, equal):
         equal(f"scale0.5/flow_features.{k}", torch.cat(features))
 
 
+def halves(clip, dim):
+    """Haar sums and differences of a clip [B, T, H, W] along `dim`, a zero following (SPEC 5)."""
+    following = torch.cat(
+        [clip.narrow(dim, 1, clip.shape[dim] - 1), 0 * clip.narrow(dim, 0, 1)], dim
+    )
+    return 0.5 / 2**0.5 * (clip + following), 0.5 / 2**0.5 * (following - clip)
+
+
+def haar(clip):
+    """The bands LLL, LLH, ... HHH of one level, a frame less each."""
+    frames = [half[:, :-1] for half in halves(clip, 1)]
+    lines = [half for band in frames for half in halves(band, 2)]
+    return [half for band in lines for half in halves(band, 3)]
+
+
 def test_wavelets_equal_the_reference(stages, frames_of, equal):
     frame0, frame1 = frames_of(stages[0])
     clip = torch.cat([luma(f) for f in (frame0, torch.full_like(frame0, 0.5), frame1)], dim=1)
-    details = whole(wavelet_details(clip))
-    low = haar(clip)[0]
+    low, *fine = haar(clip)
+    lowest, *coarse = haar(low)
     equal("main/wavelet.luma", clip[:, None], 1e-6)
     equal("main/wavelet.low1", low[:, None], 1e-6)
-    equal("main/wavelet.low2", haar(low)[0][:, None], 1e-6)
-    equal("main/wavelet.high1", details[:, :14], 1e-6)
-    equal("main/wavelet.high2", details[:, 14:], 1e-6)
+    equal("main/wavelet.low2", lowest[:, None], 1e-6)
+    equal("main/wavelet.high1", torch.cat(fine, dim=1), 1e-6)
+    equal("main/wavelet.high2", torch.cat(coarse, dim=1), 1e-6)
+
+
+@pytest.mark.parametrize("bands", [WHOLE_MAPS, Bands(values=2000)], ids=str)
+def test_a_convolution_of_wavelets_needs_none(bands):
+    generator = torch.Generator().manual_seed(3)
+    clip = torch.randn(2, 3, 24, 32, generator=generator)
+    kernel = Kernel(torch.randn(8, 21, 3, 3, generator=generator), torch.arange(8.0))
+    low, *fine = haar(clip.double())
+    details = torch.cat([*fine, *haar(low)[1:]], dim=1)
+    wanted = F.conv2d(details, kernel.weight.double(), kernel.bias.double(), 2, 1)
+    assert (keep(of_wavelets(kernel, clip), bands) - wanted).abs().max() < 1e-5
 
 
 def test_clip_encoder_equals_the_reference(runs, equal):
