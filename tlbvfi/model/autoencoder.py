@@ -27,10 +27,12 @@ from .bands import (
     mapped,
     normed,
     settle,
+    settle_if_all_fits,
     stored,
     strided,
     upsampled,
     whole,
+    with_bias_as_channel,
     with_halo,
     with_one_bias,
 )
@@ -231,11 +233,14 @@ class Encoder(nn.Module):
 
     def first(self, frame: Tensor) -> Rows:
         """The first features [B, 64, H, W] of a frame [B, 3, H, W], in its type: large, and cheap."""
-        return convolved(kernel_of(self.conv_in), stored(frame))
+        kernel = kernel_of(self.conv_in)
+        if frame.is_cuda:
+            kernel, frame = with_bias_as_channel(kernel, frame)
+        return convolved(kernel, stored(frame))
 
     def levels(self, first: Rows, count: int, bands: Bands) -> list[Tensor]:
         """Outputs of the first `count` levels; that of level i is at 1 / 2**(i + 1)."""
-        h, gathered = first, gather(first, bands)
+        h, gathered = settle_if_all_fits(first, bands, self.conv_in.weight.device)
         made = []
         for level in self.down[:count]:
             h, gathered = level(h, gathered, bands)

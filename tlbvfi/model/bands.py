@@ -139,6 +139,19 @@ def with_one_bias(first: Kernel, second: Kernel) -> tuple[Kernel, Kernel]:
     return replace(first, bias=first.bias + second.bias), second.without_bias()
 
 
+def with_bias_as_channel(kernel: Kernel, x: Tensor) -> tuple[Kernel, Tensor]:
+    """A convolution that keeps the size and its map, whose bias weighs a further channel of ones.
+
+    cuDNN adds a bias in a pass of its own over the result, which may be much larger than the map.
+    The center of the kernel sees no padding, so this holds at borders too.
+    """
+    assert kernel.bias is not None
+    taps = torch.zeros_like(kernel.weight[:, :1])
+    taps[:, 0, kernel.halo, kernel.halo] = kernel.bias
+    weight = torch.cat([kernel.weight, taps], dim=1)
+    return replace(kernel, weight=weight, bias=None), F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
+
+
 def convolve(
     kernel: Kernel,
     x: Tensor,
@@ -406,6 +419,16 @@ def gather(source: Rows, bands: Bands) -> Moments:
 def settle(source: Rows, bands: Bands) -> tuple[Rows, Moments]:
     """A map and its moments; stored if there is room, else computed again wherever it is read."""
     if bands.have_room(source):
+        return keep_and_gather(source, bands)
+    return source, gather(source, bands)
+
+
+def settle_if_all_fits(source: Rows, bands: Bands, device: torch.device) -> tuple[Rows, Moments]:
+    """`settle` for a large map that is cheap to compute: stored on a GPU with room for every map.
+
+    There reading it takes less time than computing it. On a CPU the memory is worth more.
+    """
+    if bands.room is None and device.type == "cuda" and source.widest > 0:
         return keep_and_gather(source, bands)
     return source, gather(source, bands)
 

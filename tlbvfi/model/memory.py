@@ -258,11 +258,15 @@ class _Stages:
         # The second frame's levels are computed after the flow.
         return self.features + self.frame + FRAMES * self.canvas_features
 
+    def on_gpu(self, *storable: tuple[float, float]) -> Sequence[tuple[float, float]]:
+        """Maps that are stored on a GPU only, see `bands.settle_if_all_fits`."""
+        return storable if self.device == "cuda" else ()
+
     def encode(self) -> _Stage:
         other = self.features + (self.canvas_features if self.keeps_canvas else 0)
         return self._stage(
             needed=other + 30 * FLOAT,  # the frame twice, and its first two levels
-            storable=((64, 74), (32, 37)),
+            storable=((64, 74), (32, 37), *self.on_gpu((128, 7))),
             widest=64,
             row=128,
             maps=(10, 6.5),

@@ -54,6 +54,17 @@ def test_convolution_in_bands_equals_the_whole(values, size):
     close(bands.keep(bands.convolved(k, stored(x)), Bands(values=values)), wanted)
 
 
+@pytest.mark.parametrize("values", [1, 200, 10**6])
+def test_a_bias_may_be_a_channel_of_ones(values):
+    x = channels_last(2, 4, 10, 8)
+    k = kernel(6, 4, 3)
+    unbiased, more = bands.with_bias_as_channel(k, x)
+    assert unbiased.bias is None
+    assert more.is_contiguous(memory_format=torch.channels_last)
+    found = bands.keep(bands.convolved(unbiased, stored(more)), Bands(values=values))
+    close(found, F.conv2d(x, k.weight, k.bias, padding=1))
+
+
 def test_two_convolutions_in_a_row_see_zeros_outside_not_each_others_halo():
     x = channels_last(1, 4, 9, 8)
     k = kernel(4, 4, 3)
