@@ -323,8 +323,12 @@ class ContextProjection(nn.Module):
         h = convolved(self.kernel("3", "4"), h, F.gelu)
         h, gathered = settle(h, bands)
         gate = self.get_submodule("6")(gathered.mean)[:, :, None, None]
-        h = mapped(lambda rows: rows * gate.to(rows), h)
-        return keep(convolved(self.kernel("7", "8"), h), bands)
+        kernel = self.kernel("7", "8")
+        if len(gate) == 1:  # Then the gate of the map is one of the weight, which costs no pass.
+            kernel = replace(kernel, weight=kernel.weight * gate.to(kernel.weight)[0])
+        else:
+            h = mapped(lambda rows: rows * gate.to(rows), h)
+        return keep(convolved(kernel, h), bands)
 
 
 class CrossAttention(MaxViTBlock):
