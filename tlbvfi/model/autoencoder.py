@@ -435,12 +435,10 @@ class Decoder(nn.Module):
             h = stage(x, joined(context), bands)
             if level:
                 h, gathered = settle(h, bands)
-        # The largest map is computed twice rather than kept: it is also the cheapest.
-        h = normed(self.norm_out, h, gather(h, bands), "silu")
-        return self.head(convolved(kernel_of(self.conv_out), h), bands)
-
-    def head(self, h: Rows, bands: Bands) -> Rows:
-        """Logits from the last features."""
+        # The largest map is also the cheapest.
+        h, gathered = settle_if_all_fits(h, bands, deep.device)
+        h = normed(self.norm_out, h, gathered, "silu")
+        h = convolved(kernel_of(self.conv_out), h)
         for conv, norm in ((0, 1), (3, 4)):
             kernel = kernel_of(self.moduleout[conv])
             h, gathered = settle(convolved(kernel.without_bias(), h), bands)

@@ -319,7 +319,10 @@ class _Stages:
         return self._stage(
             needed=self.kept + 6 * FLOAT + 32 * self.itemsize,
             itemsize=self.itemsize,
-            storable=((32, 65), (48, 18), (64, 33), (32, 33), (64, 180), (96, 37)),
+            storable=(
+                *((32, 65), (48, 18), (64, 33), (32, 33), (64, 180), (96, 37)),
+                *self.on_gpu((128, 33)),
+            ),
             widest=64,
             row=128,
             maps=(14, 6),

@@ -65,6 +65,19 @@ def test_a_bias_may_be_a_channel_of_ones(values):
     close(found, F.conv2d(x, k.weight, k.bias, padding=1))
 
 
+@pytest.mark.parametrize(
+    ("device", "room", "walks"), [("cuda", None, 1), ("cuda", 10**9, 2), ("cpu", None, 2)]
+)
+def test_a_cheap_map_is_computed_once_only_on_a_gpu_with_room_for_all(device, room, walks):
+    x, computed = channels_last(1, 4, 10, 8), []
+    source = bands.mapped(lambda rows: computed.append(rows) or rows + 1, stored(x))
+    plan = Bands(values=64, room=room)
+    found, gathered = bands.settle_if_all_fits(source, plan, torch.device(device))
+    assert torch.equal(bands.keep(found, plan), x + 1)
+    close(gathered.mean, (x + 1).double().mean(dim=(2, 3)))
+    assert len(computed) == walks * len(list(plan.cut(10, source.widest)))
+
+
 def test_two_convolutions_in_a_row_see_zeros_outside_not_each_others_halo():
     x = channels_last(1, 4, 9, 8)
     k = kernel(4, 4, 3)
