@@ -105,8 +105,8 @@ def first_picture(source: VideoInput) -> av.VideoFrame:
         return picture
     if is_animated(_start(source)):
         raise SourceError(
-            f"{source_name(source)} is an animated WebP, which FFmpeg does not decode: convert it "
-            "to GIF, APNG or a video first."
+            f"{source_name(source)} is an animated WebP, which this FFmpeg does not decode: convert "
+            "it to GIF, APNG or a video first."
         )
     raise SourceError(
         f"{source_name(source)} contains no frame that can be decoded; it is empty or damaged."

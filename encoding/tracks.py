@@ -231,12 +231,13 @@ def _move_into(packet: Packet, window: Window | None) -> bool:
 
 def _clip(packet: Packet, window: Window) -> None:
     """Begin and end a subtitle within the window if it is shown there at all."""
-    if packet.pts is None or not packet.duration:
+    base = exact(packet.time_base)
+    if packet.pts is None or base is None or not packet.duration:
         return
-    first = -(-window.start // packet.time_base)
+    first = -(-window.start // base)
     end = packet.pts + packet.duration
     if window.end is not None:
-        end = min(end, window.end // packet.time_base)
+        end = min(end, window.end // base)
     begin = max(packet.pts, first)
     if begin < end:
         packet.pts, packet.duration = begin, end - begin

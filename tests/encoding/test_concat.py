@@ -248,9 +248,8 @@ def test_sound_is_copied_packet_by_packet(tmp_path, filled, sounding, suffix):
 def test_sound_whose_packets_tell_no_duration_is_copied_to_its_end(
     tmp_path, filled, sounding, suffix
 ):
+    # Matroska tells none; only FFmpeg since that of PyAV 19 works them out
     source, output = sounding("source.mkv", audio="alac"), tmp_path / f"out{suffix}"
-    with av.open(str(source)) as container:
-        assert not any(packet.duration for packet in container.demux(audio=0))
     assert join(filled("h264"), output, source=source).notes == ()
     assert [content for _, content in payload(output)] == [each for _, each in payload(source)]
 
