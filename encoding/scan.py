@@ -73,10 +73,10 @@ def scan(
     """Times of all frames, or of those in the first `limit` packets (the count is then unknown).
 
     `first` is the first frame that can be decoded. Packets that an edit list hides (flag discard),
-    packets that show no frame (VP8) and frames before `first` are left out. Frames without pts follow each other at `input_rate`
-    or else the declared rate. If the demuxer makes up the pts (AVI has none: it numbers packets
-    in decoding order) or some are equal, frames take the times in ascending order, equal ones
-    moved later by a tick.
+    packets that show no frame (VP8) and frames before `first` are left out. Frames without pts
+    follow each other at `input_rate` or else the declared rate. If the demuxer makes up the pts (AVI
+    has none: it numbers packets in decoding order) or some are equal, frames take the times in
+    ascending order, equal ones moved later by a tick.
 
     Raises:
         SourceError: `input_rate` is given although the file has timestamps of its own.

@@ -61,7 +61,12 @@ def require_types(record: Any, *, most: float = MOST) -> None:  # noqa: ANN401 -
             raise TypeError(f"{field.name} is {value!r:.80}, not {field.type}")
 
 
-def is_of_type(value: object, hint: Any, *, most: float = MOST) -> bool:  # noqa: ANN401 - a type or a typing construct
+def is_of_type(
+    value: object,
+    hint: Any,  # noqa: ANN401 - a type or a typing construct
+    *,
+    most: float = MOST,
+) -> bool:
     """Whether `value` fits an annotation made of plain types, unions, tuples, lists and mappings.
 
     Of a `Literal` only the type counts. `most`: the largest integer, of either sign.

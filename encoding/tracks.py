@@ -139,9 +139,9 @@ def track_packets(
     """(decode time in seconds, packet) of all tracks, in the order of the source.
 
     `clock`: that of the source's frames. With a window, only packets that begin inside it are kept,
-    and subtitles that are shown inside it, on the output's clock. Packets that no muxer accepts, because they have no time or come out of
-    order, are left out; at the end `notes`, or else the log, get a sentence for each track that
-    lost some.
+    and subtitles that are shown inside it, on the output's clock. Packets that no muxer accepts,
+    because they have no time or come out of order, are left out; at the end `notes`, or else the
+    log, get a sentence for each track that lost some.
     """
     by_index = {track.source.index: track for track in tracks if track.source.type != "attachment"}
     if not by_index:
