@@ -108,13 +108,16 @@ class NodeProgress:
 
     def __call__(self, event: Event) -> None:
         """Show an event. Raises ComfyUI's InterruptProcessingException on Cancel."""
+        if self._log_events:
+            log.info("%s", event)
         try:
             mm.throw_exception_if_processing_interrupted()
+            self._show_event(event)  # ComfyUI's bar looks for Cancel as well
         except mm.InterruptProcessingException:
             self.show(stopped_line(self._done, resumes=self._resumes))
             raise
-        if self._log_events:
-            log.info("%s", event)
+
+    def _show_event(self, event: Event) -> None:
         match event:
             case Reading(what=what, done=done, total=total):
                 self._update(done, total)
