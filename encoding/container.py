@@ -202,10 +202,15 @@ def _refuse_streams(path: Path) -> None:
         raise SourceError(f"{path} is {what}; save its content to a file first.")
 
 
-def _is_playlist(source: VideoInput) -> bool:
+def first_bytes(source: VideoInput, count: int) -> bytes:
+    """The first bytes of a file, fewer if it is shorter."""
     with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
         file.seek(0)
-        head = file.read(1024)
+        return file.read(count)
+
+
+def _is_playlist(source: VideoInput) -> bool:
+    head = first_bytes(source, 1024)
     return head.startswith((b"#EXTM3U", b"ffconcat")) or b"<MPD" in head
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import av
 
-from .container import VideoInput, decode, exact, open_video, source_name, text_tags
+from .container import VideoInput, decode, exact, first_bytes, open_video, source_name, text_tags
 from .errors import SourceError
 from .frame import ColorTags, is_mirrored, side_data
 from .scan import scan
@@ -103,7 +101,7 @@ def first_picture(source: VideoInput) -> av.VideoFrame:
         picture = next((picture for picture in decode(container, stream) if picture), None)
     if picture is not None:
         return picture
-    if is_animated(_start(source)):
+    if is_animated(first_bytes(source, 32)):
         raise SourceError(
             f"{source_name(source)} is an animated WebP, which this FFmpeg does not decode: convert "
             "it to GIF, APNG or a video first."
@@ -111,12 +109,6 @@ def first_picture(source: VideoInput) -> av.VideoFrame:
     raise SourceError(
         f"{source_name(source)} contains no frame that can be decoded; it is empty or damaged."
     )
-
-
-def _start(source: VideoInput) -> bytes:
-    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
-        file.seek(0)
-        return file.read(32)
 
 
 def describe(

@@ -72,11 +72,7 @@ def interpolate_images(
 def source_frames(images: Tensor, *, find_cuts: bool = False) -> Iterator[SourceFrame[int]]:
     """The frames of a batch, a few converted at a time; the picture is the frame's index."""
     frames = ((index, as_frame(image, index)) for index, image in enumerate(images))
-    looked_at = (
-        marked(frames, lambda item: item[1])
-        if find_cuts
-        else ((item, False, False) for item in frames)
-    )
+    looked_at = marked(frames, lambda item: item[1], look=find_cuts)
     for (index, frame), begins_scene, _ in looked_at:
         yield SourceFrame(
             index=index,

@@ -9,12 +9,10 @@ from ..encoding.layout import pixel_layout
 from ..encoding.profiles import Encoder, EncoderSettings, Picture, find_profile
 from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.progress import Notice
-from ..tlbvfi.timeline import Bisection, parse_rate
+from ..tlbvfi.timeline import LOWEST_RATE, Bisection, parse_rate
 
 PLAYABLE, ODD_SIZES = "yuv420p", "yuv444p"
 """For images, which have no YUV format of their own: what browsers play, and for odd sizes."""
-LOWEST_RATE = 0.001
-"""Frames per second; at lower rates a frame lasts longer than mp4 can store."""
 FLOAT_DENOMINATOR = 1001
 """A rate that went through a float means the nearest fraction with at most this denominator, which
 keeps 24000/1001 and everything a widget holds."""
@@ -32,8 +30,8 @@ def exact_rate(fps: float) -> Fraction | None:
         return None
     if not fps >= LOWEST_RATE:
         raise SettingsError(
-            f"fps {fps} is too low for a video file: set at least {LOWEST_RATE}, or 0 for the rate "
-            "of the source."
+            f"fps {fps} is too low for a video file: set at least {float(LOWEST_RATE)}, or 0 for the "
+            "rate of the source."
         )
     return parse_rate(str(fps)).limit_denominator(FLOAT_DENOMINATOR)
 

@@ -301,11 +301,7 @@ def _source_frames(
     def thumbnail(item: tuple[int, A]) -> Tensor:
         return alike.image(item[1][::step, ::step])
 
-    looked_at = (
-        marked(numbered(), thumbnail)
-        if make_rules(config).look
-        else ((item, False, False) for item in numbered())
-    )
+    looked_at = marked(numbered(), thumbnail, look=make_rules(config).look)
     for (index, frame), begins_scene, repeats in looked_at:
         yield SourceFrame(
             index=index,

@@ -432,11 +432,13 @@ def load_frames(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[Source
 
 def _watched(frames: Iterator[Frame], plan: Plan) -> Iterator[tuple[Frame, bool, bool]]:
     """(frame, begins a scene, repeats the one before) of every frame; both False if unneeded."""
-    if not plan.rules.look:
-        return ((frame, False, False) for frame in frames)
     size = plan.manifest.stream
     step = sampling_step(size.height, size.width)
-    return marked(frames, lambda frame: torch.from_numpy(skim(frame.picture, plan.tags, step)))
+
+    def thumbnail(frame: Frame) -> torch.Tensor:
+        return torch.from_numpy(skim(frame.picture, plan.tags, step))
+
+    return marked(frames, thumbnail, look=plan.rules.look)
 
 
 def encode_frames(

@@ -118,8 +118,16 @@ def watch(frames: Iterable[F], image_of: Callable[[F], Tensor]) -> Iterator[Watc
         yield next_pair()
 
 
-def marked(frames: Iterable[F], image_of: Callable[[F], Tensor]) -> Iterator[tuple[F, bool, bool]]:
-    """(frame, begins a scene, repeats the one before) of every frame; reads ahead like `watch`."""
+def marked(
+    frames: Iterable[F], image_of: Callable[[F], Tensor], *, look: bool = True
+) -> Iterator[tuple[F, bool, bool]]:
+    """(frame, begins a scene, repeats the one before) of every frame; reads ahead like `watch`.
+
+    Without `look` no frame is looked at, none is read ahead, and both are False.
+    """
+    if not look:
+        yield from ((frame, False, False) for frame in frames)
+        return
     pairs = watch(frames, image_of)
     first = next(pairs, None)
     if first is not None:
