@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -54,11 +54,17 @@ def require_types(record: Any, *, most: float = MOST) -> None:  # noqa: ANN401 -
     Raises:
         TypeError: one does not; the text gives its value and its annotation.
     """
-    hints = get_type_hints(type(record))
+    hints = _type_hints(type(record))
     for field in fields(record):
         value = getattr(record, field.name)
         if not is_of_type(value, hints[field.name], most=most):
             raise TypeError(f"{field.name} is {value!r:.80}, not {field.type}")
+
+
+@cache
+def _type_hints(kind: type) -> dict[str, Any]:
+    """The annotations of a dataclass; Python takes longer to evaluate them than to read a record."""
+    return get_type_hints(kind)
 
 
 def is_of_type(
