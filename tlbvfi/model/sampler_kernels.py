@@ -14,14 +14,12 @@ map merges them, so a norm needs no kernel of its own.
 import triton
 import triton.language as tl
 
-from .triton_kernels import attended, halved, plus_product
+from .triton_kernels import SIZES, attended, halved, plus_product
 
 WIDTH = tl.constexpr(32)
 """Channels of a map."""
 FRAMES = tl.constexpr(3)
 DOWN, UP = tl.constexpr(-1), tl.constexpr(1)
-SIZES = ("height", "width", "side_in")
-"""Arguments for whose values kernels are not specialized."""
 SQUARES_AT_ONCE = tl.constexpr(128)
 """Number of squares whose moments are merged at once."""
 

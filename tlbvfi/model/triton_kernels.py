@@ -11,6 +11,12 @@ IEEE 754.
 import triton
 import triton.language as tl
 
+SIZES = (
+    *("count", "start", "rows", "height", "width", "side_in"),
+    *("out_height", "out_width", "above", "left"),
+)
+"""Arguments for whose values kernels are not specialized: others come with every band and picture."""
+
 
 @triton.jit
 def probe_kernel(out):
@@ -80,7 +86,7 @@ def across(features, image, row, column, right, inside, height, width, channel):
     return mixed(first, second, right), mixed(second, third, right), mixed(third, fourth, right)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def warp_kernel(
     features,
     flow,
@@ -123,7 +129,7 @@ def warp_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def correlation_kernel(
     blend,
     features,
@@ -171,7 +177,7 @@ def correlation_kernel(
         left_above, center_above, right_above = left, center, right
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def row_moments_kernel(
     x,
     means,
@@ -338,7 +344,7 @@ def plus_product(total, large, small, large_factors, small_factors, one, smaller
     return tl.fma(tl.dot(large, large_factors), one, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def convolution_kernel(
     x,
     large,
