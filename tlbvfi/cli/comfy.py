@@ -8,7 +8,6 @@ import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -292,12 +291,7 @@ class _ServerBar:
     def __enter__(self) -> _ServerBar:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def __call__(self, event: ServerEvent) -> None:
