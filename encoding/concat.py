@@ -99,7 +99,7 @@ def join(
     _refuse_unsuitable(session, output, overwrite=overwrite)
     require_whole(session)
     window = output_window(window, session.manifest.start, output.suffix)
-    records = [record for _, record in sorted(session.records().items())]
+    records = session.in_order()
     shift = window.start if window else Fraction(0)
     times = timetable(session.manifest, records, shift=shift)
     require_storable(output.suffix, times.least_distance, is_vfr=session.manifest.is_vfr)

@@ -77,7 +77,7 @@ def decoded_frames(session: Session, start: int = 0) -> Generator[VideoFrame, No
         VerificationError: a chunk is missing, damaged or has another length.
     """
     first = 0
-    for _, record in sorted(session.records().items()):
+    for record in session.in_order():
         if first + record.frames > start:
             frames = _chunk_frames(session, record)
             with closing(frames):
@@ -103,7 +103,7 @@ def encode_session(
         OutputError: the disk is full.
     """
     require_whole(session)
-    records = [record for _, record in sorted(session.records().items())]
+    records = session.in_order()
     times = timetable(session.manifest, records, shift=session.manifest.start).pts.tolist()
     final = _final_session(session, _final_manifest(session, encoder, records))
     tell = on_progress or _tell_nobody

@@ -112,7 +112,7 @@ def write_images(
     """
     pattern = image_pattern(output)
     require_whole(session)
-    records = [record for _, record in sorted(session.records().items())]
+    records = session.in_order()
     times = timetable(session.manifest, records)
     total = len(times.pts)
     with disk_errors(pattern.folder, if_full=IF_OUTPUT_FULL):
@@ -240,8 +240,8 @@ def _images(session: Session, form: ImageFormat, start: int) -> Generator[Encode
 
 
 def _packets(session: Session) -> Generator[bytes, None, None]:
-    for index in sorted(session.records()):
-        with open_video(session.chunk_path(index), CHUNK_PACKETS) as chunk:
+    for record in session.in_order():
+        with open_video(session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
             for packet in chunk.demux(video=0):
                 if packet.size:
                     yield bytes(packet)

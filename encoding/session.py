@@ -237,6 +237,10 @@ class Session:
             self._records = read_progress(self.folder / PROGRESS)
         return self._records
 
+    def in_order(self) -> list[ChunkRecord]:
+        """Every committed chunk, in the order of the output."""
+        return [record for _, record in sorted(self.records().items())]
+
     def done(
         self, *, thorough: bool = False, on_chunk: Callable[[int, int], None] | None = None
     ) -> list[ChunkRecord]:
@@ -247,7 +251,7 @@ class Session:
         """
         intact, dropped = [], 0
         was_joined = self.result() is not None
-        for number, (_, record) in enumerate(sorted(self.records().items()), 1):
+        for number, record in enumerate(self.in_order(), 1):
             problem = self.problem(record, thorough=thorough)
             if on_chunk is not None:
                 on_chunk(number, len(self.records()))

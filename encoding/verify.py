@@ -86,7 +86,7 @@ def verify_session(
     `look_inside` False trusts the checksums: the bytes are those whose packets the commit counted.
     `deep` also decodes every frame (44 s per GB at 480p).
     """
-    records = [record for _, record in sorted(session.records().items())]
+    records = session.in_order()
     missing = session.missing()
     problems = [session.problem(record, thorough=True) for record in records]
     total = sum(record.frames for record in records)
@@ -128,7 +128,7 @@ def require_whole(session: Session) -> None:
 
 def expected_output(session: Session, *, shift: Fraction = Fraction(0)) -> Expected:
     """What the final file of a session must hold; `shift` as in `timetable`."""
-    records = [record for _, record in sorted(session.records().items())]
+    records = session.in_order()
     return Expected(times=timetable(session.manifest, records, shift=shift))
 
 
