@@ -340,13 +340,7 @@ def _undescribed(path: Path, manifest: Manifest) -> list[str]:
     planned = manifest.stream
     with open_video(path) as container:
         stream = container.streams.video[0]
-        context = stream.codec_context
-        found = ColorTags(
-            primaries=context.color_primaries,
-            transfer=context.color_trc,
-            matrix=context.colorspace,
-            range=context.color_range,
-        )
+        found = ColorTags.of(stream.codec_context)
         aspect = stream.sample_aspect_ratio or 1
         is_turned = planned.rotation != 0 or planned.is_mirrored
         shown = next(container.decode(video=0)) if is_turned else None

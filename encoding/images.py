@@ -261,12 +261,7 @@ def _describe(folder: Path, first: Path, times: Timestamps) -> VideoInfo:
         pix_fmt=picture.format.name,
         bit_depth=max(component.bits for component in picture.format.components),
         has_alpha=pixel_layout(picture.format.name).has_alpha,
-        color=ColorTags(
-            primaries=int(decoder.color_primaries),
-            transfer=int(decoder.color_trc),
-            matrix=int(decoder.colorspace),
-            range=int(decoder.color_range),
-        ),
+        color=ColorTags.of(decoder),
         sample_aspect_ratio=None,
         rotation=picture.rotation,  # of EXIF: cameras write pictures as their sensor lies
         is_mirrored=is_mirrored(picture),
