@@ -58,13 +58,9 @@ class ImagePattern:
     def found(self) -> dict[int, Path]:
         """Existing images by number, with any number of leading zeros."""
         name = re.compile(re.escape(self.before) + r"(\d+)" + re.escape(self.after))
-        there = self.folder.iterdir() if self.folder.is_dir() else ()
-        matches = [(name.fullmatch(path.name), path) for path in there]
-        return {int(match[1]): path for match, path in sorted(matches, key=_by_path) if match}
-
-
-def _by_path(item: tuple[object, Path]) -> Path:
-    return item[1]
+        there = sorted(self.folder.iterdir()) if self.folder.is_dir() else ()
+        matches = ((name.fullmatch(path.name), path) for path in there)
+        return {int(match[1]): path for match, path in matches if match}
 
 
 def is_image(suffix: str) -> bool:
