@@ -39,7 +39,7 @@ from .durable import (
     no_step,
     retry_while_open,
 )
-from .errors import SessionError, SessionMismatch, VerificationError
+from .errors import SessionError, SessionMismatch, VerificationError, some_of
 from .manifest import (
     SCHEMA,
     Json,
@@ -172,7 +172,7 @@ class Session:
         """
         found = cls.find(root, id)
         if found is None:
-            known = _some_of([session.id for session in list_sessions(root)])
+            known = some_of([session.id for session in list_sessions(root)], SHOWN) or "none"
             raise SessionError(f"There is no session {id} in {root / FOLDER}: there are {known}.")
         return found
 
@@ -196,9 +196,8 @@ class Session:
         """
         differing = differences(self.manifest, manifest)
         if differing:
-            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise SessionMismatch(
-                f"Session {self.id} belongs to another job ({'; '.join(differing[:3])}{more}): "
+                f"Session {self.id} belongs to another job ({some_of(differing, 3, '; ')}): "
                 "choose another session id or, on the command line, start over with --overwrite."
             )
         if self.versions != library_versions():
@@ -600,12 +599,6 @@ def list_sessions(root: Path) -> list[Session]:
         else:
             found += [session] if session is not None else []
     return found
-
-
-def _some_of(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more or "none"
 
 
 def check_id(id: str) -> None:

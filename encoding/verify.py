@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import SessionError, VerificationError
+from .errors import SessionError, VerificationError, some_of
 from .packets import CHUNK, MISSING, PacketScan, open_video, scan_packets
 from .progress import ChunkRecord
 from .session import Session
@@ -153,8 +153,7 @@ def verify_file(
 
 def _check(name: str, problems: Iterable[str], good: str) -> Check:
     found = [problem for problem in problems if problem]
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return Check(name=name, ok=not found, what=", ".join(found[:SHOWN]) + more if found else good)
+    return Check(name=name, ok=not found, what=some_of(found, SHOWN) or good)
 
 
 def _scan_checks(path: Path, scan: PacketScan, expected: Expected | None) -> Iterator[Check]:

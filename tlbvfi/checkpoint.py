@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..encoding.durable import atomic_file, disk_errors, sole_writer
-from ..encoding.errors import OutputError
+from ..encoding.errors import OutputError, some_of
 from .errors import CheckpointError, ModelMissingError, SettingsError
 from .model import COMPUTE_DTYPES, TLBVFI
 
@@ -282,10 +282,9 @@ def _check(weights: Mapping[str, Tensor], name: str) -> None:
         if not _is_plain(weights[key])
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:5])
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        listed = some_of(sorted(problems), 5, "; ")
         raise CheckpointError(
-            f"{name} does not fit the TLB-VFI network ({shown}{more}): use vimeo_unet.pth."
+            f"{name} does not fit the TLB-VFI network ({listed}): use vimeo_unet.pth."
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ...encoding.errors import some_of
 from ..errors import CheckpointError, ModelMissingError, SettingsError
 from .layers import CHANNELS_LAST
 from .network import FilmNet
@@ -93,9 +94,7 @@ def _check_weights(weights: dict[str, Tensor], wanted: dict[str, Tensor], name: 
         f"{key} is {weights[key].dtype}" for key in weights if not weights[key].is_floating_point()
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:5])
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(
-            f"{name} does not hold the FILM network ({shown}{more}): "
+            f"{name} does not hold the FILM network ({some_of(sorted(problems), 5, '; ')}): "
             "choose film_net_fp16.safetensors or film_net_fp32.safetensors."
         )
