@@ -17,8 +17,8 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..encoding.durable import atomic_file, disk_errors, sole_writer
@@ -204,8 +204,7 @@ def _unreadable(head: bytes) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path.name} is not a complete safetensors file ({error}): download it again."
