@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...encoding.errors import some_of
 from ..errors import CheckpointError, ModelMissingError, SettingsError
@@ -22,7 +21,6 @@ def load_film(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    operations: Any = nn,  # noqa: ANN401 - torch.nn or a namespace like it
 ) -> FilmNet:
     """FILM with the weights of a `film_net_*.safetensors` file, ready to call.
 
@@ -38,7 +36,7 @@ def load_film(
         raise SettingsError(f"FILM runs in float32 or float16, got {dtype}: choose one of them.")
     weights = _read_weights(Path(path))
     with torch.device("meta"):
-        film = FilmNet(dtype=dtype, operations=operations)
+        film = FilmNet(dtype=dtype)
     _check_weights(weights, film.state_dict(), Path(path).name)
     placed = {key: _placed(tensor, dtype, device) for key, tensor in weights.items()}
     film.load_state_dict(placed, assign=True)
