@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..encoding.durable import atomic_file, disk_errors, sole_writer
-from ..encoding.errors import OutputError, some_of
+from ..encoding.errors import OutputError
 from .errors import CheckpointError, ModelMissingError, SettingsError
 from .model import COMPUTE_DTYPES, TLBVFI
+from .weights import misfits
 
 log = logging.getLogger("tlbvfi.checkpoint")
 
@@ -268,29 +269,10 @@ def _check(weights: Mapping[str, Tensor], name: str) -> None:
         raise CheckpointError(
             f"{name} holds {_network(weights)}, not TLB-VFI: choose the TLB-VFI checkpoint."
         )
-    problems = [f"{key} is missing" for key in wanted.keys() - weights.keys()]
-    problems += [f"{key} is unexpected" for key in weights.keys() - wanted.keys()]
-    problems += [
-        f"{key} is {list(weights[key].shape)} instead of {list(wanted[key].shape)}"
-        for key in wanted.keys() & weights.keys()
-        if weights[key].shape != wanted[key].shape
-    ]
-    problems += [
-        f"{key} holds no plain numbers ({weights[key].dtype})"
-        for key in wanted.keys() & weights.keys()
-        if not _is_plain(weights[key])
-    ]
-    if problems:
-        listed = some_of(sorted(problems), 5, "; ")
+    if differing := misfits(weights, wanted):
         raise CheckpointError(
-            f"{name} does not fit the TLB-VFI network ({listed}): use vimeo_unet.pth."
+            f"{name} does not fit the TLB-VFI network ({differing}): use vimeo_unet.pth."
         )
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is neither complex nor quantized, sparse or without content."""
-    is_dense = tensor.layout == torch.strided and not tensor.is_meta
-    return is_dense and tensor.is_floating_point()
 
 
 def _network(names: Iterable[str]) -> str:

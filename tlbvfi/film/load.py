@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...encoding.errors import some_of
 from ..errors import CheckpointError, ModelMissingError, SettingsError
+from ..weights import misfits
 from .layers import CHANNELS_LAST
 from .network import FilmNet
 
@@ -37,7 +37,11 @@ def load_film(
     weights = _read_weights(Path(path))
     with torch.device("meta"):
         film = FilmNet(dtype=dtype)
-    _check_weights(weights, film.state_dict(), Path(path).name)
+    if differing := misfits(weights, film.state_dict()):
+        raise CheckpointError(
+            f"{Path(path).name} does not hold the FILM network ({differing}): "
+            "choose film_net_fp16.safetensors or film_net_fp32.safetensors."
+        )
     placed = {key: _placed(tensor, dtype, device) for key, tensor in weights.items()}
     film.load_state_dict(placed, assign=True)
     return film.eval().requires_grad_(False)
@@ -78,21 +82,3 @@ def _unreadable(head: bytes) -> str:
 def _placed(tensor: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     layout = CHANNELS_LAST if tensor.ndim == 4 else torch.preserve_format
     return tensor.to(device=device, dtype=dtype, memory_format=layout)
-
-
-def _check_weights(weights: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> None:
-    problems = [f"{key} is missing" for key in wanted.keys() - weights.keys()]
-    problems += [f"{key} is not part of FILM" for key in weights.keys() - wanted.keys()]
-    problems += [
-        f"{key} is {list(weights[key].shape)} instead of {list(wanted[key].shape)}"
-        for key in wanted.keys() & weights.keys()
-        if weights[key].shape != wanted[key].shape
-    ]
-    problems += [
-        f"{key} is {weights[key].dtype}" for key in weights if not weights[key].is_floating_point()
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{name} does not hold the FILM network ({some_of(sorted(problems), 5, '; ')}): "
-            "choose film_net_fp16.safetensors or film_net_fp32.safetensors."
-        )
