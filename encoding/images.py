@@ -8,14 +8,15 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import av
 import cv2
@@ -54,6 +55,11 @@ NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)(?P<tail>_?)")
 """File stem with a number at its end, or before the underscore that ComfyUI's SaveImage adds."""
 
 JFIF = ColorTags(matrix=BT601, range=FULL)
+
+WORKERS = min(4, os.cpu_count() or 1)
+"""Images that are decoded or encoded at the same time."""
+
+T = TypeVar("T")
 
 Depth = Literal["8", "16", "half", "float"]
 """Bits per sample, or floating-point samples of 16 (half) or 32 bits."""
@@ -110,7 +116,8 @@ class ImageSource(Closable):
                 before it were delivered.
         """
         files = zip(self._paths[start:stop], self._facts[start:stop], strict=True)
-        with closing(_read_ahead(files)) as pictures:
+        reads = (partial(_read_unchanged, path, facts) for path, facts in files)
+        with closing(done_ahead(reads)) as pictures:
             for index, picture in enumerate(pictures, start):
                 if self.is_closed:
                     return
@@ -234,16 +241,13 @@ def _read_unchanged(path: Path, facts: Facts | None) -> av.VideoFrame:
         return read_image(path)
 
 
-def _read_ahead(
-    files: Iterable[tuple[Path, Facts | None]],
-) -> Generator[av.VideoFrame, None, None]:
-    """Pictures in order, decoded by a few threads that read a few images ahead."""
-    workers = min(4, os.cpu_count() or 1)
-    pending: deque[Future[av.VideoFrame]] = deque()
-    with ThreadPoolExecutor(workers, "tlbvfi-images") as pool:
-        for path, facts in files:
-            pending.append(pool.submit(_read_unchanged, path, facts))
-            if len(pending) > workers:
+def done_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T]:
+    """Results of calls in order, from a few threads that are a few calls ahead."""
+    pending: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(WORKERS, "tlbvfi-images") as pool:
+        for call in calls:
+            pending.append(pool.submit(call))
+            if len(pending) > WORKERS:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
