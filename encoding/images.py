@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import av
 import cv2
@@ -37,6 +37,8 @@ from .webp import is_opaque
 
 if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
+
+    from .profiles import Picture
 
 log = logging.getLogger("tlbvfi.images")
 
@@ -293,16 +295,7 @@ class ImageFormat:
     options: dict[str, str] = field(default_factory=dict)
 
 
-class PixelFacts(Protocol):
-    """What must be known about pictures to choose an image format; a VideoInfo is one."""
-
-    @property
-    def pix_fmt(self) -> str: ...
-    @property
-    def has_alpha(self) -> bool: ...
-
-
-def image_format(suffix: str, info: PixelFacts, *, depth: Depth | None = None) -> ImageFormat:
+def image_format(suffix: str, info: Picture, *, depth: Depth | None = None) -> ImageFormat:
     """How to write pictures like `info` as images with `suffix`, losing as little as possible.
 
     `depth` None: the source's, as far as the format has it. PNG: 8 or 16. TIFF: 8, 16 or float.
@@ -328,7 +321,7 @@ def image_format(suffix: str, info: PixelFacts, *, depth: Depth | None = None) -
     return ImageFormat(suffix=suffix, encoder=encoder, pix_fmt=pix_fmt, options=options)
 
 
-def _default_depth(suffix: str, info: PixelFacts) -> Depth:
+def _default_depth(suffix: str, info: Picture) -> Depth:
     layout = pixel_layout(info.pix_fmt)
     kind = DECODERS.get(suffix)
     if kind == "exr":

@@ -251,7 +251,7 @@ def _check_output(arguments: argparse.Namespace) -> None:
     """Raise now for an output that would otherwise be refused only after hours of generating."""
     from ...encoding.delivery import output_path, plan_route
     from ...encoding.errors import OutputError
-    from ...encoding.mezzanine import DecodedPicture
+    from ...encoding.profiles import PictureFacts
     from ...encoding.sequence import image_pattern, is_image
 
     to_stdout = arguments.output == STDOUT
@@ -263,7 +263,7 @@ def _check_output(arguments: argparse.Namespace) -> None:
             "or --overwrite to replace it."
         )
     config = job_config(arguments)
-    usual = DecodedPicture(width=512, height=512, pix_fmt="rgb24", has_alpha=False)
+    usual = PictureFacts(width=512, height=512, pix_fmt="rgb24")
     plan_route(output.suffix, config.encoder, usual, mezzanine=config.mezzanine)
 
 
