@@ -437,7 +437,7 @@ def _say_how_to_resume(session_id: str | None, destination: Destination) -> None
 
 def _tell(result: JobResult, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(_as_json(result)))
+        print(json.dumps(asdict(result), default=str))
     elif result.was_done:
         say(f"{result.output} is already there and verified; --overwrite makes it again.")
     else:
@@ -450,23 +450,15 @@ def _tell_all(outcomes: Sequence[VideoOutcome], as_json: bool) -> None:
     if as_json:
         videos = [
             {
-                "input": str(outcome.task.source),
-                "output": str(outcome.task.output),
-                **(_as_json(outcome.result) if outcome.result else {"error": outcome.error}),
+                "input": outcome.task.source,
+                "output": outcome.task.output,
+                **(asdict(outcome.result) if outcome.result else {"error": outcome.error}),
             }
             for outcome in outcomes
         ]
         counts = {"done": len(outcomes) - len(failed), "failed": len(failed)}
-        print(json.dumps({**counts, "videos": videos}))
+        print(json.dumps({**counts, "videos": videos}, default=str))
         return
     say(f"{len(outcomes) - len(failed)} of {len(outcomes)} videos done.")
     for outcome in failed:
         say(f"failed: {outcome.task.source}: {outcome.error}")
-
-
-def _as_json(result: JobResult) -> dict[str, object]:
-    return {key: _plain(value) for key, value in asdict(result).items()}
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
