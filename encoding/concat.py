@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 
 from .carried import EXACT, container_options, open_carried
 from .container import VideoInput, file_url
-from .durable import atomic_file, disk_errors, make_folder
+from .durable import atomic_file, disk_errors, make_folder, refuse_existing
 from .errors import OutputError, VerificationError
 from .frame import ColorTags, is_mirrored
 from .manifest import Manifest
@@ -133,10 +133,7 @@ class _Plan:
 
 
 def _refuse_unsuitable(session: Session, output: Path, *, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
-        raise OutputError(
-            f"{output} exists: choose another name or, on the command line, add --overwrite."
-        )
+    refuse_existing(output, overwrite=overwrite)
     fitting = find_profile(session.manifest.encoder.profile).containers
     if output.suffix.lower() not in fitting:
         raise OutputError(

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..encoding.durable import atomic_file, disk_errors, sole_writer
+from ..encoding.durable import atomic_file, disk_errors, refuse_existing, sole_writer
 from ..encoding.errors import OutputError
 from .errors import CheckpointError, ModelMissingError, SettingsError
 from .model import COMPUTE_DTYPES, TLBVFI
@@ -141,8 +141,7 @@ def convert(
     weights = read_weights(Path(source))
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
     with sole_writer(target), disk_errors(target):
-        if target.exists() and not overwrite:
-            raise OutputError(f"{target} is already there: --overwrite replaces it.")
+        refuse_existing(target, overwrite=overwrite)
         with atomic_file(target) as temporary:
             _save(stored, temporary, target)
 

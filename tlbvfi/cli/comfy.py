@@ -139,12 +139,10 @@ def run_rewrite(arguments: argparse.Namespace) -> int:
 
 
 def _write(output: Path, text: str, *, overwrite: bool) -> None:
-    from ...encoding.durable import atomic_file, disk_errors, sole_writer
-    from ..errors import SettingsError
+    from ...encoding.durable import atomic_file, disk_errors, refuse_existing, sole_writer
 
     with sole_writer(output), disk_errors(output):
-        if output.exists() and not overwrite:
-            raise SettingsError(f"{output} is already there: --overwrite replaces it.")
+        refuse_existing(output, overwrite=overwrite)
         with atomic_file(output) as part:
             part.write_text(text, encoding="utf-8", errors="replace")  # lone surrogates
 
