@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+from ..methods.config import Compile, Padding, Precision
 
 if TYPE_CHECKING:
     from ...encoding.profiles import EncoderSettings
@@ -53,14 +55,14 @@ def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
     )
     group.add_argument(
         "--padding",
-        choices=("reference", "tight"),
+        choices=get_args(Padding),
         default="reference",
         help="tlbvfi: pad to multiples of 512 (reference, the default) or of 256 (tight: faster, "
         "frames differ slightly)",
     )
     group.add_argument(
         "--precision",
-        choices=("float32", "tf32", "bfloat16", "float16"),
+        choices=get_args(Precision),
         default="float32",
         help="arithmetic of tlbvfi and film (default float32)",
     )
@@ -75,7 +77,7 @@ def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
     )
     group.add_argument(
         "--compile",
-        choices=("auto", "on", "off"),
+        choices=get_args(Compile),
         default="auto",
         help="tlbvfi: fuse the network's blocks with torch.compile, which takes minutes the first "
         "time (default auto: on a GPU for 5000 frames or more, off in bench)",
