@@ -3,7 +3,7 @@
 with open_carried(Path("clip.mp4")) as carried, av.open("out.mp4", "w") as out:
     ...  # add the video stream
     tracks, notes = carried.add_to(out, ".mp4")
-    for _, packet in carried.packets(tracks): ...
+    for _, packet in carried.packets(tracks, notes): ...
 """
 
 from __future__ import annotations
@@ -107,9 +107,7 @@ class Carried:
         video.metadata["timecode"] = moved
         return []
 
-    def packets(
-        self, tracks: list[Track], notes: list[str] | None = None
-    ) -> Iterator[tuple[float, Packet]]:
+    def packets(self, tracks: list[Track], notes: list[str]) -> Iterator[tuple[float, Packet]]:
         """(decode time in seconds, packet) of the tracks, on the clock of the output.
 
         At the end, `notes` get a sentence for each track some packets of which were left out.
