@@ -61,7 +61,7 @@ def run_in_one_go(
             f"{', '.join(MUXERS)}."
         )
     plan = make_plan(source, method, config, suffix=suffix, identify=False)
-    window = output_window(used_window(plan.manifest), plan.origin, suffix)
+    window = output_window(used_window(plan.manifest), plan.manifest.start, suffix)
     if source.info.mastering and not stores_mastering(plan.manifest.encoder):
         profile = plan.manifest.encoder.profile
         on_event(Notice(text=f"{profile} drops the HDR10 mastering metadata."))
@@ -129,5 +129,5 @@ def _clock(plan: Plan, window: Window | None) -> tuple[int, int]:
 
     That is the source's clock, which its sound uses, or begins with the window.
     """
-    origin = plan.origin - (window.start if window else 0)
+    origin = plan.manifest.start - (window.start if window else 0)
     return start_ticks(origin, plan.manifest.stream.time_base)
