@@ -24,7 +24,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from .carried import EXACT, container_options, open_carried
+from .carried import container_options, open_carried
 from .container import VideoInput, file_url
 from .durable import atomic_file, disk_errors, make_folder, refuse_existing
 from .errors import OutputError, VerificationError
@@ -38,7 +38,7 @@ from .timetable import Timetable, require_storable, timetable
 from .tracks import Track
 from .verify import Expected, require_whole, verify_file
 from .window import Window, output_window
-from .writer import MUXERS
+from .writer import ISO_MEDIA, MUXERS
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -187,7 +187,7 @@ def _write(
 def _is_kept(track: Track, counts: Counter[int], suffix: str) -> bool:
     """Whether the finished file has the track; mp4 and mov leave out sound without a packet."""
     is_empty = track.target.type == "audio" and not counts[track.target.index]
-    return not (is_empty and suffix in EXACT)
+    return not (is_empty and suffix in ISO_MEDIA)
 
 
 def _note_on_empty(track: Track, suffix: str) -> str:
@@ -228,7 +228,7 @@ def _keeps_tag(tag: str, one: str, other: str) -> bool:
         return False
     if other == ".mkv":  # stores ProRes's tag and refuses a file with any other
         return tag in PRORES_TAGS
-    return any(one in family and other in family for family in (EXACT, (".nut", ".avi")))
+    return any(one in family and other in family for family in (ISO_MEDIA, (".nut", ".avi")))
 
 
 def _video_packets(

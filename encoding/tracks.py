@@ -28,7 +28,7 @@ from .container import VideoInput, exact, is_cover_art, open_container, pictures
 from .errors import OutputError
 from .sound import SMALLEST_GAP, SlowSound, UnbrokenSound
 from .window import Window
-from .writer import MUXERS
+from .writer import ISO_MEDIA, MUXERS
 
 if TYPE_CHECKING:
     from av.audio.codeccontext import AudioCodecContext
@@ -48,8 +48,6 @@ AUDIO = {
 }
 """Audio codec of each container for sound that it cannot hold as it is."""
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
-EDITED = (".mp4", ".mov")
-"""Containers with edit lists."""
 AAC_BITS_PER_CHANNEL = 96_000
 LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """Layout assumed for this many unnamed channels; swresample assumes the same."""
@@ -345,7 +343,7 @@ def _heard(suffix: str) -> Convert:
             has_begun, needed = True, None
             yield packet
         elif not has_begun:
-            if suffix in EDITED and packet.pts is not None and packet.pts < 0:
+            if suffix in ISO_MEDIA and packet.pts is not None and packet.pts < 0:
                 yield packet
             else:
                 needed = packet

@@ -45,7 +45,8 @@ MUXERS = {
     ".avi": "avi",
 }
 """FFmpeg's muxer for each suffix we write."""
-
+ISO_MEDIA = (".mp4", ".mov")
+"""The ISO base media file format: it holds any time exactly, has edit lists and tags of codecs."""
 
 Beside = Callable[["OutputContainer"], Iterator[tuple[float, "Packet"]]]
 """Adds streams and metadata to a container whose header is not yet written, and yields the packets
@@ -226,7 +227,7 @@ class VideoWriter:
         self._tag(context)
         if spec.sample_aspect_ratio is not None:
             context.sample_aspect_ratio = spec.sample_aspect_ratio
-        if encoder.tag and suffix in (".mp4", ".mov"):
+        if encoder.tag and suffix in ISO_MEDIA:
             context.codec_tag = encoder.tag
         if spec.is_mirrored:  # PyAV rotates first; that reverses the upper row, from which we know
             stream.set_display_rotation(180 - spec.rotation, hflip=True)
