@@ -148,7 +148,7 @@ def resolve_encoder(
     Raises:
         EncoderError: a setting is unknown, out of range or does not fit, or no encoder opens.
     """
-    suffix = _suffix(container)
+    suffix = None if container is None else container.lower()
     if settings.codec.lower() == "auto":
         encoder = _resolve_auto(settings, picture, suffix)
     else:
@@ -234,13 +234,6 @@ def quiet_encoders() -> Iterator[None]:
         yield
     finally:
         os.environ.pop("SVT_LOG", None)
-
-
-def _suffix(container: str | None) -> str | None:
-    if container is None:
-        return None
-    suffix = container.lower()
-    return suffix if suffix.startswith(".") else f".{suffix}"
 
 
 def _resolve_named(
