@@ -300,5 +300,5 @@ class _ServerBar:
             self._bar.set_description_str(event.title + steps)
         elif isinstance(event, Queued):
             self._bar.set_description_str(f"number {event.position} in the queue")
-        elif not self._bar.disable:
-            tqdm.write(f"tlbvfi: {printable(event.reason)} Trying again.", file=sys.stderr)
+        else:
+            say(f"{event.reason} Trying again.", quiet=self._bar.disable)
