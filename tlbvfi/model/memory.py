@@ -1,7 +1,7 @@
 """How a pair is computed within a memory budget: which maps are stored, how large bands are.
 
 The frames are the same under every plan, up to float rounding. Memory and cost of a stage are counted
-per padded pixel (SPEC sections 4, 11 to 13 and 15), so that choosing a plan is plain arithmetic.
+per padded pixel from the sizes of its layers, so that choosing a plan is plain arithmetic.
 """
 
 from __future__ import annotations
