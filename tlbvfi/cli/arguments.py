@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from ..methods.config import Compile, Padding, Precision
 
 if TYPE_CHECKING:
     from ...encoding.profiles import EncoderSettings
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What commands are added to; argparse has no public name for it."""
 
 ENCODER_OPTIONS = ("codec", "crf", "bitrate", "preset", "pix_fmt")
 
@@ -46,7 +49,7 @@ def add_encoder(parser: argparse.ArgumentParser, *, codec: str | None) -> None:
     )
 
 
-def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
+def add_network(group: argparse._ActionsContainer) -> None:
     """Options of the methods with a network; `interpolate.method_config` reads them."""
     group.add_argument("--model", type=named_path, metavar="FILE", help="weights of tlbvfi or film")
     group.add_argument("--steps", type=int, default=10, help="tlbvfi: sampling steps (default 10)")
@@ -128,7 +131,9 @@ class PathsAnywhere(argparse.ArgumentParser):
         return known, rest
 
 
-def add_root(parser: Any, *, default: str = "output/ in the current folder") -> None:  # noqa: ANN401 - a parser or a group of one
+def add_root(
+    parser: argparse._ActionsContainer, *, default: str = "output/ in the current folder"
+) -> None:
     """`--root`, the folder of sessions; `default` describes where they are without it."""
     parser.add_argument(
         "--root",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from ..methods import METHODS, WITHOUT_WEIGHTS
-from .arguments import named_path
+from .arguments import Commands, named_path
 from .interpolate import STDOUT, add_job_options, job_config, method_config, run_interpolate
 from .show import printable, say
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 
 
-def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+def add_parsers(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     comfy = subparsers.add_parser("comfy", help="work with a running ComfyUI, and its workflows")
     commands = comfy.add_subparsers(dest="comfy_command", required=True, metavar="COMMAND")
     _add_run(commands, shared)
     _add_rewrite(commands, shared)
 
 
-def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401
+def _add_run(commands: Commands, shared: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "run",
         parents=[shared],
@@ -89,7 +89,7 @@ def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: A
     parser.set_defaults(run=run_comfy)
 
 
-def _add_rewrite(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401
+def _add_rewrite(commands: Commands, shared: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "rewrite",
         parents=[shared],

@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..methods import METHODS, MethodConfig
 from .arguments import (
+    Commands,
     add_encoder,
     add_network,
     add_root,
@@ -35,7 +36,7 @@ STDOUT = Path("-")
 """The output path that stands for standard output."""
 
 
-def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+def add_parsers(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     _add_interpolate(subparsers, shared)
     resume = subparsers.add_parser(
         "resume", parents=[shared], help="resume a session with the settings it was started with"
@@ -45,7 +46,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
     resume.set_defaults(run=run_resume)
 
 
-def _add_interpolate(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401
+def _add_interpolate(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "interpolate",
         parents=[shared],
