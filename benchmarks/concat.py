@@ -20,7 +20,7 @@ import av
 import numpy as np
 from comfyui_tlbvfi.encoding.concat import join
 from comfyui_tlbvfi.encoding.manifest import Manifest
-from comfyui_tlbvfi.encoding.profiles import EncoderSettings, resolve_encoder
+from comfyui_tlbvfi.encoding.profiles import EncoderSettings, PictureFacts, resolve_encoder
 from comfyui_tlbvfi.encoding.session import Session
 from comfyui_tlbvfi.encoding.writer import StreamSpec
 
@@ -32,7 +32,7 @@ def make_session(root: Path, chunks: int, frames: int, width: int, height: int) 
     stream = StreamSpec(width=width, height=height, rate=rate, time_base=1 / rate)
     encoder = resolve_encoder(
         EncoderSettings(codec="h264", preset="ultrafast", pix_fmt="yuv420p"),
-        Sample(width, height),
+        PictureFacts(width=width, height=height, pix_fmt="yuv420p"),
         container=".mp4",
     )
     session = Session.create(
@@ -52,14 +52,6 @@ def make_session(root: Path, chunks: int, frames: int, width: int, height: int) 
                     pairs=(first, first + frames), first_frame=first, is_last=index == chunks - 1
                 )
     return session
-
-
-class Sample:
-    """The picture that the encoder is checked for."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self.width, self.height = width, height
-        self.pix_fmt, self.has_alpha = "yuv420p", False
 
 
 def seconds(action: Callable[[], object]) -> float:

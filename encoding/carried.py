@@ -3,7 +3,7 @@
 with open_carried(Path("clip.mp4")) as carried, av.open("out.mp4", "w") as out:
     ...  # add the video stream
     tracks, notes = carried.add_to(out, ".mp4")
-    for _, packet in carried.packets(tracks): ...
+    for _, packet in carried.packets(tracks, notes): ...
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from .scan import may_jump, read_clock
 from .timecode import moved_timecode
 from .tracks import Track, add_tracks, track_packets
 from .window import Window
+from .writer import ISO_MEDIA
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.container.core import Chapter
     from av.packet import Packet
 
-EXACT = (".mp4", ".mov")
-"""Containers that hold any time exactly."""
-TIMECODE = (*EXACT, ".mkv")
+TIMECODE = (*ISO_MEDIA, ".mkv")
 """Containers whose muxer keeps the timecode of a stream; in .mp4 and .mov it becomes a track."""
 GIVES_RATES = (18, 1)
 """The first PyAV version that gives a copied stream its rate, without which mp4 keeps no timecode."""
@@ -102,14 +101,12 @@ class Carried:
         if moved is None:
             return [f"The timecode {label} matches no frame of this output: it is left out."]
         video = out.streams.video[0]
-        if suffix in EXACT and PYAV < GIVES_RATES and not video.average_rate:
+        if suffix in ISO_MEDIA and PYAV < GIVES_RATES and not video.average_rate:
             return [f"The timecode {label} needs PyAV 18.1 in {suffix} files: it is left out."]
         video.metadata["timecode"] = moved
         return []
 
-    def packets(
-        self, tracks: list[Track], notes: list[str] | None = None
-    ) -> Iterator[tuple[float, Packet]]:
+    def packets(self, tracks: list[Track], notes: list[str]) -> Iterator[tuple[float, Packet]]:
         """(decode time in seconds, packet) of the tracks, on the clock of the output.
 
         At the end, `notes` get a sentence for each track some packets of which were left out.
@@ -164,7 +161,7 @@ def container_options(
     `has_name` False: a file object, which FFmpeg cannot open a second time to move the index from
     the end to the front.
     """
-    if suffix not in EXACT:
+    if suffix not in ISO_MEDIA:
         return {}
     timescale = time_base.denominator
     while timescale < MOVIE_TIMESCALE:

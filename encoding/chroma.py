@@ -1,7 +1,7 @@
 """Converts chroma planes between their own resolution and that of luma.
 
-The two directions are biorthogonal wavelet pairs, so that `halve` undoes `double` exactly: chroma
-that came from a 4:2:0 source and passed through RGB goes back as it was. Chroma is sited as
+The two directions are biorthogonal wavelet pairs, so that `downsample` undoes `upsample` exactly:
+chroma that came from a 4:2:0 source and passed through RGB goes back as it was. Chroma is sited as
 H.264, HEVC and MPEG-2 assume by default: on the left of the two columns, between the two rows
 (ITU-T H.264 annex E, chroma_sample_loc_type 0). Edges are replicated.
 """

@@ -52,7 +52,7 @@ class Clock:
     def piece(self, stream: Stream, number: int) -> Piece | None:
         """The piece that packet `number` of a stream belongs to; None if the clock never jumps."""
         pieces = self.pieces.get(stream.index, ())
-        place = bisect_right(pieces, number, key=_first)
+        place = bisect_right(pieces, number, key=lambda piece: piece.first)
         return pieces[max(0, place - 1)] if pieces else None
 
     def moved(self, packet: Packet, number: int) -> bool:
@@ -84,10 +84,6 @@ class Clock:
 
 STEADY = Clock()
 """A clock that never jumps."""
-
-
-def _first(piece: Piece) -> int:
-    return piece.first
 
 
 @dataclass(slots=True)

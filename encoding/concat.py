@@ -24,9 +24,9 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
-from .carried import EXACT, container_options, open_carried
+from .carried import container_options, open_carried
 from .container import VideoInput, file_url
-from .durable import atomic_file, disk_errors, make_folder
+from .durable import atomic_file, disk_errors, make_folder, refuse_existing
 from .errors import OutputError, VerificationError
 from .frame import ColorTags, is_mirrored
 from .manifest import Manifest
@@ -38,7 +38,7 @@ from .timetable import Timetable, require_storable, timetable
 from .tracks import Track
 from .verify import Expected, require_whole, verify_file
 from .window import Window, output_window
-from .writer import MUXERS
+from .writer import ISO_MEDIA, MUXERS
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -99,7 +99,7 @@ def join(
     _refuse_unsuitable(session, output, overwrite=overwrite)
     require_whole(session)
     window = output_window(window, session.manifest.start, output.suffix)
-    records = [record for _, record in sorted(session.records().items())]
+    records = session.in_order()
     shift = window.start if window else Fraction(0)
     times = timetable(session.manifest, records, shift=shift)
     require_storable(output.suffix, times.least_distance, is_vfr=session.manifest.is_vfr)
@@ -133,10 +133,7 @@ class _Plan:
 
 
 def _refuse_unsuitable(session: Session, output: Path, *, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
-        raise OutputError(
-            f"{output} exists: choose another name or, on the command line, add --overwrite."
-        )
+    refuse_existing(output, overwrite=overwrite)
     fitting = find_profile(session.manifest.encoder.profile).containers
     if output.suffix.lower() not in fitting:
         raise OutputError(
@@ -190,7 +187,7 @@ def _write(
 def _is_kept(track: Track, counts: Counter[int], suffix: str) -> bool:
     """Whether the finished file has the track; mp4 and mov leave out sound without a packet."""
     is_empty = track.target.type == "audio" and not counts[track.target.index]
-    return not (is_empty and suffix in EXACT)
+    return not (is_empty and suffix in ISO_MEDIA)
 
 
 def _note_on_empty(track: Track, suffix: str) -> str:
@@ -231,7 +228,7 @@ def _keeps_tag(tag: str, one: str, other: str) -> bool:
         return False
     if other == ".mkv":  # stores ProRes's tag and refuses a file with any other
         return tag in PRORES_TAGS
-    return any(one in family and other in family for family in (EXACT, (".nut", ".avi")))
+    return any(one in family and other in family for family in (ISO_MEDIA, (".nut", ".avi")))
 
 
 def _video_packets(
@@ -340,13 +337,7 @@ def _undescribed(path: Path, manifest: Manifest) -> list[str]:
     planned = manifest.stream
     with open_video(path) as container:
         stream = container.streams.video[0]
-        context = stream.codec_context
-        found = ColorTags(
-            primaries=context.color_primaries,
-            transfer=context.color_trc,
-            matrix=context.colorspace,
-            range=context.color_range,
-        )
+        found = ColorTags.of(stream.codec_context)
         aspect = stream.sample_aspect_ratio or 1
         is_turned = planned.rotation != 0 or planned.is_mirrored
         shown = next(container.decode(video=0)) if is_turned else None

@@ -18,6 +18,7 @@ from pathlib import Path
 from .carried import kept_metadata
 from .concat import JoinResult, OnMade, OnProgress, join
 from .container import VideoInput
+from .durable import refuse_existing
 from .errors import EncoderError, OutputError
 from .images import Depth, ImageFormat, image_format
 from .layout import pixel_layout
@@ -156,10 +157,7 @@ def deliver(
         if on_made is not None:
             on_made(images)
         return images
-    if output.exists() and not overwrite:
-        raise OutputError(
-            f"{output} exists: choose another name or, on the command line, add --overwrite."
-        )
+    refuse_existing(output, overwrite=overwrite)
     chunks = session if final is None else encode_session(session, final, on_progress=on_encode)
     return join(
         chunks,

@@ -153,6 +153,18 @@ def disk_errors(path: Path, *, if_full: str = "free some space") -> Iterator[Non
         raise
 
 
+def refuse_existing(output: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file, unless it may be overwritten.
+
+    Raises:
+        OutputError: it exists.
+    """
+    if output.exists() and not overwrite:
+        raise OutputError(
+            f"{output} exists: choose another name or, on the command line, add --overwrite."
+        )
+
+
 def require_writable(folder: Path) -> None:
     """Make the folder if needed, and test whether files can be created in it.
 

@@ -10,6 +10,8 @@ VideoError
 └── VerificationError    a file differs from the plan; the text lists where
 """
 
+from collections.abc import Sequence
+
 
 class VideoError(Exception):
     """Base of all errors of the encoding layer. Its text is one sentence for the user."""
@@ -41,3 +43,9 @@ class SessionMismatch(SessionError):  # noqa: N818 - the tree above reads better
 
 class VerificationError(VideoError):
     """A file differs from what was planned; the text says how."""
+
+
+def some_of(texts: Sequence[str], most: int, separator: str = ", ") -> str:
+    """`a, b and 3 more`: the first texts, and how many there are beyond `most`."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more

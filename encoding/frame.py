@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from av import VideoFrame
+    from av.video.codeccontext import VideoCodecContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,16 @@ class ColorTags:
     transfer: int = 2
     matrix: int = 2
     range: int = 0
+
+    @classmethod
+    def of(cls, context: VideoCodecContext) -> ColorTags:
+        """The tags that a stream has according to its codec context."""
+        return cls(
+            primaries=int(context.color_primaries),
+            transfer=int(context.color_trc),
+            matrix=int(context.colorspace),
+            range=int(context.color_range),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

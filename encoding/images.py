@@ -8,14 +8,15 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import av
 import cv2
@@ -37,6 +38,8 @@ from .webp import is_opaque
 if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
 
+    from .profiles import Picture
+
 log = logging.getLogger("tlbvfi.images")
 
 DECODERS = {
@@ -54,6 +57,11 @@ NUMBERED = re.compile(r"(?P<prefix>.*?)(?P<number>\d+)(?P<tail>_?)")
 """File stem with a number at its end, or before the underscore that ComfyUI's SaveImage adds."""
 
 JFIF = ColorTags(matrix=BT601, range=FULL)
+
+WORKERS = min(4, os.cpu_count() or 1)
+"""Images that are decoded or encoded at the same time."""
+
+T = TypeVar("T")
 
 Depth = Literal["8", "16", "half", "float"]
 """Bits per sample, or floating-point samples of 16 (half) or 32 bits."""
@@ -110,7 +118,8 @@ class ImageSource(Closable):
                 before it were delivered.
         """
         files = zip(self._paths[start:stop], self._facts[start:stop], strict=True)
-        with closing(_read_ahead(files)) as pictures:
+        reads = (partial(_read_unchanged, path, facts) for path, facts in files)
+        with closing(done_ahead(reads)) as pictures:
             for index, picture in enumerate(pictures, start):
                 if self.is_closed:
                     return
@@ -234,16 +243,13 @@ def _read_unchanged(path: Path, facts: Facts | None) -> av.VideoFrame:
         return read_image(path)
 
 
-def _read_ahead(
-    files: Iterable[tuple[Path, Facts | None]],
-) -> Generator[av.VideoFrame, None, None]:
-    """Pictures in order, decoded by a few threads that read a few images ahead."""
-    workers = min(4, os.cpu_count() or 1)
-    pending: deque[Future[av.VideoFrame]] = deque()
-    with ThreadPoolExecutor(workers, "tlbvfi-images") as pool:
-        for path, facts in files:
-            pending.append(pool.submit(_read_unchanged, path, facts))
-            if len(pending) > workers:
+def done_ahead(calls: Iterable[Callable[[], T]]) -> Generator[T]:
+    """Results of calls in order, from a few threads that are a few calls ahead."""
+    pending: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(WORKERS, "tlbvfi-images") as pool:
+        for call in calls:
+            pending.append(pool.submit(call))
+            if len(pending) > WORKERS:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -261,12 +267,7 @@ def _describe(folder: Path, first: Path, times: Timestamps) -> VideoInfo:
         pix_fmt=picture.format.name,
         bit_depth=max(component.bits for component in picture.format.components),
         has_alpha=pixel_layout(picture.format.name).has_alpha,
-        color=ColorTags(
-            primaries=int(decoder.color_primaries),
-            transfer=int(decoder.color_trc),
-            matrix=int(decoder.colorspace),
-            range=int(decoder.color_range),
-        ),
+        color=ColorTags.of(decoder),
         sample_aspect_ratio=None,
         rotation=picture.rotation,  # of EXIF: cameras write pictures as their sensor lies
         is_mirrored=is_mirrored(picture),
@@ -294,16 +295,7 @@ class ImageFormat:
     options: dict[str, str] = field(default_factory=dict)
 
 
-class PixelFacts(Protocol):
-    """What must be known about pictures to choose an image format; a VideoInfo is one."""
-
-    @property
-    def pix_fmt(self) -> str: ...
-    @property
-    def has_alpha(self) -> bool: ...
-
-
-def image_format(suffix: str, info: PixelFacts, *, depth: Depth | None = None) -> ImageFormat:
+def image_format(suffix: str, info: Picture, *, depth: Depth | None = None) -> ImageFormat:
     """How to write pictures like `info` as images with `suffix`, losing as little as possible.
 
     `depth` None: the source's, as far as the format has it. PNG: 8 or 16. TIFF: 8, 16 or float.
@@ -329,7 +321,7 @@ def image_format(suffix: str, info: PixelFacts, *, depth: Depth | None = None) -
     return ImageFormat(suffix=suffix, encoder=encoder, pix_fmt=pix_fmt, options=options)
 
 
-def _default_depth(suffix: str, info: PixelFacts) -> Depth:
+def _default_depth(suffix: str, info: Picture) -> Depth:
     layout = pixel_layout(info.pix_fmt)
     kind = DECODERS.get(suffix)
     if kind == "exr":

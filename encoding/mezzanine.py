@@ -13,7 +13,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from .frame import ColorTags
 from .layout import pixel_layout
 from .manifest import Manifest, differences
 from .packets import CHUNK, open_video
-from .profiles import Encoder, written_tags
+from .profiles import Encoder, PictureFacts, written_tags
 from .progress import ChunkRecord
 from .session import Session
 from .timetable import timetable
@@ -41,26 +41,16 @@ FRAMES_PER_CHUNK = 240
 SUFFIX = ".final"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodedPicture:
-    """What the frames of a session decode to, for `profiles.resolve_encoder`."""
-
-    width: int
-    height: int
-    pix_fmt: str
-    has_alpha: bool
-
-
-def decoded_picture(session: Session) -> DecodedPicture:
+def decoded_picture(session: Session) -> PictureFacts:
     """The frames a session's chunks hold."""
     stream = session.manifest.stream
     return picture_after(session.manifest.encoder, stream.width, stream.height)
 
 
-def picture_after(encoder: Encoder, width: int, height: int) -> DecodedPicture:
+def picture_after(encoder: Encoder, width: int, height: int) -> PictureFacts:
     """What frames of that size become when encoded and decoded."""
     pix_fmt = encoder.pix_fmt
-    return DecodedPicture(
+    return PictureFacts(
         width=width,
         height=height,
         pix_fmt=pix_fmt.replace("f32", "f16")
@@ -77,7 +67,7 @@ def decoded_frames(session: Session, start: int = 0) -> Generator[VideoFrame, No
         VerificationError: a chunk is missing, damaged or has another length.
     """
     first = 0
-    for _, record in sorted(session.records().items()):
+    for record in session.in_order():
         if first + record.frames > start:
             frames = _chunk_frames(session, record)
             with closing(frames):
@@ -103,7 +93,7 @@ def encode_session(
         OutputError: the disk is full.
     """
     require_whole(session)
-    records = [record for _, record in sorted(session.records().items())]
+    records = session.in_order()
     times = timetable(session.manifest, records, shift=session.manifest.start).pts.tolist()
     final = _final_session(session, _final_manifest(session, encoder, records))
     tell = on_progress or _tell_nobody

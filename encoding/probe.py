@@ -130,12 +130,7 @@ def describe(
         pix_fmt=first.format.name,
         bit_depth=max(component.bits for component in components),
         has_alpha=any(component.is_alpha for component in components),
-        color=ColorTags(
-            primaries=int(codec.color_primaries),
-            transfer=int(codec.color_trc),
-            matrix=int(codec.colorspace),
-            range=int(codec.color_range),
-        ),
+        color=ColorTags.of(codec),
         sample_aspect_ratio=exact(stream.sample_aspect_ratio),
         rotation=first.rotation,
         is_mirrored=is_mirrored(first),

@@ -54,6 +54,16 @@ class Picture(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PictureFacts:
+    """A `Picture` of which nothing else is known."""
+
+    width: int
+    height: int
+    pix_fmt: str
+    has_alpha: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSettings:
     """What a user asks for, in ffmpeg's terms; None leaves the choice to the profile."""
 
@@ -138,7 +148,7 @@ def resolve_encoder(
     Raises:
         EncoderError: a setting is unknown, out of range or does not fit, or no encoder opens.
     """
-    suffix = _suffix(container)
+    suffix = None if container is None else container.lower()
     if settings.codec.lower() == "auto":
         encoder = _resolve_auto(settings, picture, suffix)
     else:
@@ -224,13 +234,6 @@ def quiet_encoders() -> Iterator[None]:
         yield
     finally:
         os.environ.pop("SVT_LOG", None)
-
-
-def _suffix(container: str | None) -> str | None:
-    if container is None:
-        return None
-    suffix = container.lower()
-    return suffix if suffix.startswith(".") else f".{suffix}"
 
 
 def _resolve_named(
@@ -442,7 +445,7 @@ def _loses_no_more(hardware: Encoder, software: Encoder, picture: Picture) -> bo
 
 
 def _trial(profile: Profile) -> str:
-    picture = _Sample(pix_fmt=next(iter(profile.pix_fmts)))
+    picture = PictureFacts(width=640, height=360, pix_fmt=next(iter(profile.pix_fmts)))
     settings = EncoderSettings(codec=profile.name)
     return _best_opening(profile, settings, picture, None)[1]
 
@@ -480,13 +483,3 @@ def configure_context(context: VideoCodecContext, encoder: Encoder) -> None:
     context.thread_count = encoder.thread_count
     if encoder.bit_rate is not None:
         context.bit_rate = encoder.bit_rate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sample:
-    """A picture to try encoders with."""
-
-    width: int = 640
-    height: int = 360
-    pix_fmt: str
-    has_alpha: bool = False

@@ -9,11 +9,8 @@ an interrupted run with the missing ones, and never touches images made by anyth
 
 from __future__ import annotations
 
-import os
 import re
-from collections import deque
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -24,7 +21,7 @@ from pathlib import Path
 from .concat import JoinResult, OnProgress
 from .durable import atomic_file, disk_errors, make_folder
 from .errors import OutputError, SourceError, VerificationError
-from .images import DECODERS, ImageFormat, ImageSource, encoded_image, read_image
+from .images import DECODERS, ImageFormat, ImageSource, done_ahead, encoded_image, read_image
 from .manifest import Json
 from .mezzanine import decoded_frames
 from .packets import CHUNK_PACKETS, open_video
@@ -34,7 +31,6 @@ from .timetable import timetable
 from .verify import Check, VerifyReport, require_whole
 from .writer import StreamSpec
 
-WORKERS = min(4, os.cpu_count() or 1)
 DEFAULT_STEM = "frame_%06d"
 
 Encode = Callable[[], bytes]
@@ -58,13 +54,9 @@ class ImagePattern:
     def found(self) -> dict[int, Path]:
         """Existing images by number, with any number of leading zeros."""
         name = re.compile(re.escape(self.before) + r"(\d+)" + re.escape(self.after))
-        there = self.folder.iterdir() if self.folder.is_dir() else ()
-        matches = [(name.fullmatch(path.name), path) for path in there]
-        return {int(match[1]): path for match, path in sorted(matches, key=_by_path) if match}
-
-
-def _by_path(item: tuple[object, Path]) -> Path:
-    return item[1]
+        there = sorted(self.folder.iterdir()) if self.folder.is_dir() else ()
+        matches = ((name.fullmatch(path.name), path) for path in there)
+        return {int(match[1]): path for match, path in matches if match}
 
 
 def is_image(suffix: str) -> bool:
@@ -112,7 +104,7 @@ def write_images(
     """
     pattern = image_pattern(output)
     require_whole(session)
-    records = [record for _, record in sorted(session.records().items())]
+    records = session.in_order()
     times = timetable(session.manifest, records)
     total = len(times.pts)
     with disk_errors(pattern.folder, if_full=IF_OUTPUT_FULL):
@@ -202,21 +194,19 @@ def _write_missing(
     texts: Mapping[str, str],
     on_progress: OnProgress | None,
 ) -> None:
-    first = next((number for number in range(1, total + 1) if number not in done), total + 1)
-    pending: deque[Future[None]] = deque()
-    with (
-        closing(_images(session, form, first - 1)) as images,
-        ThreadPoolExecutor(WORKERS, "tlbvfi-images") as pool,
-    ):
-        for number, encode in enumerate(images, first):
-            if number not in done:
-                pending.append(pool.submit(_write, pattern.path(number), encode, texts))
-            if len(pending) > WORKERS:
-                pending.popleft().result()
-            if on_progress is not None:
-                on_progress(number, total)
-        while pending:
-            pending.popleft().result()
+    missing = [number for number in range(1, total + 1) if number not in done]
+    if not missing:
+        return
+    with closing(_images(session, form, missing[0] - 1)) as images:
+        writes = (
+            partial(_write, pattern.path(number), encode, texts)
+            for number, encode in enumerate(images, missing[0])
+            if number not in done
+        )
+        with closing(done_ahead(writes)) as written:
+            for number, _ in zip(missing, written, strict=False):
+                if on_progress is not None:
+                    on_progress(number, total)
 
 
 def _write(path: Path, encode: Encode, texts: Mapping[str, str]) -> None:
@@ -240,8 +230,8 @@ def _images(session: Session, form: ImageFormat, start: int) -> Generator[Encode
 
 
 def _packets(session: Session) -> Generator[bytes, None, None]:
-    for index in sorted(session.records()):
-        with open_video(session.chunk_path(index), CHUNK_PACKETS) as chunk:
+    for record in session.in_order():
+        with open_video(session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
             for packet in chunk.demux(video=0):
                 if packet.size:
                     yield bytes(packet)

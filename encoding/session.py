@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -40,7 +39,7 @@ from .durable import (
     no_step,
     retry_while_open,
 )
-from .errors import SessionError, SessionMismatch, VerificationError
+from .errors import SessionError, SessionMismatch, VerificationError, some_of
 from .manifest import (
     SCHEMA,
     Json,
@@ -173,7 +172,7 @@ class Session:
         """
         found = cls.find(root, id)
         if found is None:
-            known = _some_of([session.id for session in list_sessions(root)])
+            known = some_of([session.id for session in list_sessions(root)], SHOWN) or "none"
             raise SessionError(f"There is no session {id} in {root / FOLDER}: there are {known}.")
         return found
 
@@ -197,9 +196,8 @@ class Session:
         """
         differing = differences(self.manifest, manifest)
         if differing:
-            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise SessionMismatch(
-                f"Session {self.id} belongs to another job ({'; '.join(differing[:3])}{more}): "
+                f"Session {self.id} belongs to another job ({some_of(differing, 3, '; ')}): "
                 "choose another session id or, on the command line, start over with --overwrite."
             )
         if self.versions != library_versions():
@@ -238,6 +236,10 @@ class Session:
             self._records = read_progress(self.folder / PROGRESS)
         return self._records
 
+    def in_order(self) -> list[ChunkRecord]:
+        """Every committed chunk, in the order of the output."""
+        return [record for _, record in sorted(self.records().items())]
+
     def done(
         self, *, thorough: bool = False, on_chunk: Callable[[int, int], None] | None = None
     ) -> list[ChunkRecord]:
@@ -248,7 +250,7 @@ class Session:
         """
         intact, dropped = [], 0
         was_joined = self.result() is not None
-        for number, (_, record) in enumerate(sorted(self.records().items()), 1):
+        for number, record in enumerate(self.in_order(), 1):
             problem = self.problem(record, thorough=thorough)
             if on_chunk is not None:
                 on_chunk(number, len(self.records()))
@@ -502,12 +504,7 @@ class ChunkWriter:
     def __enter__(self) -> ChunkWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._writer.abort()
 
     @property
@@ -602,12 +599,6 @@ def list_sessions(root: Path) -> list[Session]:
         else:
             found += [session] if session is not None else []
     return found
-
-
-def _some_of(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more or "none"
 
 
 def check_id(id: str) -> None:

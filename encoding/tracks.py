@@ -23,12 +23,12 @@ from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
-from .clock import STEADY, Clock
+from .clock import Clock
 from .container import VideoInput, exact, is_cover_art, open_container, pictures
 from .errors import OutputError
 from .sound import SMALLEST_GAP, SlowSound, UnbrokenSound
 from .window import Window
-from .writer import MUXERS
+from .writer import ISO_MEDIA, MUXERS
 
 if TYPE_CHECKING:
     from av.audio.codeccontext import AudioCodecContext
@@ -48,8 +48,6 @@ AUDIO = {
 }
 """Audio codec of each container for sound that it cannot hold as it is."""
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
-EDITED = (".mp4", ".mov")
-"""Containers with edit lists."""
 AAC_BITS_PER_CHANNEL = 96_000
 LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """Layout assumed for this many unnamed channels; swresample assumes the same."""
@@ -133,15 +131,15 @@ def track_packets(
     source: InputContainer,
     tracks: list[Track],
     window: Window | None,
-    clock: Clock = STEADY,
-    notes: list[str] | None = None,
+    clock: Clock,
+    notes: list[str],
 ) -> Iterator[tuple[float, Packet]]:
     """(decode time in seconds, packet) of all tracks, in the order of the source.
 
     `clock`: that of the source's frames. With a window, only packets that begin inside it are kept,
     and subtitles that are shown inside it, on the output's clock. Packets that no muxer accepts,
-    because they have no time or come out of order, are left out; at the end `notes`, or else the
-    log, get a sentence for each track that lost some.
+    because they have no time or come out of order, are left out; at the end `notes` get a sentence
+    for each track that lost some.
     """
     by_index = {track.source.index: track for track in tracks if track.source.type != "attachment"}
     if not by_index:
@@ -160,11 +158,7 @@ def track_packets(
     for index, track in by_index.items():
         yield from _timed(track, track.convert(None), orders[index])
         if orders[index].left_out:
-            note = _note_on(track, orders[index].left_out)
-            if notes is None:
-                log.warning("%s", note)
-            else:
-                notes.append(note)
+            notes.append(_note_on(track, orders[index].left_out))
 
 
 def _note_on(track: Track, left_out: int) -> str:
@@ -349,7 +343,7 @@ def _heard(suffix: str) -> Convert:
             has_begun, needed = True, None
             yield packet
         elif not has_begun:
-            if suffix in EDITED and packet.pts is not None and packet.pts < 0:
+            if suffix in ISO_MEDIA and packet.pts is not None and packet.pts < 0:
                 yield packet
             else:
                 needed = packet

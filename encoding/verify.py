@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import SessionError, VerificationError
+from .errors import SessionError, VerificationError, some_of
 from .packets import CHUNK, MISSING, PacketScan, open_video, scan_packets
 from .progress import ChunkRecord
 from .session import Session
@@ -86,7 +86,7 @@ def verify_session(
     `look_inside` False trusts the checksums: the bytes are those whose packets the commit counted.
     `deep` also decodes every frame (44 s per GB at 480p).
     """
-    records = [record for _, record in sorted(session.records().items())]
+    records = session.in_order()
     missing = session.missing()
     problems = [session.problem(record, thorough=True) for record in records]
     total = sum(record.frames for record in records)
@@ -128,7 +128,7 @@ def require_whole(session: Session) -> None:
 
 def expected_output(session: Session, *, shift: Fraction = Fraction(0)) -> Expected:
     """What the final file of a session must hold; `shift` as in `timetable`."""
-    records = [record for _, record in sorted(session.records().items())]
+    records = session.in_order()
     return Expected(times=timetable(session.manifest, records, shift=shift))
 
 
@@ -153,8 +153,7 @@ def verify_file(
 
 def _check(name: str, problems: Iterable[str], good: str) -> Check:
     found = [problem for problem in problems if problem]
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return Check(name=name, ok=not found, what=", ".join(found[:SHOWN]) + more if found else good)
+    return Check(name=name, ok=not found, what=some_of(found, SHOWN) or good)
 
 
 def _scan_checks(path: Path, scan: PacketScan, expected: Expected | None) -> Iterator[Check]:

@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
 import av
@@ -46,7 +45,8 @@ MUXERS = {
     ".avi": "avi",
 }
 """FFmpeg's muxer for each suffix we write."""
-
+ISO_MEDIA = (".mp4", ".mov")
+"""The ISO base media file format: it holds any time exactly, has edit lists and tags of codecs."""
 
 Beside = Callable[["OutputContainer"], Iterator[tuple[float, "Packet"]]]
 """Adds streams and metadata to a container whose header is not yet written, and yields the packets
@@ -136,20 +136,15 @@ class VideoWriter:
             self._stream, self._beside = self._open_streams(ending, beside)
             self._next_beside = next(self._beside, None)
         except BaseException:
-            self._abandon()
+            self.abort()
             raise
 
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            self._abandon()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.abort()
         else:
             self.finish()
 
@@ -192,12 +187,17 @@ class VideoWriter:
                 with self._disk_errors():
                     self._file.commit(check)
         except BaseException:
-            self._abandon()
+            self.abort()
             raise
 
     def abort(self) -> None:
         """Give up and leave nothing readable behind."""
-        self._abandon()
+        try:
+            self._container.close()
+        except (OSError, FFmpegError) as error:  # after a full disk, closing fails again
+            log.debug("%s: %s while giving up", self._name, error)
+        if self._file is not None:
+            self._file.discard()
 
     def _open_streams(
         self, suffix: str, beside: Beside
@@ -227,7 +227,7 @@ class VideoWriter:
         self._tag(context)
         if spec.sample_aspect_ratio is not None:
             context.sample_aspect_ratio = spec.sample_aspect_ratio
-        if encoder.tag and suffix in (".mp4", ".mov"):
+        if encoder.tag and suffix in ISO_MEDIA:
             context.codec_tag = encoder.tag
         if spec.is_mirrored:  # PyAV rotates first; that reverses the upper row, from which we know
             stream.set_display_rotation(180 - spec.rotation, hflip=True)
@@ -300,14 +300,6 @@ class VideoWriter:
 
     def _disk_errors(self) -> AbstractContextManager[None]:
         return disk_errors(self._name, if_full=self._if_full)
-
-    def _abandon(self) -> None:
-        try:
-            self._container.close()
-        except (OSError, FFmpegError) as error:  # after a full disk, closing fails again
-            log.debug("%s: %s while giving up", self._name, error)
-        if self._file is not None:
-            self._file.discard()
 
 
 def stores_mastering(encoder: Encoder) -> bool:

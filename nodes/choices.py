@@ -13,6 +13,7 @@ from comfy_api.latest import io
 
 from ..encoding.profiles import PROFILES, find_profile
 from ..tlbvfi.methods import WITHOUT_WEIGHTS
+from ..tlbvfi.methods.config import Padding
 from ..tlbvfi.models import model_source
 from ..tlbvfi.spans import CutRule
 
@@ -31,7 +32,6 @@ CODECS = (
     *(p.name for p in PROFILES if p.name not in {find_profile(c).name for c in SAVED_CODECS}),
 )
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-PADDINGS = ("reference", "tight")
 
 
 def model_files() -> list[str]:
@@ -180,7 +180,7 @@ def new_inputs() -> list[io.Input]:
         precision(),
         io.Combo.Input(
             "padding",
-            options=list(PADDINGS),
+            options=list(get_args(Padding)),
             default="reference",
             optional=True,
             advanced=True,

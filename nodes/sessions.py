@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..encoding.errors import some_of
 from ..encoding.manifest import Manifest, differences
 from ..encoding.session import Session
 from ..tlbvfi.errors import SettingsError
@@ -24,9 +25,8 @@ def require_own(root: Path, session_id: str, manifest: Manifest) -> None:
     found = Session.find(root, session_id)
     differing = [] if found is None else differences(found.manifest, manifest)
     if differing:
-        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise SettingsError(
-            f"session_id {session_id!r} belongs to another job ({'; '.join(differing[:3])}{more}): "
+            f"session_id {session_id!r} belongs to another job ({some_of(differing, 3, '; ')}): "
             "choose another one, or leave it empty."
         )
 

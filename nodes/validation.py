@@ -5,6 +5,9 @@ None stands for a value that comes over a link and is not known yet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from ..encoding.errors import VideoError
 from ..encoding.profiles import parse_bitrate
 from ..encoding.session import check_id
@@ -21,39 +24,29 @@ def first_problem(*answers: bool | str) -> bool | str:
 
 def check_session_id(session_id: str | None) -> bool | str:
     """Whether it is empty or a safe folder name."""
-    try:
-        if session_id:
-            check_id(session_id)
-    except VideoError as error:
-        return str(error)
-    return True
+    return _answer(check_id, session_id or None)
 
 
 def check_bitrate(bitrate: str | None) -> bool | str:
     """Whether it is empty or a number of bits per second."""
-    try:
-        if bitrate:
-            parse_bitrate(bitrate)
-    except VideoError as error:
-        return str(error)
-    return True
+    return _answer(parse_bitrate, bitrate or None)
 
 
 def check_rate(fps: object) -> bool | str:
     """Whether it is a number of frames per second that a file can have, or 0."""
-    try:
-        if fps is not None:
-            exact_rate(as_type("FLOAT", "fps", fps))
-    except InterpolationError as error:
-        return str(error)
-    return True
+    return _answer(lambda rate: exact_rate(as_type("FLOAT", "fps", rate)), fps)
 
 
 def check_file_name(name: str | None) -> bool | str:
     """Whether it is empty or a file name without a folder."""
+    return _answer(plain_file_name, name or None)
+
+
+def _answer(check: Callable[[Any], object], value: object) -> bool | str:
+    """True, or what `check` raises about the value; None is not checked."""
     try:
-        if name:
-            plain_file_name(name)
-    except InterpolationError as error:
+        if value is not None:
+            check(value)
+    except (VideoError, InterpolationError) as error:
         return str(error)
     return True

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -62,6 +63,25 @@ def real_video(test_data) -> Path:
     if not path.is_file():
         pytest.skip(f"no real clip at {path}; TLBVFI_TEST_DATA names the folder of test data")
     return path
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Factory for a folder on its own file system: small_disk("256k")."""
+    place = tmp_path / "disk"
+    mounted = []
+
+    def make(size: str) -> Path:
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a tmpfs needs Linux and root")
+        mounted.append(place)
+        return place
+
+    yield make
+    for each in mounted:
+        subprocess.run(["umount", str(each)], check=True)
 
 
 @pytest.fixture(scope="session")

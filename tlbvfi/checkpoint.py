@@ -17,14 +17,15 @@ from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..encoding.durable import atomic_file, disk_errors, sole_writer
+from ..encoding.durable import atomic_file, disk_errors, refuse_existing, sole_writer
 from ..encoding.errors import OutputError
 from .errors import CheckpointError, ModelMissingError, SettingsError
 from .model import COMPUTE_DTYPES, TLBVFI
+from .weights import misfits
 
 log = logging.getLogger("tlbvfi.checkpoint")
 
@@ -140,8 +141,7 @@ def convert(
     weights = read_weights(Path(source))
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
     with sole_writer(target), disk_errors(target):
-        if target.exists() and not overwrite:
-            raise OutputError(f"{target} is already there: --overwrite replaces it.")
+        refuse_existing(target, overwrite=overwrite)
         with atomic_file(target) as temporary:
             _save(stored, temporary, target)
 
@@ -204,8 +204,7 @@ def _unreadable(head: bytes) -> str:
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return load_file(path)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path.name} is not a complete safetensors file ({error}): download it again."
@@ -269,30 +268,10 @@ def _check(weights: Mapping[str, Tensor], name: str) -> None:
         raise CheckpointError(
             f"{name} holds {_network(weights)}, not TLB-VFI: choose the TLB-VFI checkpoint."
         )
-    problems = [f"{key} is missing" for key in wanted.keys() - weights.keys()]
-    problems += [f"{key} is unexpected" for key in weights.keys() - wanted.keys()]
-    problems += [
-        f"{key} is {list(weights[key].shape)} instead of {list(wanted[key].shape)}"
-        for key in wanted.keys() & weights.keys()
-        if weights[key].shape != wanted[key].shape
-    ]
-    problems += [
-        f"{key} holds no plain numbers ({weights[key].dtype})"
-        for key in wanted.keys() & weights.keys()
-        if not _is_plain(weights[key])
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:5])
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+    if differing := misfits(weights, wanted):
         raise CheckpointError(
-            f"{name} does not fit the TLB-VFI network ({shown}{more}): use vimeo_unet.pth."
+            f"{name} does not fit the TLB-VFI network ({differing}): use vimeo_unet.pth."
         )
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is neither complex nor quantized, sparse or without content."""
-    is_dense = tensor.layout == torch.strided and not tensor.is_meta
-    return is_dense and tensor.is_floating_point()
 
 
 def _network(names: Iterable[str]) -> str:

@@ -127,10 +127,7 @@ def generate(
         except ServerLostError as error:
             if not watch.heard:
                 raise  # more likely a wrong address than a server that will come back
-            if time.monotonic() - watch.heard > server.lost_seconds:
-                raise _given_up(server, error) from error
-            on_event(ConnectionLost(str(error)))
-            time.sleep(RETRY_SECONDS)
+            _wait_to_retry(server, error, watch.heard, on_event)
 
 
 def patiently(server: Server, on_event: OnServerEvent, attempt: Callable[[], T]) -> T:
@@ -144,10 +141,7 @@ def patiently(server: Server, on_event: OnServerEvent, attempt: Callable[[], T])
         try:
             return attempt()
         except ServerLostError as error:
-            if time.monotonic() - begun > server.lost_seconds:
-                raise _given_up(server, error) from error
-            on_event(ConnectionLost(str(error)))
-            time.sleep(RETRY_SECONDS)
+            _wait_to_retry(server, error, begun, on_event)
 
 
 def image_message(message: bytes) -> tuple[str, bytes]:
@@ -286,11 +280,21 @@ def _queue_once(server: Server, prompt: Json, prompt_id: str, client_id: str, ne
     return accepted.prompt_id
 
 
-def _given_up(server: Server, error: ServerLostError) -> ServerLostError:
-    return ServerLostError(
-        f"{str(error).rstrip('.')}, for {server.lost_seconds:g} s now; what was queued continues "
-        "there, and the same command fetches it."
-    )
+def _wait_to_retry(
+    server: Server, error: ServerLostError, since: float, on_event: OnServerEvent
+) -> None:
+    """Wait a moment before the next attempt; `since`: when the server was heard, or first asked.
+
+    Raises:
+        ServerLostError: that is more than `server.lost_seconds` ago.
+    """
+    if time.monotonic() - since > server.lost_seconds:
+        raise ServerLostError(
+            f"{str(error).rstrip('.')}, for {server.lost_seconds:g} s now; what was queued continues "
+            "there, and the same command fetches it."
+        ) from error
+    on_event(ConnectionLost(str(error)))
+    time.sleep(RETRY_SECONDS)
 
 
 @contextmanager

@@ -22,12 +22,9 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from ..encoding.durable import atomic_file, disk_errors, require_space
 from .errors import ClientError, ServerLostError, SettingsError
-from .remote_file import NoRedirects
+from .remote_file import NoRedirects, Response
 
 Json = Mapping[str, Any]
-Response = http.client.HTTPResponse | urllib.error.HTTPError
-"""What urllib returns; an HTTPError is a response like any other."""
-
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 TRANSIENT = (502, 503, 504)
 """Statuses from a proxy while the server behind it restarts."""

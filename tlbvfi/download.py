@@ -22,9 +22,9 @@ from filelock import FileLock, Timeout
 from ..encoding.durable import (
     disk_errors,
     file_sha256,
-    free_bytes,
     fsync_file,
     fsync_folder,
+    require_space,
     retry_while_open,
 )
 from .errors import DownloadError
@@ -63,8 +63,8 @@ def download(
 
     Raises:
         DownloadError: the server cannot be reached, refuses, or sends a file other than promised;
-            the disk is too small; another process is downloading; a different file has the name.
-        OutputError: the folder cannot be written, or the disk became full.
+            another process is downloading; a different file has the name.
+        OutputError: the folder cannot be written, or the disk is too small or became full.
         SettingsError: the method has no model file.
     """
     source = model_source(model)
@@ -199,7 +199,7 @@ def _receive_once(remote: RemoteFile, part: _Part, on_progress: OnProgress) -> N
         elif not part.size:
             raise remote.refusal(status)
         part.size_wanted = _checked_size(remote, part, response.headers)
-        _require_space(part.path.parent, part.size_wanted - part.size)
+        require_space(part.path.parent, part.size_wanted - part.size)
         on_progress(part.size, part.size_wanted)
         for block in _blocks(response, part.size_wanted - part.size):
             if not part.size and HTML.match(block):
@@ -249,15 +249,6 @@ def _checked_size(remote: RemoteFile, part: _Part, headers: Message) -> int:
             "requested file, try again later."
         )
     return size
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    free = free_bytes(folder)
-    if needed > free:
-        raise DownloadError(
-            f"{folder} has {free / 1e6:.0f} MB free and the download needs {needed / 1e6:.0f} MB: "
-            "free some space or choose another folder."
-        )
 
 
 def _same_file(target: Path, promise: Promise) -> Path:

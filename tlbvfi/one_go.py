@@ -61,7 +61,7 @@ def run_in_one_go(
             f"{', '.join(MUXERS)}."
         )
     plan = make_plan(source, method, config, suffix=suffix, identify=False)
-    window = output_window(used_window(plan.manifest), plan.origin, suffix)
+    window = output_window(used_window(plan.manifest), plan.manifest.start, suffix)
     if source.info.mastering and not stores_mastering(plan.manifest.encoder):
         profile = plan.manifest.encoder.profile
         on_event(Notice(text=f"{profile} drops the HDR10 mastering metadata."))
@@ -70,10 +70,11 @@ def run_in_one_go(
     heard = sound if config.has_sound else None
     heard_facts = file_facts(heard)
     texts = {**source.info.metadata, **(metadata or {})}
+    notes: list[str] = []
     announce(method, plan.frames_total)
     with (
         open_carried(heard, window=window, metadata=texts) as carried,
-        _open_writer(plan, target, suffix, window, carried, on_event) as writer,
+        _open_writer(plan, target, suffix, window, carried, notes) as writer,
         closing(prefetch(load_frames(source, plan, todo), QUEUE_FRAMES)) as loaded,
     ):
 
@@ -88,9 +89,8 @@ def run_in_one_go(
         frames = interpolate(loaded, method, plan.timeline, plan.rules, first=plan.first)
         encode_frames(frames, write, meter, on_event)
         require_unchanged(heard, heard_facts)
-    loss = source.shortfall()
-    if loss:
-        on_event(Notice(text=loss))
+    for text in filter(None, [source.shortfall(), *notes]):
+        on_event(Notice(text=text))
     return meter.frames_made
 
 
@@ -100,14 +100,15 @@ def _open_writer(
     suffix: str,
     window: Window | None,
     carried: Carried,
-    on_event: OnEvent,
+    notes: list[str],
 ) -> VideoWriter:
+    """The writer of the target; `notes` get a sentence for each thing not carried over as it is."""
+
     def beside(out: OutputContainer) -> Iterator[tuple[float, Packet]]:
         rate = None if plan.manifest.is_vfr else stream.rate
-        tracks, notes = carried.add_to(out, suffix, rate)
-        for note in notes:
-            on_event(Notice(text=note))
-        return carried.packets(tracks)
+        tracks, more = carried.add_to(out, suffix, rate)
+        notes.extend(more)
+        return carried.packets(tracks, notes)
 
     stream = plan.manifest.stream
     base = stream.time_base / _clock(plan, window)[1]
@@ -128,5 +129,5 @@ def _clock(plan: Plan, window: Window | None) -> tuple[int, int]:
 
     That is the source's clock, which its sound uses, or begins with the window.
     """
-    origin = plan.origin - (window.start if window else 0)
+    origin = plan.manifest.start - (window.start if window else 0)
     return start_ticks(origin, plan.manifest.stream.time_base)

@@ -15,9 +15,9 @@ from ..encoding.errors import SourceError
 from ..encoding.frame import ColorTags
 from ..encoding.layout import pixel_layout
 from ..encoding.manifest import Manifest
-from ..encoding.profiles import written_tags
+from ..encoding.profiles import Encoder, written_tags
+from ..encoding.progress import ChunkRecord
 from ..encoding.reader import file_identity
-from ..encoding.session import ChunkRecord
 from ..encoding.source import Source
 from ..encoding.timestamps import Timestamps
 from ..encoding.timetable import require_storable
@@ -46,8 +46,6 @@ class Plan:
     """Source index of the first frame."""
     stop: int | None
     """Source index after the last frame; None: the end of the source, which is not known yet."""
-    origin: Fraction
-    """Seconds of the first frame on the source's clock; it is 0 on the output's."""
     stretch: Fraction
     """Output seconds per source second."""
     frames_total: int | None
@@ -61,7 +59,7 @@ class Plan:
 
     def output_time(self, source_time: Fraction) -> Fraction:
         """Seconds after the first output frame."""
-        return (source_time - self.origin) * self.stretch
+        return (source_time - self.manifest.start) * self.stretch
 
     def ticks(self, output_time: Fraction) -> int:
         """`output_time` in ticks of the output's time base, which is chosen to make this exact."""
@@ -113,12 +111,9 @@ def make_plan(
     """
     info, times = source.info, source.timestamps
     first, stop = _window(times, config)
-    origin = times.time(first)
-    tags = resolve(info)
     timeline = make_timeline(config, info.rate)
     if isinstance(timeline, TargetRate):
         _refuse_endless_pauses(times, first, stop)
-    rate = timeline.rate(info.rate)
     route = plan_route(
         suffix,
         config.encoder,
@@ -126,32 +121,20 @@ def make_plan(
         mezzanine=config.mezzanine,
         software_twin=config.software_twin,
     )
-    encoder = route.chunks
     identity = source.identity if identify else {}
-    tick = info.time_base if times.is_vfr else 1 / info.rate
-    stream = StreamSpec(
-        width=info.width,
-        height=info.height,
-        time_base=storable_tick(timeline.step(tick * config.slowmo)),
-        rate=rate,
-        color=written_tags(tags, encoder),
-        sample_aspect_ratio=info.sample_aspect_ratio,
-        rotation=info.rotation,
-        is_mirrored=info.is_mirrored,
-        mastering=info.mastering,
-    )
     manifest = Manifest(
         source=identity,
         settings=_settings(config, times, method) | _other_sound(config, sound, identity),
-        encoder=encoder,
-        stream=stream,
+        encoder=route.chunks,
+        stream=_stream(source, config, timeline, route.chunks),
         is_vfr=times.is_vfr and isinstance(timeline, Bisection),
-        start=origin,
+        start=times.time(first),
         plan={key: str(value) for key, value in asdict(config.chunk).items() if value is not None},
     )
     least = timeline.step(_least_distance(times, first, stop))
     require_storable(suffix, least, is_vfr=manifest.is_vfr)
-    last = times.time(stop - 1) if stop is not None else None
+    keeps_alpha = info.has_alpha and pixel_layout(manifest.encoder.pix_fmt).has_alpha
+    frames_per_pair = timeline.rate(info.rate) * config.slowmo / info.rate
     return Plan(
         manifest=manifest,
         final=route.final,
@@ -159,18 +142,40 @@ def make_plan(
         rules=make_rules(config),
         first=first,
         stop=stop,
-        origin=origin,
         stretch=config.slowmo,
-        frames_total=(
-            None
-            if stop is None or last is None
-            else timeline.total(stop - first, (last - origin) * config.slowmo)
-        ),
-        channels=4 if info.has_alpha and pixel_layout(encoder.pix_fmt).has_alpha else 3,
-        tags=tags,
+        frames_total=_frames_total(times, config, timeline, first, stop),
+        channels=4 if keeps_alpha else 3,
+        tags=resolve(info),
         bytes_per_chunk=config.chunk.bytes,
-        pairs_per_chunk=config.chunk.pairs(info.rate, rate * config.slowmo / info.rate),
+        pairs_per_chunk=config.chunk.pairs(info.rate, frames_per_pair),
     )
+
+
+def _stream(source: Source, config: JobConfig, timeline: Timeline, encoder: Encoder) -> StreamSpec:
+    """What the output is, apart from its compression; times are multiples of its time base."""
+    info = source.info
+    tick = info.time_base if source.timestamps.is_vfr else 1 / info.rate
+    return StreamSpec(
+        width=info.width,
+        height=info.height,
+        time_base=storable_tick(timeline.step(tick * config.slowmo)),
+        rate=timeline.rate(info.rate),
+        color=written_tags(resolve(info), encoder),
+        sample_aspect_ratio=info.sample_aspect_ratio,
+        rotation=info.rotation,
+        is_mirrored=info.is_mirrored,
+        mastering=info.mastering,
+    )
+
+
+def _frames_total(
+    times: Timestamps, config: JobConfig, timeline: Timeline, first: int, stop: int | None
+) -> int | None:
+    """Number of output frames; None if only decoding will tell it."""
+    if stop is None:
+        return None
+    length = (times.time(stop - 1) - times.time(first)) * config.slowmo
+    return timeline.total(stop - first, length)
 
 
 def chunks_to_make(

@@ -231,13 +231,14 @@ class _Replacement:
             self.changes.append(f"{self._described(node)} played back and forth: forward only now")
         graph.redirect(Link(node, 0), passed_on)
         self._remove(node)
-        while footage.video is not None and not graph.users(footage.video):
-            before = footage.video.node
-            if graph.kind(before) not in ("CreateVideo", "Reroute"):
+        video = footage.video
+        while video is not None and not graph.users(video):
+            kind = graph.kind(video.node)
+            if kind not in ("CreateVideo", "Reroute"):
                 break
-            upstream = graph.source(before, "") if graph.kind(before) == "Reroute" else None
-            self._remove(before)
-            footage = _Footage(video=upstream, images=None)
+            upstream = graph.source(video.node, "") if kind == "Reroute" else None
+            self._remove(video.node)
+            video = upstream
 
     def _add(self, kind: str, does: str, **values: Any) -> NodeId:  # noqa: ANN401 - Link or JSON
         node = self.graph.add(kind, self.saver, **values)

@@ -12,20 +12,15 @@ import numpy as np
 import pytest
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What an encoder must know about its frames."""
-
-    width: int = 64
-    height: int = 48
-    pix_fmt: str = "yuv420p"
-    has_alpha: bool = False
-
-
 @pytest.fixture(scope="session")
 def shape():
     """Factory for picture descriptions: shape(width=..., pix_fmt=...)."""
-    return Shape
+    from comfyui_tlbvfi.encoding.profiles import PictureFacts
+
+    def make(**changes):
+        return PictureFacts(**{"width": 64, "height": 48, "pix_fmt": "yuv420p", **changes})
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -76,13 +71,13 @@ def ffprobe():
 
 
 @pytest.fixture(scope="session")
-def encoder():
+def encoder(shape):
     """Factory for encoders: encoder("ffv1", pix_fmt=..., container=...)."""
     from comfyui_tlbvfi.encoding.profiles import EncoderSettings, resolve_encoder
 
     def make(codec, picture=None, *, container=None, **settings):
         wish = EncoderSettings(codec=codec, **settings)
-        return resolve_encoder(wish, picture or Shape(), container=container)
+        return resolve_encoder(wish, picture or shape(), container=container)
 
     return make
 

@@ -1,8 +1,5 @@
 import io
-import os
 import shutil
-import subprocess
-import sys
 import wave
 from dataclasses import replace
 from fractions import Fraction
@@ -694,29 +691,14 @@ def test_cancelling_leaves_no_file_and_keeps_the_chunks(tmp_path, filled):
     assert len(session.done(thorough=True)) == 3
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A folder on its own file system of 256 kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
-    if (
-        sys.platform != "linux"
-        or os.geteuid()
-        or subprocess.run(mount, capture_output=True).returncode
-    ):
-        pytest.skip("no file system can be mounted here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.slow
 def test_a_full_disk_loses_no_chunk_and_goes_on_after_room_is_made(
     tmp_path, small_disk, manifest, paint, decoded, samples
 ):
-    ballast = small_disk / "ballast"
+    disk = small_disk("256k")
+    ballast = disk / "ballast"
     ballast.write_bytes(bytes(120_000))
-    session = Session.create(small_disk, "job", manifest())
+    session = Session.create(disk, "job", manifest())
     made, told = fill(session, paint, 60)
     assert 0 < made < 20
     assert "running the same job again resumes it" in told
@@ -725,8 +707,8 @@ def test_a_full_disk_loses_no_chunk_and_goes_on_after_room_is_made(
     assert fill(session, paint, 60, first=made) == (20, "")
     output = tmp_path / "out.nut"
     with pytest.raises(OutputError, match=r"The disk is full .* the chunks are kept"):
-        join(session, small_disk / "out.nut")
-    assert not (small_disk / "out.nut").exists()
+        join(session, disk / "out.nut")
+    assert not (disk / "out.nut").exists()
     join(session, output)
     assert decoded(output) == [samples(paint(n)) for n in range(60)]
 

@@ -203,7 +203,7 @@ def test_size_an_encoder_cannot_do_is_found_before_work(encoder):
 
 def test_auto_opens_something_and_says_which(shape, caplog):
     with caplog.at_level(logging.INFO, "tlbvfi.profiles"):
-        encoder = resolve_encoder(EncoderSettings(), shape(), container="mp4")
+        encoder = resolve_encoder(EncoderSettings(), shape(), container=".mp4")
     assert encoder.profile in ("h264_nvenc", "h264")
     assert f"codec auto: {encoder.name}" in caplog.messages
 
@@ -341,11 +341,11 @@ def test_older_cards_get_the_best_options_they_take(monkeypatch, shape, caplog, 
 
 def test_auto_takes_an_older_card_too_and_software_where_there_is_none(monkeypatch, shape):
     monkeypatch.setattr(profiles, "_opening_problem", Card(has_b_frames).problem)
-    encoder = resolve_encoder(EncoderSettings(), shape(), container="mp4")
+    encoder = resolve_encoder(EncoderSettings(), shape(), container=".mp4")
     assert (encoder.profile, encoder.options["bf"]) == ("h264_nvenc", "0")
     none = Card(lambda _: True)
     monkeypatch.setattr(profiles, "_opening_problem", none.problem)
-    encoder = resolve_encoder(EncoderSettings(), shape(), container="mp4")
+    encoder = resolve_encoder(EncoderSettings(), shape(), container=".mp4")
     assert encoder.profile == "h264"
     assert len(none.tried) == len(find_profile("h264_nvenc").plainer) + 2
 

@@ -195,14 +195,11 @@ root, width = Path(sys.argv[1]), int(sys.argv[2])
 spec = spec_from_file_location("pack", root / "__init__.py", submodule_search_locations=[str(root)])
 sys.modules["pack"] = module_from_spec(spec)
 spec.loader.exec_module(sys.modules["pack"])
-from pack.encoding.profiles import EncoderSettings, resolve_encoder
+from pack.encoding.profiles import EncoderSettings, PictureFacts, resolve_encoder
 from pack.encoding.writer import StreamSpec, VideoWriter
 
-class Picture:
-    height, pix_fmt, has_alpha = 48, "yuv420p", False
-
-Picture.width = width
-encoder = resolve_encoder(EncoderSettings(codec="h264"), Picture)
+picture = PictureFacts(width=width, height=48, pix_fmt="yuv420p")
+encoder = resolve_encoder(EncoderSettings(codec="h264"), picture)
 rate = Fraction(48)
 spec = StreamSpec(width=width, height=48, rate=rate, time_base=1 / rate)
 target = BytesIO()

@@ -1,9 +1,10 @@
 """What nodes derive from widgets and prompts; needs no ComfyUI."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
-from comfyui_tlbvfi.encoding.profiles import PROFILES
+from comfyui_tlbvfi.encoding.profiles import PROFILES, PictureFacts
 from comfyui_tlbvfi.nodes.graph import is_linked, leads_to
 from comfyui_tlbvfi.nodes.output_settings import (
     container_of,
@@ -23,13 +24,7 @@ from comfyui_tlbvfi.tlbvfi.timeline import parse_rate
 from hypothesis import given
 from hypothesis import strategies as st
 
-
-class Picture:
-    width, height, pix_fmt, has_alpha = 64, 48, "gbrpf32le", False
-
-
-class OddPicture(Picture):
-    width = 63
+PICTURE = PictureFacts(width=64, height=48, pix_fmt="gbrpf32le")
 
 
 def prompt(**links) -> dict:
@@ -128,26 +123,26 @@ def test_a_rate_that_is_no_float_stays_exact():
 
 @pytest.mark.parametrize("codec", ["auto", "libx264", *(profile.name for profile in PROFILES)])
 def test_every_codec_gets_settings_it_takes_and_a_container(codec):
-    settings = encoder_settings(codec, 18, "", Picture(), is_video=False)
+    settings = encoder_settings(codec, 18, "", PICTURE, is_video=False)
     assert settings.codec == codec
     assert container_of(codec).startswith(".")
 
 
 def test_images_are_stored_as_browsers_play_them_unless_a_codec_for_editing_is_named():
-    def pix_fmt(codec: str, picture=Picture) -> str | None:
-        return encoder_settings(codec, 18, "", picture(), is_video=False).pix_fmt
+    def pix_fmt(codec: str, picture: PictureFacts = PICTURE) -> str | None:
+        return encoder_settings(codec, 18, "", picture, is_video=False).pix_fmt
 
     assert pix_fmt("auto") == pix_fmt("av1") == "yuv420p"
-    assert pix_fmt("libx264", OddPicture) == "yuv444p"
+    assert pix_fmt("libx264", replace(PICTURE, width=63)) == "yuv444p"
     assert pix_fmt("ffv1") is pix_fmt("prores") is pix_fmt("h264-lossless") is None
 
 
 def test_a_video_keeps_its_own_pixel_format():
-    assert encoder_settings("auto", 18, "", Picture(), is_video=True).pix_fmt is None
+    assert encoder_settings("auto", 18, "", PICTURE, is_video=True).pix_fmt is None
 
 
 def test_a_bitrate_takes_the_place_of_the_quality():
-    settings = encoder_settings("libx264", 18, "20M", Picture(), is_video=True)
+    settings = encoder_settings("libx264", 18, "20M", PICTURE, is_video=True)
     assert (settings.bitrate, settings.crf) == ("20M", None)
 
 

@@ -149,3 +149,26 @@ def tlbvfi(capsys, monkeypatch, tmp_path):
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def interrupted(tlbvfi, monkeypatch):
+    """Run a command that Ctrl-C interrupts at its pair number `at`; what it says on stderr."""
+    from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
+
+    def run(*words, at=9):
+        between, calls = BlendMethod.between, []
+
+        def counted(self, *arguments):
+            calls.append(1)
+            if len(calls) == at:
+                raise KeyboardInterrupt
+            return between(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(BlendMethod, "between", counted)
+            code, _, err = tlbvfi(*words)
+        assert code == 130
+        return err
+
+    return run

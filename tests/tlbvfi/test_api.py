@@ -27,7 +27,7 @@ from comfyui_tlbvfi.encoding.errors import OutputError, SourceError
 from comfyui_tlbvfi.encoding.png import with_texts
 from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
-from comfyui_tlbvfi.tlbvfi.progress import FrameDone
+from comfyui_tlbvfi.tlbvfi.progress import FrameDone, Notice
 
 NUMPY = [np.uint8, np.uint16, np.float16, np.float32, np.float64]
 TORCH = [torch.uint8, torch.uint16, torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -461,6 +461,26 @@ def test_sound_of_another_file_goes_with_frames_and_slow_motion_is_silent(clip, 
         frames = (frame for frame in moving(10))
         interpolate_video(frames, target, method="blend", input_fps=16, sound=path, **options)
         assert decoded(target)[2] is expected
+
+
+def test_sound_that_one_go_cannot_carry_over_is_told_like_any_other_loss():
+    content = BytesIO()
+    with av.open(content, "w", format="vob") as out:
+        stream = out.add_stream("mp2", rate=48000, layout="stereo")
+        for first in range(0, 48000, 1152):
+            tone = 6000 * np.sin(np.arange(first, first + 1152) * 0.06)
+            samples = np.repeat(tone, 2)[None].astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
+            frame.sample_rate, frame.pts, frame.time_base = 48000, first, Fraction(1, 48000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    cut = BytesIO(content.getvalue()[2048:])  # its first packet began before, and has no time
+    told = []
+    interpolate_video(
+        moving(4), BytesIO(), method="blend", input_fps=4, sound=cut, on_event=told.append
+    )
+    (loss,) = [event.text for event in told if isinstance(event, Notice)]
+    assert "of audio stream 0 has no time of its own or comes out of order" in loss
 
 
 @pytest.mark.parametrize("target", ["out.mp4", BytesIO()], ids=["disk", "memory"])

@@ -99,19 +99,9 @@ def test_the_same_command_again_finds_what_is_done(tlbvfi, clips):
     assert [video["was_done"] for video in json.loads(out)["videos"]] == [True] * 3
 
 
-def test_ctrl_c_prints_the_command_that_does_the_rest(tlbvfi, clips, monkeypatch):
-    between, calls = BlendMethod.between, []
-
-    def interrupted(self, *arguments):
-        calls.append(1)
-        if len(calls) == 8:  # in the second video of 6 frames, after 4 pairs of the first
-            raise KeyboardInterrupt
-        return between(self, *arguments)
-
-    monkeypatch.setattr(BlendMethod, "between", interrupted)
+def test_ctrl_c_prints_the_command_that_does_the_rest(tlbvfi, interrupted, clips):
     command = ("interpolate", clips, "--out-dir", "my smooth", *BLEND, "--chunk-frames", 2)
-    code, _, err = tlbvfi(*command)
-    assert code == 130
+    err = interrupted(*command, at=8)  # in the second video of 6 frames, after 4 pairs of the first
     assert "interrupted after 1 of 3 videos" in err
     assert err.splitlines()[-1].startswith("tlbvfi interpolate")
     quoted = '"my smooth"' if os.name == "nt" else "'my smooth'"
@@ -125,21 +115,11 @@ def test_ctrl_c_prints_the_command_that_does_the_rest(tlbvfi, clips, monkeypatch
 
 
 def test_ctrl_c_among_videos_that_are_overwritten_names_no_command_that_begins_anew(
-    tlbvfi, clips, monkeypatch
+    tlbvfi, interrupted, clips
 ):
-    between, calls = BlendMethod.between, []
-
-    def interrupted(self, *arguments):
-        calls.append(1)
-        if len(calls) == 8:  # in the second video
-            raise KeyboardInterrupt
-        return between(self, *arguments)
-
     command = ("interpolate", clips, "--out-dir", "smooth", *BLEND, "--chunk-frames", 2)
     assert tlbvfi(*command)[0] == 0
-    monkeypatch.setattr(BlendMethod, "between", interrupted)
-    code, _, err = tlbvfi(*command, "--overwrite")
-    assert code == 130
+    err = interrupted(*command, "--overwrite", at=8)  # in the second video
     assert "after 1 of 3 videos, which --overwrite would make again: leave them out" in err
     words = err.splitlines()[-1].split()
     assert words[:2] == ["tlbvfi", "resume"]

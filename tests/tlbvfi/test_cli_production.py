@@ -239,21 +239,10 @@ def test_probe_takes_a_folder(tlbvfi, frames):
     assert (found["rate"], found["frame_count"], found["codec"]) == ("24000/1001", 5, "png")
 
 
-def test_resume_of_a_job_that_overwrites_does_not_begin_anew(tlbvfi, source, monkeypatch):
-    from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
-
-    between, calls = BlendMethod.between, []
-
-    def interrupted(self, *arguments):
-        calls.append(1)
-        if len(calls) == 9:
-            raise KeyboardInterrupt
-        return between(self, *arguments)
-
+def test_resume_of_a_job_that_overwrites_does_not_begin_anew(tlbvfi, interrupted, source):
     (source.parent / "out.mp4").write_text("old")
-    monkeypatch.setattr(BlendMethod, "between", interrupted)
     words = ["interpolate", source, "out.mp4", *BLEND, "--chunk-frames", 4, "--overwrite"]
-    _, _, err = tlbvfi(*words)
+    err = interrupted(*words)
     code, out, _ = tlbvfi(*err.splitlines()[-1].split()[1:], "--json")
     assert code == 0
     assert json.loads(out)["frames_made"] < 39

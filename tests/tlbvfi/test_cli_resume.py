@@ -6,7 +6,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 
 OPTIONS = ("--method", "blend", "--chunk-frames", 4)
 
@@ -14,26 +13,6 @@ OPTIONS = ("--method", "blend", "--chunk-frames", 4)
 @pytest.fixture
 def source(clip, tmp_path):
     return clip(tmp_path / "in.mp4", 20, rate=Fraction(25))
-
-
-@pytest.fixture
-def interrupted(tlbvfi, monkeypatch):
-    """Run a command that Ctrl-C interrupts after some mid frames."""
-
-    def run(*words, after=9):
-        between, calls = BlendMethod.between, []
-
-        def counted(self, *arguments):
-            calls.append(1)
-            if len(calls) == after:
-                raise KeyboardInterrupt
-            return between(self, *arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(BlendMethod, "between", counted)
-            assert tlbvfi(*words)[0] == 130
-
-    return run
 
 
 def sessions(root):
@@ -107,7 +86,7 @@ def test_resume_of_one_of_many_videos_runs_that_one_alone(tlbvfi, interrupted, s
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         shutil.copy(source, tmp_path / name)
     words = ("a.mp4", "b.mp4", "c.mp4", "--out-dir", "many", *OPTIONS)
-    interrupted("interpolate", *words, after=28)
+    interrupted("interpolate", *words, at=28)
     session = sessions(tmp_path / "many" / "output")[1]
     assert session.startswith("b-")
     code, out, _ = tlbvfi("resume", session, "--root", "many/output", "--json")

@@ -1076,7 +1076,7 @@ def test_the_rewrite_command_writes_a_file_once_and_lists_the_changes(save, tmp_
     assert "+ node 3 SaveImage saves every frame of node 2 SaveWEBM" in capsys.readouterr().err
     assert json.loads(out.read_text())["3"]["class_type"] == "SaveImage"
     assert main(["comfy", "rewrite", save(workflow), "-o", str(out)]) == 1
-    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert "kept.json exists: choose another name or" in capsys.readouterr().err
     with sole_writer(out):
         assert main(["comfy", "rewrite", save(workflow), "-o", str(out), "--overwrite"]) == 1
     assert "is being made by another job" in capsys.readouterr().err

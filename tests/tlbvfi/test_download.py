@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
+from comfyui_tlbvfi.encoding import durable
 from comfyui_tlbvfi.encoding.errors import OutputError
-from comfyui_tlbvfi.tlbvfi import download as module
 from comfyui_tlbvfi.tlbvfi.download import download
 from comfyui_tlbvfi.tlbvfi.errors import DownloadError, SettingsError
 from comfyui_tlbvfi.tlbvfi.remote_file import RemoteFile
@@ -398,8 +398,8 @@ def test_redirects_in_a_circle_end(server, fetch):
 
 
 def test_full_disk_is_told_before_anything_is_sent(server, fetch, monkeypatch):
-    monkeypatch.setattr(module, "free_bytes", lambda folder: 500_000)
-    with pytest.raises(DownloadError, match="has 0 MB free and the download needs 1 MB"):
+    monkeypatch.setattr(durable, "free_bytes", lambda folder: 500_000)
+    with pytest.raises(OutputError, match=r"has 500 kB free and 900 kB are needed"):
         fetch()
 
 

@@ -13,6 +13,7 @@ from comfyui_tlbvfi.encoding.frame import ColorTags
 from comfyui_tlbvfi.encoding.images import encoded_image, image_format, read_image
 from comfyui_tlbvfi.encoding.layout import channel_views
 from comfyui_tlbvfi.encoding.png import png_texts
+from comfyui_tlbvfi.encoding.profiles import PictureFacts
 from comfyui_tlbvfi.encoding.source import open_source
 from comfyui_tlbvfi.tlbvfi.config import ChunkLength
 from comfyui_tlbvfi.tlbvfi.progress import Encoding
@@ -34,7 +35,9 @@ def images(tmp_path):
         for number in range(1, count + 1):
             rgb = rng.normal(0.5, spread, (channels, size[1], size[0])).astype(np.float32)
             picture = from_rgb(rgb, pix_fmt, TAGS)
-            facts = type("Facts", (), {"pix_fmt": pix_fmt, "has_alpha": channels == 4})
+            facts = PictureFacts(
+                width=size[0], height=size[1], pix_fmt=pix_fmt, has_alpha=channels == 4
+            )
             path = folder / f"f_{number:04d}{suffix}"
             path.write_bytes(encoded_image(picture, image_format(suffix, facts), TAGS))
         return folder

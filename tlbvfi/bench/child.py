@@ -27,7 +27,7 @@ def main(document: str) -> None:
     """Run a task given as JSON and print one line of JSON: its result, or a `problem`."""
     logging.basicConfig(level=logging.WARNING, format="tlbvfi: %(message)s", stream=sys.stderr)
     use_expandable_segments()
-    task = task_from_json(json.loads(document))
+    task = task_from_json(document)
     if task.threads is not None:
         torch.set_num_threads(task.threads)
     sys.stdout.write(json.dumps(find(task)) + "\n")

@@ -188,7 +188,7 @@ def required(task: Task) -> dict[str, Any]:
 
 def run_task(task: Task) -> dict[str, Any]:
     """The result of a task run in its own process, or a `problem`; its log goes to stderr."""
-    command = [sys.executable, "-c", START, str(ROOT), json.dumps(task_to_json(task))]
+    command = [sys.executable, "-c", START, str(ROOT), task_to_json(task)]
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if ended.returncode == -9:
         return {"problem": "out of memory: the system killed the process"}

@@ -155,11 +155,11 @@ def as_json(
     bench: Bench, rows: Iterable[Row], verdicts: Iterable[Verdict], command: Sequence[str]
 ) -> dict[str, Any]:
     """The whole report in JSON types."""
-    method = {name: getattr(bench.task.method, name) for name in bench.task.method.__slots__}
+    model = None if bench.has_stand_in else str(bench.task.method.model)
     return {
         "command": ["tlbvfi", *command],
         "machine": bench.machine,
-        "method": {**method, "model": None if bench.has_stand_in else str(method["model"])},
+        "method": {**asdict(bench.task.method), "model": model},
         "stand_in_weights": bench.has_stand_in,
         "rows": [_row_as_json(row) for row in rows],
         "aims": [asdict(verdict) for verdict in verdicts],

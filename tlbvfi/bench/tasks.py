@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..methods import MethodConfig
 from .sizes import Size
@@ -43,30 +44,23 @@ class Task:
         return self.folder / f"{self.size}.mp4"
 
 
-def task_to_json(task: Task) -> dict[str, Any]:
-    """Plain values, for a command line."""
-    method = {name: getattr(task.method, name) for name in task.method.__slots__}
-    return {
-        "kind": task.kind,
-        "folder": str(task.folder),
-        "method": {**method, "model": str(task.method.model) if task.method.model else None},
-        "threads": task.threads,
-        "size": [task.size.width, task.size.height],
-        "pairs": task.pairs,
-        "clip": str(task.clip) if task.clip else None,
-    }
+def task_to_json(task: Task) -> str:
+    """The task as a text for a command line."""
+    return json.dumps(asdict(task), default=str)
 
 
-def task_from_json(document: dict[str, Any]) -> Task:
+def task_from_json(text: str) -> Task:
     """The task that `task_to_json` was given."""
-    method = document["method"]
-    model = Path(method["model"]) if method["model"] else None
+    found = json.loads(text)
+    method, size = found.pop("method"), found.pop("size")
     return Task(
-        kind=document["kind"],
-        folder=Path(document["folder"]),
-        method=MethodConfig(**{**method, "model": model}),
-        threads=document["threads"],
-        size=Size(*document["size"]),
-        pairs=document["pairs"],
-        clip=Path(document["clip"]) if document["clip"] else None,
+        folder=Path(found.pop("folder")),
+        clip=_path(found.pop("clip")),
+        method=MethodConfig(model=_path(method.pop("model")), **method),
+        size=Size(**size),
+        **found,
     )
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

@@ -90,8 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Make video smoother: interpolate frames from file to file, resumable and exact.",
     )
     parser.add_argument("--version", action="version", version=f"tlbvfi {__version__}")
+    kind: type[argparse.ArgumentParser] = PathsAnywhere
     subparsers = parser.add_subparsers(
-        dest="command", required=True, metavar="COMMAND", parser_class=PathsAnywhere
+        dest="command", required=True, metavar="COMMAND", parser_class=kind
     )
     for command in COMMANDS:
         command.add_parsers(subparsers, shared)

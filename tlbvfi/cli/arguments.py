@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias, get_args
+
+from ..methods.config import Compile, Padding, Precision
 
 if TYPE_CHECKING:
     from ...encoding.profiles import EncoderSettings
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What commands are added to; argparse has no public name for it."""
 
 ENCODER_OPTIONS = ("codec", "crf", "bitrate", "preset", "pix_fmt")
 
@@ -44,7 +49,7 @@ def add_encoder(parser: argparse.ArgumentParser, *, codec: str | None) -> None:
     )
 
 
-def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of one
+def add_network(group: argparse._ActionsContainer) -> None:
     """Options of the methods with a network; `interpolate.method_config` reads them."""
     group.add_argument("--model", type=named_path, metavar="FILE", help="weights of tlbvfi or film")
     group.add_argument("--steps", type=int, default=10, help="tlbvfi: sampling steps (default 10)")
@@ -53,14 +58,14 @@ def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
     )
     group.add_argument(
         "--padding",
-        choices=("reference", "tight"),
+        choices=get_args(Padding),
         default="reference",
         help="tlbvfi: pad to multiples of 512 (reference, the default) or of 256 (tight: faster, "
         "frames differ slightly)",
     )
     group.add_argument(
         "--precision",
-        choices=("float32", "tf32", "bfloat16", "float16"),
+        choices=get_args(Precision),
         default="float32",
         help="arithmetic of tlbvfi and film (default float32)",
     )
@@ -75,7 +80,7 @@ def add_network(group: Any) -> None:  # noqa: ANN401 - a parser or a group of on
     )
     group.add_argument(
         "--compile",
-        choices=("auto", "on", "off"),
+        choices=get_args(Compile),
         default="auto",
         help="tlbvfi: fuse the network's blocks with torch.compile, which takes minutes the first "
         "time (default auto: on a GPU for 5000 frames or more, off in bench)",
@@ -126,7 +131,9 @@ class PathsAnywhere(argparse.ArgumentParser):
         return known, rest
 
 
-def add_root(parser: Any, *, default: str = "output/ in the current folder") -> None:  # noqa: ANN401 - a parser or a group of one
+def add_root(
+    parser: argparse._ActionsContainer, *, default: str = "output/ in the current folder"
+) -> None:
     """`--root`, the folder of sessions; `default` describes where they are without it."""
     parser.add_argument(
         "--root",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .arguments import add_network, named_path
+from .arguments import Commands, add_network, named_path
 from .interpolate import method_config
 from .show import say
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SIZES = "256,512,720,1080,1440,2160"
 
 
-def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+def add_parsers(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "bench",
         parents=[shared],

@@ -8,13 +8,12 @@ import shutil
 import sys
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from ..methods import METHODS, WITHOUT_WEIGHTS
-from .arguments import named_path
+from .arguments import Commands, named_path
 from .interpolate import STDOUT, add_job_options, job_config, method_config, run_interpolate
 from .show import printable, say
 
@@ -25,14 +24,14 @@ if TYPE_CHECKING:
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 
 
-def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+def add_parsers(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     comfy = subparsers.add_parser("comfy", help="work with a running ComfyUI, and its workflows")
     commands = comfy.add_subparsers(dest="comfy_command", required=True, metavar="COMMAND")
     _add_run(commands, shared)
     _add_rewrite(commands, shared)
 
 
-def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401
+def _add_run(commands: Commands, shared: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "run",
         parents=[shared],
@@ -90,7 +89,7 @@ def _add_run(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: A
     parser.set_defaults(run=run_comfy)
 
 
-def _add_rewrite(commands: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401
+def _add_rewrite(commands: Commands, shared: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "rewrite",
         parents=[shared],
@@ -140,12 +139,10 @@ def run_rewrite(arguments: argparse.Namespace) -> int:
 
 
 def _write(output: Path, text: str, *, overwrite: bool) -> None:
-    from ...encoding.durable import atomic_file, disk_errors, sole_writer
-    from ..errors import SettingsError
+    from ...encoding.durable import atomic_file, disk_errors, refuse_existing, sole_writer
 
     with sole_writer(output), disk_errors(output):
-        if output.exists() and not overwrite:
-            raise SettingsError(f"{output} is already there: --overwrite replaces it.")
+        refuse_existing(output, overwrite=overwrite)
         with atomic_file(output) as part:
             part.write_text(text, encoding="utf-8", errors="replace")  # lone surrogates
 
@@ -252,7 +249,7 @@ def _check_output(arguments: argparse.Namespace) -> None:
     """Raise now for an output that would otherwise be refused only after hours of generating."""
     from ...encoding.delivery import output_path, plan_route
     from ...encoding.errors import OutputError
-    from ...encoding.mezzanine import DecodedPicture
+    from ...encoding.profiles import PictureFacts
     from ...encoding.sequence import image_pattern, is_image
 
     to_stdout = arguments.output == STDOUT
@@ -264,7 +261,7 @@ def _check_output(arguments: argparse.Namespace) -> None:
             "or --overwrite to replace it."
         )
     config = job_config(arguments)
-    usual = DecodedPicture(width=512, height=512, pix_fmt="rgb24", has_alpha=False)
+    usual = PictureFacts(width=512, height=512, pix_fmt="rgb24")
     plan_route(output.suffix, config.encoder, usual, mezzanine=config.mezzanine)
 
 
@@ -292,12 +289,7 @@ class _ServerBar:
     def __enter__(self) -> _ServerBar:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def __call__(self, event: ServerEvent) -> None:
@@ -308,5 +300,5 @@ class _ServerBar:
             self._bar.set_description_str(event.title + steps)
         elif isinstance(event, Queued):
             self._bar.set_description_str(f"number {event.position} in the queue")
-        elif not self._bar.disable:
-            tqdm.write(f"tlbvfi: {printable(event.reason)} Trying again.", file=sys.stderr)
+        else:
+            say(f"{event.reason} Trying again.", quiet=self._bar.disable)

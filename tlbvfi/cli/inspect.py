@@ -9,15 +9,15 @@ import platform
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ...encoding.durable import size_in_words
+from .arguments import Commands
 from .show import printable
 
 PACKAGES = ("torch", "av", "numpy", "opencv-python", "safetensors", "filelock", "tqdm")
 
 
-def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+def add_parsers(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     probe = subparsers.add_parser("probe", parents=[shared], help="describe a video")
     probe.add_argument("input", metavar="INPUT", help="video file, or folder of images")
     probe.add_argument("--input-fps", metavar="RATE", help="rate of a folder of images")

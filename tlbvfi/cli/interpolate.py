@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..methods import METHODS, MethodConfig
 from .arguments import (
+    Commands,
     add_encoder,
     add_network,
     add_root,
@@ -35,7 +36,7 @@ STDOUT = Path("-")
 """The output path that stands for standard output."""
 
 
-def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+def add_parsers(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     _add_interpolate(subparsers, shared)
     resume = subparsers.add_parser(
         "resume", parents=[shared], help="resume a session with the settings it was started with"
@@ -45,7 +46,7 @@ def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # no
     resume.set_defaults(run=run_resume)
 
 
-def _add_interpolate(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401
+def _add_interpolate(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     parser = subparsers.add_parser(
         "interpolate",
         parents=[shared],
@@ -437,7 +438,7 @@ def _say_how_to_resume(session_id: str | None, destination: Destination) -> None
 
 def _tell(result: JobResult, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(_as_json(result)))
+        print(json.dumps(asdict(result), default=str))
     elif result.was_done:
         say(f"{result.output} is already there and verified; --overwrite makes it again.")
     else:
@@ -450,23 +451,15 @@ def _tell_all(outcomes: Sequence[VideoOutcome], as_json: bool) -> None:
     if as_json:
         videos = [
             {
-                "input": str(outcome.task.source),
-                "output": str(outcome.task.output),
-                **(_as_json(outcome.result) if outcome.result else {"error": outcome.error}),
+                "input": outcome.task.source,
+                "output": outcome.task.output,
+                **(asdict(outcome.result) if outcome.result else {"error": outcome.error}),
             }
             for outcome in outcomes
         ]
         counts = {"done": len(outcomes) - len(failed), "failed": len(failed)}
-        print(json.dumps({**counts, "videos": videos}))
+        print(json.dumps({**counts, "videos": videos}, default=str))
         return
     say(f"{len(outcomes) - len(failed)} of {len(outcomes)} videos done.")
     for outcome in failed:
         say(f"failed: {outcome.task.source}: {outcome.error}")
-
-
-def _as_json(result: JobResult) -> dict[str, object]:
-    return {key: _plain(value) for key, value in asdict(result).items()}
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value

@@ -6,16 +6,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from ..models import SOURCES
-from .arguments import named_path
+from .arguments import Commands, named_path
 from .show import say
 
 
-def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+def add_parsers(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     download = subparsers.add_parser(
         "download", parents=[shared], help="fetch the weights of a method from Hugging Face"
     )

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...encoding.durable import size_in_words
-from .arguments import add_encoder, add_root, encoder_settings, not_empty, session_place
+from .arguments import Commands, add_encoder, add_root, encoder_settings, not_empty, session_place
 from .show import ProgressBar, printable, say
 
 if TYPE_CHECKING:
     from ...encoding.session import Session
 
 
-def add_parsers(subparsers: Any, shared: argparse.ArgumentParser) -> None:  # noqa: ANN401 - argparse hides its type
+def add_parsers(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     concat = subparsers.add_parser(
         "concat",
         parents=[shared],

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -28,9 +27,9 @@ def printable(text: str) -> str:
 
 
 def say(text: str, *, quiet: bool = False) -> None:
-    """Print a line on stderr; stdout is for results."""
+    """Print a line on stderr, above a progress bar if one is shown; stdout is for results."""
     if not quiet:
-        print(f"tlbvfi: {printable(text)}", file=sys.stderr)
+        tqdm.write(f"tlbvfi: {printable(text)}", file=sys.stderr)
 
 
 def command_line(words: Sequence[str]) -> str:
@@ -60,12 +59,7 @@ class ProgressBar:
     def __enter__(self) -> ProgressBar:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -73,7 +67,7 @@ class ProgressBar:
         if isinstance(event, Started):
             self._start(event)
         elif isinstance(event, Notice):
-            self._say(event.text)
+            say(event.text, quiet=self._quiet)
         elif isinstance(event, Encoding):
             self._follow("encoding", event.done, event.total)
         elif isinstance(event, Joining):
@@ -94,7 +88,7 @@ class ProgressBar:
         self.session_id = event.session_id
         self._folder: Path = event.session_folder
         resumed = f", {event.frames_done} frames done before" if event.frames_done else ""
-        self._say(f"session {event.session_id}, encoder {event.encoder}{resumed}")
+        say(f"session {event.session_id}, encoder {event.encoder}{resumed}", quiet=self._quiet)
         self._bar = self._new_bar(event.frames_total, event.frames_done)
 
     def _follow(self, stage: str, done: int, total: int) -> None:
@@ -116,7 +110,3 @@ class ProgressBar:
             dynamic_ncols=True,
             smoothing=0.1,
         )
-
-    def _say(self, text: str) -> None:
-        if not self._quiet:
-            tqdm.write(f"tlbvfi: {printable(text)}", file=sys.stderr)

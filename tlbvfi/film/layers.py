@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,17 +80,9 @@ def warp(image: Tensor, flow: Tensor) -> Tensor:
 class Conv(nn.Module):
     """3x3 or 1x1 convolution, zeros outside, then leaky ReLU unless `linear`."""
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        linear: bool = False,
-        operations: Any,  # noqa: ANN401 - torch.nn or a namespace like it
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, linear: bool = False) -> None:
         super().__init__()
-        self.conv = operations.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
         self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,9 +93,9 @@ class Conv(nn.Module):
 class EvenConv(nn.Module):
     """2x2 convolution that keeps the size, with zeros only at the right and the bottom."""
 
-    def __init__(self, inputs: int, outputs: int, *, operations: Any) -> None:  # noqa: ANN401
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = operations.Conv2d(inputs, outputs, 2, padding=1)
+        self.conv = nn.Conv2d(inputs, outputs, 2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         # Zeros all around and a crop: the same sums without a padded copy of the input.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 from ..errors import CheckpointError, ModelMissingError, SettingsError
+from ..weights import misfits
 from .layers import CHANNELS_LAST
 from .network import FilmNet
 
@@ -20,7 +21,6 @@ def load_film(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-    operations: Any = nn,  # noqa: ANN401 - torch.nn or a namespace like it
 ) -> FilmNet:
     """FILM with the weights of a `film_net_*.safetensors` file, ready to call.
 
@@ -36,8 +36,12 @@ def load_film(
         raise SettingsError(f"FILM runs in float32 or float16, got {dtype}: choose one of them.")
     weights = _read_weights(Path(path))
     with torch.device("meta"):
-        film = FilmNet(dtype=dtype, operations=operations)
-    _check_weights(weights, film.state_dict(), Path(path).name)
+        film = FilmNet(dtype=dtype)
+    if differing := misfits(weights, film.state_dict()):
+        raise CheckpointError(
+            f"{Path(path).name} does not hold the FILM network ({differing}): "
+            "choose film_net_fp16.safetensors or film_net_fp32.safetensors."
+        )
     placed = {key: _placed(tensor, dtype, device) for key, tensor in weights.items()}
     film.load_state_dict(placed, assign=True)
     return film.eval().requires_grad_(False)
@@ -59,8 +63,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelMissingError(f"There is no FILM model at {path}: check the path.")
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return load_file(path)
     except SafetensorError as error:
         with path.open("rb") as file:
             head = file.read(64).lstrip()
@@ -79,23 +82,3 @@ def _unreadable(head: bytes) -> str:
 def _placed(tensor: Tensor, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     layout = CHANNELS_LAST if tensor.ndim == 4 else torch.preserve_format
     return tensor.to(device=device, dtype=dtype, memory_format=layout)
-
-
-def _check_weights(weights: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> None:
-    problems = [f"{key} is missing" for key in wanted.keys() - weights.keys()]
-    problems += [f"{key} is not part of FILM" for key in weights.keys() - wanted.keys()]
-    problems += [
-        f"{key} is {list(weights[key].shape)} instead of {list(wanted[key].shape)}"
-        for key in wanted.keys() & weights.keys()
-        if weights[key].shape != wanted[key].shape
-    ]
-    problems += [
-        f"{key} is {weights[key].dtype}" for key in weights if not weights[key].is_floating_point()
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:5])
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise CheckpointError(
-            f"{name} does not hold the FILM network ({shown}{more}): "
-            "choose film_net_fp16.safetensors or film_net_fp32.safetensors."
-        )

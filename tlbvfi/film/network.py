@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,12 +76,12 @@ class FilmFlows:
 class SubTree(nn.Module):
     """Four blocks of two convolutions; the same weights serve every starting level."""
 
-    def __init__(self, *, operations: Any) -> None:  # noqa: ANN401
+    def __init__(self) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
             nn.Sequential(
-                Conv(inputs, outputs, 3, operations=operations),
-                Conv(outputs, outputs, 3, operations=operations),
+                Conv(inputs, outputs, 3),
+                Conv(outputs, outputs, 3),
             )
             for inputs, outputs in zip((3, *FILTERS), FILTERS, strict=False)
         )
@@ -98,9 +97,9 @@ class SubTree(nn.Module):
 class FeatureExtractor(nn.Module):
     """Feature pyramid of an image pyramid: one set of weights for all levels and both frames."""
 
-    def __init__(self, *, operations: Any) -> None:  # noqa: ANN401
+    def __init__(self) -> None:
         super().__init__()
-        self.extract_sublevels = SubTree(operations=operations)
+        self.extract_sublevels = SubTree()
 
     def forward(self, images: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """F[l] = cat(S[l][0], S[l-1][1], S[l-2][2], S[l-3][3]), without those that do not exist."""
@@ -118,14 +117,14 @@ class FeatureExtractor(nn.Module):
 class FlowPredictor(nn.Module):
     """Residual flow [B, 2, h, w] from the feature maps of one level, [B, 2C, h, w]."""
 
-    def __init__(self, channels: int, filters: int, *, operations: Any) -> None:  # noqa: ANN401
+    def __init__(self, channels: int, filters: int) -> None:
         super().__init__()
         self._convs = nn.Sequential(
-            Conv(2 * channels, filters, 3, operations=operations),
-            Conv(filters, filters, 3, operations=operations),
-            Conv(filters, filters, 3, operations=operations),
-            Conv(filters, filters // 2, 1, operations=operations),
-            Conv(filters // 2, 2, 1, linear=True, operations=operations),
+            Conv(2 * channels, filters, 3),
+            Conv(filters, filters, 3),
+            Conv(filters, filters, 3),
+            Conv(filters, filters // 2, 1),
+            Conv(filters // 2, 2, 1, linear=True),
         )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -135,10 +134,10 @@ class FlowPredictor(nn.Module):
 class FlowEstimator(nn.Module):
     """Flow from coarse to fine: levels 0, 1, 2 have their own predictor, 3 to 6 share one."""
 
-    def __init__(self, *, operations: Any) -> None:  # noqa: ANN401
+    def __init__(self) -> None:
         super().__init__()
         *own, self._predictor = (
-            FlowPredictor(channels, filters, operations=operations)
+            FlowPredictor(channels, filters)
             for channels, filters in zip(MAP_CHANNELS, FLOW_FILTERS, strict=False)
         )
         self._predictors = nn.ModuleList(reversed(own))  # stored coarse to fine
@@ -170,14 +169,13 @@ def _side_by_side(a: Tensor, b: Tensor, flow: Tensor) -> Tensor:
 class Fusion(nn.Module):
     """Decoder from the coarsest fused level up to the frame."""
 
-    def __init__(self, *, operations: Any) -> None:  # noqa: ANN401
+    def __init__(self) -> None:
         super().__init__()
         inputs = (*FILTERS[1:], FUSED_CHANNELS[-1])
         self.convs = nn.ModuleList(
-            _fusion_level(level, inputs[level], operations=operations)
-            for level in reversed(range(FUSED_LEVELS - 1))
+            _fusion_level(level, inputs[level]) for level in reversed(range(FUSED_LEVELS - 1))
         )
-        self.output_conv = operations.Conv2d(FILTERS[0], 3, 1)
+        self.output_conv = nn.Conv2d(FILTERS[0], 3, 1)
 
     def forward(self, pair: AlignedPair) -> Tensor:
         """Frame [B, 3, H, W] from the pair's frames and features at time t."""
@@ -196,14 +194,14 @@ class Fusion(nn.Module):
         return self.output_conv(net)
 
 
-def _fusion_level(level: int, inputs: int, *, operations: Any) -> nn.ModuleList:  # noqa: ANN401
+def _fusion_level(level: int, inputs: int) -> nn.ModuleList:
     """A convolution on the finer grid, then two more, the first of them with the skip."""
     outputs = FILTERS[level]
     return nn.ModuleList(
         [
-            EvenConv(inputs, outputs, operations=operations),
-            Conv(FUSED_CHANNELS[level] + outputs, outputs, 3, operations=operations),
-            Conv(outputs, outputs, 3, operations=operations),
+            EvenConv(inputs, outputs),
+            Conv(FUSED_CHANNELS[level] + outputs, outputs, 3),
+            Conv(outputs, outputs, 3),
         ]
     )
 
@@ -260,17 +258,12 @@ class FilmNet(nn.Module):
     independent, so the features may be kept, on any device, for as long as they are useful.
     """
 
-    def __init__(
-        self,
-        *,
-        dtype: torch.dtype = torch.float32,
-        operations: Any = nn,  # noqa: ANN401 - torch.nn or a namespace like it
-    ) -> None:
+    def __init__(self, *, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.dtype = dtype
-        self.extract = FeatureExtractor(operations=operations)
-        self.predict_flow = FlowEstimator(operations=operations)
-        self.fuse = Fusion(operations=operations)
+        self.extract = FeatureExtractor()
+        self.predict_flow = FlowEstimator()
+        self.fuse = Fusion()
 
     @torch.no_grad()
     def forward(

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checkpoint import load_checkpoint, weights_hash
 from ..device import choose_device, require_dtype
 from ..errors import FrameError, MemoryBudgetError, SettingsError
-from ..memory import free_memory, is_out_of_memory, used_memory
+from ..memory import free_memory, give_back_freed_memory, is_out_of_memory, used_memory
 from ..method import PairKey, Request
 from ..model import (
     TLBVFI,
@@ -27,7 +27,7 @@ from ..model import (
 )
 from ..model.compiled import compile_blocks
 from ..model.graphs import Graphs
-from ..model.memory import LIBRARIES, give_back_freed_memory
+from ..model.memory import LIBRARIES
 from ..model.precision import matmul_precision
 from ..model.sampling import check_values, draw_noise
 from ..model.whole_frames import Encoding, Halfway, Walk

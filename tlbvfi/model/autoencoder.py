@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..memory import give_back_freed_memory
 from .bands import (
     Bands,
     Kernel,
@@ -51,7 +52,6 @@ from .layers import (
     per_frame,
     swish,
 )
-from .memory import give_back_freed_memory
 from .nearest import nearest
 from .norm import Moments
 from .unet import LATENT

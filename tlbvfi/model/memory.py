@@ -1,13 +1,11 @@
 """How a pair is computed within a memory budget: which maps are stored, how large bands are.
 
 The frames are the same under every plan, up to float rounding. Memory and cost of a stage are counted
-per padded pixel (SPEC sections 4, 11 to 13 and 15), so that choosing a plan is plain arithmetic.
+per padded pixel from the sizes of its layers, so that choosing a plan is plain arithmetic.
 """
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
@@ -133,18 +131,6 @@ def _fastest(stages: _Stages, available: int | None) -> tuple[MemoryPlan, float]
         peak=ceil(max(choice.peak for choice in choices)),
     )
     return plan, sum(choice.spent for choice in choices)
-
-
-def give_back_freed_memory(device: torch.device) -> None:
-    """Return the freed memory of bands to the system, on a CPU.
-
-    The GNU allocator keeps freed blocks that lie between live ones: several hundred MB after the
-    many bands of a stage.
-    """
-    if device.type == "cpu" and sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
-        if trim is not None:
-            trim(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,13 +91,6 @@ def has_kernels(x: Tensor) -> bool:
     return fits_map(x) and is_available(x.device)
 
 
-def moments(x: Tensor) -> Moments:
-    """Moments of every channel of a map [B, C, H, W]."""
-    gathering = Gathering(x, x.shape[2])
-    gathering.add(x)
-    return gathering.moments()
-
-
 def factor_and_offset(
     norm: Any,  # noqa: ANN401 - a group norm of any namespace
     gathered: Moments,

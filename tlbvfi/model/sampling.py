@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class SamplingOptions:
             raise SettingsError(f"steps must be between 1 and {MAX_STEPS}, got {self.steps}.")
         if not 0 < self.flow_scale <= 1:
             raise SettingsError(f"flow_scale must be above 0 and at most 1, got {self.flow_scale}.")
-        if self.padding not in ("reference", "tight"):
+        if self.padding not in get_args(Padding):
             raise SettingsError(f"padding must be reference or tight, got {self.padding}.")
 
     def geometry(self, height: int, width: int) -> Geometry:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..memory import give_back_freed_memory
 from .autoencoder import Autoencoder, compose, luma
 from .bands import SPLITS, keep, stored, top
 from .bridge import sample_bridge, step_list
@@ -22,7 +23,7 @@ from .fused_unet import is_available, pack
 from .fused_unet import walk_bridge as fused_walk
 from .geometry import Geometry
 from .layers import Operations, per_frame
-from .memory import WHOLE, MemoryPlan, give_back_freed_memory
+from .memory import WHOLE, MemoryPlan
 from .unet import UNet
 
 UNKNOWN = 0.5

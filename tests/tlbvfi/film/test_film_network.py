@@ -1,7 +1,6 @@
 """What callers and loaders of FILM can rely on."""
 
 from fractions import Fraction
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from comfyui_tlbvfi.tlbvfi.errors import (
 )
 from comfyui_tlbvfi.tlbvfi.film import FilmNet, predict_peak_memory, weights_hash
 from safetensors.torch import save_file
-from torch import nn
 
 
 def test_parameters_are_those_of_the_published_file(film, film_tensors):
@@ -90,18 +88,6 @@ def test_times_outside_the_pair_are_refused(film, frames, t):
         film(*frames(64, 64), [t])
 
 
-def test_every_layer_is_made_by_the_given_operations(film_file, film_tensors):
-    made = []
-
-    class Conv2d(nn.Conv2d):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            made.append(self)
-
-    load_film(film_file, operations=SimpleNamespace(Conv2d=Conv2d))
-    assert len(made) == len(film_tensors) / 2
-
-
 def test_weights_of_either_precision_load_in_either(film, film_weights, tmp_path):
     path = tmp_path / "film_net_fp32.safetensors"
     save_file({name: tensor.float() for name, tensor in film_weights.items()}, path)
@@ -132,9 +118,9 @@ BIAS = "fuse.output_conv.bias"
     ("change", "message"),
     [
         (lambda w: w.pop(BIAS), f"{BIAS} is missing"),
-        (lambda w: w.update(extra=torch.zeros(1)), "extra is not part of FILM"),
+        (lambda w: w.update(extra=torch.zeros(1)), "extra is unexpected"),
         (lambda w: w.update({BIAS: torch.zeros(4)}), rf"{BIAS} is \[4\] instead of \[3\]"),
-        (lambda w: w.update({BIAS: torch.zeros(3).int()}), rf"{BIAS} is torch\.int32"),
+        (lambda w: w.update({BIAS: torch.zeros(3).int()}), rf"{BIAS} holds no .*torch\.int32"),
         (lambda w: [w.pop(name) for name in list(w)[1:]], "and 76 more"),
     ],
 )

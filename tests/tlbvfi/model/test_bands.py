@@ -11,7 +11,7 @@ from comfyui_tlbvfi.tlbvfi.model.layers import (
     convolve_by_frame,
 )
 from comfyui_tlbvfi.tlbvfi.model.lookup import look_up, taps_along, tokens_of
-from comfyui_tlbvfi.tlbvfi.model.norm import factor_and_offset, moments
+from comfyui_tlbvfi.tlbvfi.model.norm import factor_and_offset
 from comfyui_tlbvfi.tlbvfi.model.warp import warp
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +25,10 @@ WHOLE = Bands()
 def channels_last(*shape, seed=0):
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return values.contiguous(memory_format=torch.channels_last)
+
+
+def moments(x):
+    return bands.gather(stored(x), WHOLE)
 
 
 def kernel(out, channels, size, groups=1):

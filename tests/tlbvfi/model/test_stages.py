@@ -123,7 +123,7 @@ def test_frame_features_equal_the_reference(model, runs, equal):
 
 
 def halves(clip, dim):
-    """Haar sums and differences of a clip [B, T, H, W] along `dim`, a zero following (SPEC 5)."""
+    """Haar sums and differences of a clip [B, T, H, W] along `dim`, a zero following."""
     following = torch.cat(
         [clip.narrow(dim, 1, clip.shape[dim] - 1), 0 * clip.narrow(dim, 0, 1)], dim
     )
