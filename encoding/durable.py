@@ -61,7 +61,7 @@ def fsync(descriptor: int) -> None:
 
 def fsync_file(path: Path) -> None:
     """Wait until the content of `path` is on the disk."""
-    with path.open("rb+") as file:
+    with path.open("rb+" if os.name == "nt" else "rb") as file:  # Windows flushes what it may write
         fsync(file.fileno())
 
 
