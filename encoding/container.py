@@ -200,6 +200,10 @@ def _open(source: VideoInput, accelerator: HWAccel | None, stack: ExitStack) -> 
             f"{source_name(source)} is not a video, or is too damaged to be opened "
             f"({error.strerror}); play it elsewhere to make sure."
         ) from error
+    except OSError as error:
+        raise SourceError(f"{source} cannot be opened ({error.strerror}).") from error
+    except ValueError as error:
+        raise SourceError(f"{source!r} has a NUL in its name: check the path.") from error
 
 
 class SourceFile(io.FileIO):
