@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
@@ -128,13 +129,17 @@ def is_cover_art(stream: Stream) -> bool:
     return Disposition.attached_pic in stream.disposition
 
 
-def _opened(source: VideoInput, way: Way) -> InputContainer:
-    if not isinstance(way, Hardware) or not way.is_default:
-        return open_container(source)
-    try:
-        return open_container(source, way.accelerator)
-    except SourceError as error:  # software is tried next, and can tell if the file is at fault
-        raise DecoderError("the device does not open with the file") from error
+@contextmanager
+def _opened(source: VideoInput, way: Way) -> Iterator[InputContainer]:
+    with ExitStack() as stack:
+        if not isinstance(way, Hardware) or not way.is_default:
+            yield stack.enter_context(open_container(source))
+            return
+        try:
+            container = stack.enter_context(open_container(source, way.accelerator))
+        except SourceError as error:  # software is tried next, and can tell if the file is at fault
+            raise DecoderError("the device does not open with the file") from error
+        yield container
 
 
 def file_url(path: str | Path) -> str:
@@ -142,42 +147,44 @@ def file_url(path: str | Path) -> str:
     return f"file:{path}"
 
 
-def open_file(
-    path: str | Path,
-    *,
-    options: dict[str, str] | None = None,
-    accelerator: HWAccel | None = None,
-) -> InputContainer:
-    """A file's container; `options` are the demuxer's. Undecodable characters in tags are replaced.
+def open_file(path: str | Path, *, options: dict[str, str] | None = None) -> InputContainer:
+    """The container of a file whose packets will be counted; `options` are the demuxer's.
 
-    Playlists are refused: nothing is read but the file itself.
+    Undecodable characters in tags are replaced. Playlists are refused: nothing is read but the
+    file itself.
 
     Raises:
         FFmpegError: it cannot be opened.
     """
     return av.open(
-        file_url(path),
-        options=options or {},
-        container_options=ONLY_ITSELF,
-        **TAG_OPTIONS,
-        hwaccel=accelerator,
+        file_url(path), options=options or {}, container_options=ONLY_ITSELF, **TAG_OPTIONS
     )
 
 
-def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> InputContainer:
-    """The source's container, opened from its beginning; the caller closes it.
+@contextmanager
+def open_container(
+    source: VideoInput, accelerator: HWAccel | None = None
+) -> Iterator[InputContainer]:
+    """The source's container, at its beginning, open for the block. Playlists are refused.
 
     Raises:
-        SourceError: missing, a folder, a pipe, not readable, or not a video.
+        SourceError: missing, a folder, a pipe, not a video, or not readable, now or in the block.
     """
+    with ExitStack() as stack:
+        yield _open(source, accelerator, stack)
+
+
+def _open(source: VideoInput, accelerator: HWAccel | None, stack: ExitStack) -> InputContainer:
     try:
         if isinstance(source, str | Path):
             _refuse_streams(Path(source))
-            return open_file(source, accelerator=accelerator)
-        # Readers open a file several times at once; BytesIO objects share their bytes.
-        file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
-        file.seek(0)
-        return av.open(file, "r", container_options=ONLY_ITSELF, **TAG_OPTIONS, hwaccel=accelerator)
+            file: BinaryIO = stack.enter_context(SourceFile(source))
+        else:  # readers open a file several times at once; BytesIO objects share their bytes
+            file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
+            file.seek(0)
+        return stack.enter_context(
+            av.open(file, "r", container_options=ONLY_ITSELF, **TAG_OPTIONS, hwaccel=accelerator)
+        )
     except FileNotFoundError as error:
         raise SourceError(f"{source} does not exist: check the path.") from error
     except (IsADirectoryError, PermissionError) as error:  # Windows refuses to open a folder
@@ -193,6 +200,55 @@ def open_container(source: VideoInput, accelerator: HWAccel | None = None) -> In
             f"{source_name(source)} is not a video, or is too damaged to be opened "
             f"({error.strerror}); play it elsewhere to make sure."
         ) from error
+    except OSError as error:
+        raise SourceError(f"{source} cannot be opened ({error.strerror}).") from error
+    except ValueError as error:
+        raise SourceError(f"{source!r} has a NUL in its name: check the path.") from error
+
+
+class SourceFile(io.FileIO):
+    """A file on a disk or a network that may fail while it is read.
+
+    FFmpeg would take that for damage, or for the end of the file, and go on without the frames.
+    What `read` raises, PyAV raises.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self._path = path
+        self.name = file_url(path)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """The next bytes, at most `size`; PyAV always says how many.
+
+        Raises:
+            SourceError: they cannot be read.
+        """
+        with reading(self._path):
+            return os.read(self.fileno(), -1 if size is None else size)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """The new position, or -1, which is FFmpeg's sign of failure."""
+        try:
+            return super().seek(offset, whence)
+        except OSError:  # before the beginning
+            return -1
+
+
+@contextmanager
+def reading(source: VideoInput) -> Iterator[None]:
+    """Name the source in what the system says about a failing disk or network.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(
+            f"{source_name(source)} cannot be read ({error.strerror}): check the disk or network "
+            "that it is on, then run the same command again."
+        ) from error
 
 
 def _refuse_streams(path: Path) -> None:
@@ -204,7 +260,8 @@ def _refuse_streams(path: Path) -> None:
 
 def first_bytes(source: VideoInput, count: int) -> bytes:
     """The first bytes of a file, fewer if it is shorter."""
-    with Path(source).open("rb") if isinstance(source, str | Path) else nullcontext(source) as file:
+    named = isinstance(source, str | Path)
+    with reading(source), Path(source).open("rb") if named else nullcontext(source) as file:
         file.seek(0)
         return file.read(count)
 

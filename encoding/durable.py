@@ -27,6 +27,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    errno.EFBIG,  # over 4 GB with FAT32
+    *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN),  # failing, or gone
+    *(errno.ENOLCK, errno.EOPNOTSUPP),  # network drives without locks
 )
 
 PAUSES = (0.1, 0.2, 0.4, 0.8) if os.name == "nt" else ()
@@ -58,7 +61,7 @@ def fsync(descriptor: int) -> None:
 
 def fsync_file(path: Path) -> None:
     """Wait until the content of `path` is on the disk."""
-    with path.open("rb+") as file:
+    with path.open("rb+" if os.name == "nt" else "rb") as file:  # Windows flushes what it may write
         fsync(file.fileno())
 
 
@@ -69,6 +72,9 @@ def fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # folders that a virtual machine shares have no fsync
+            raise
     finally:
         os.close(descriptor)
 
@@ -184,7 +190,7 @@ def sole_writer(output: Path) -> Iterator[None]:
         OutputError: another job makes it, or files cannot be created there.
     """
     require_writable(output.parent)  # an unwritable folder looks like a taken lock
-    lock = FileLock(output.with_name(f".{output.name}.lock"))
+    lock = FileLock(_lock_of(output))
     try:
         with disk_errors(output):
             lock.acquire(timeout=0)
@@ -198,6 +204,17 @@ def sole_writer(output: Path) -> Iterator[None]:
         if os.name != "nt":  # Windows removes it on release
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def remove_stale_lock(output: Path) -> None:
+    """Remove what a job that was killed as its last step began has left beside `output`."""
+    if _lock_of(output).exists():
+        with suppress(OutputError), sole_writer(output):
+            pass
+
+
+def _lock_of(output: Path) -> Path:
+    return output.with_name(f".{output.name}.lock")
 
 
 def free_bytes(folder: Path) -> int:

@@ -17,7 +17,7 @@ import av
 from av.error import FFmpegError
 
 from .closable import Closable
-from .container import VideoInput, Way, decode, open_video, packets, source_name
+from .container import VideoInput, Way, decode, open_video, packets, reading, source_name
 from .errors import DecoderError, SourceError
 from .frame import Frame
 from .hwaccel import find_hardware
@@ -328,8 +328,8 @@ def file_identity(source: VideoInput) -> dict[str, Any]:
     """Size, modification time if it has one, and a hash of the first and the last megabyte."""
     if isinstance(source, str | Path):
         path = Path(source)
-        facts = path.stat()
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
+            facts = path.stat()
             return {
                 "kind": "file",
                 "size": facts.st_size,

@@ -78,7 +78,9 @@ def download(
         with _alone(target):
             promise = remote.ask()
             if target.exists():
-                return _same_file(target, promise)
+                _require_same_file(target, promise)
+                _note_of(target).unlink(missing_ok=True)  # a run was killed as its last step began
+                return target
             part = _Part(target, promise)
             _receive(remote, part, on_progress, waits)
             part.publish(target)
@@ -92,7 +94,7 @@ class _Part:
         self.path = target.with_name(f"{target.name}.part")
         self.promise = promise
         self.size_wanted = promise.size
-        self._note = target.with_name(f"{target.name}.part.json")
+        self._note = _note_of(target)
         self.etag = self._read_etag()
         """ETag from the server that sends the content, which differs from the promise's."""
 
@@ -251,15 +253,18 @@ def _checked_size(remote: RemoteFile, part: _Part, headers: Message) -> int:
     return size
 
 
-def _same_file(target: Path, promise: Promise) -> Path:
-    """`target`, if it is the file the server offers."""
+def _note_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part.json")
+
+
+def _require_same_file(target: Path, promise: Promise) -> None:
+    """Require that `target` is the file the server offers."""
     same_size = promise.size in (None, target.stat().st_size)
     if not same_size or (promise.sha256 and file_sha256(target) != promise.sha256):
         raise DownloadError(
             f"{target} is already there but is not the file the server offers: move it away and "
             "run the same command again."
         )
-    return target
 
 
 @contextmanager

@@ -20,7 +20,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..encoding.durable import atomic_file, disk_errors, retry_while_open
+from ..encoding.durable import (
+    atomic_file,
+    disk_errors,
+    fsync_file,
+    fsync_folder,
+    retry_while_open,
+)
 from ..encoding.stored import read_json, require_types
 from .client import OnServerEvent, ReceivedImage, generate, patiently
 from .comfy_http import (
@@ -157,6 +163,7 @@ def collect(
         for _ in range(ATTEMPTS):
             done = job.run(record or _new_record(folder))
             if done is not None:
+                fsync_folder(folder / "frames")
                 _write_record(folder, done)
                 return _generation(folder, done, was_there=False)
             record = None
@@ -270,6 +277,7 @@ class _Collection:
             os.link(local, path)
         except OSError:  # another disk, or one without links
             shutil.copyfile(local, path)
+        fsync_file(path)
 
 
 def _local_file(output_folder: Path, ref: FileRef) -> Path | None:

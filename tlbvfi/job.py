@@ -25,7 +25,13 @@ from av import VideoFrame
 from ..encoding.color import convert, from_rgb, skim, to_rgb
 from ..encoding.concat import JoinResult
 from ..encoding.delivery import Final, clean_up, deliver, final_to_json
-from ..encoding.durable import StepHook, no_step, size_in_words, sole_writer
+from ..encoding.durable import (
+    StepHook,
+    no_step,
+    remove_stale_lock,
+    size_in_words,
+    sole_writer,
+)
 from ..encoding.errors import OutputError, SessionError
 from ..encoding.frame import Frame
 from ..encoding.images import ImageFormat
@@ -143,7 +149,9 @@ def run_job(
     session = start_session(source, plan, destination)
     with session.locked():
         if _is_done(session, destination.output, plan.final):
-            clean_up(session, keep_chunks=destination.keep_chunks)  # a run may have ended before it
+            # A run may have ended before it did this.
+            clean_up(session, keep_chunks=destination.keep_chunks)
+            remove_stale_lock(destination.output)
             return _result(session, destination, frames_made=0, was_done=True)
         with sole_writer(destination.output):
             _refuse_to_overwrite(session, plan.final, destination)

@@ -288,3 +288,20 @@ def test_an_animated_webp_is_read_or_called_one(tmp_path, where):
     told = pytest.raises(SourceError, match=r"is an animated WebP, .* convert it to GIF")
     with nullcontext() if av.__version__ >= "19" else told:
         assert probe(source, count=True).frame_count == 3
+
+
+def test_a_name_that_no_file_can_have_is_refused():
+    with pytest.raises(SourceError, match="has a NUL in its name: check the path"):
+        probe("a\0b.mp4")
+
+
+def test_a_file_for_which_nothing_is_left_is_said_to_be_unopened(clip):
+    resource = pytest.importorskip("resource")
+    path = clip("a.mp4")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        with pytest.raises(SourceError, match=r"a.mp4 cannot be opened \(Too many open files\)"):
+            probe(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

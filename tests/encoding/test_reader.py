@@ -1,5 +1,6 @@
 """Frames of video files: all of them, in order, exactly timed, from any index, past damage."""
 
+import errno
 import gc
 import io
 import os
@@ -245,6 +246,31 @@ def test_of_a_truncated_file_the_rest_is_read_and_the_loss_told(tmp_path, clip, 
         assert loss is not None
         assert "cut off" in loss
         assert f"({len(kept)}{' of 50' if suffix == 'mp4' else ''} frames left)" in loss
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.nut"])
+def test_a_disk_that_fails_once_while_a_file_is_read_costs_no_frame(
+    clip, samples, monkeypatch, name
+):
+    path = clip(name, codec="rawvideo", frames=12, size=(160, 120))
+    expected, read, done = everything(VideoSource(path), samples), os.read, []
+
+    def fail_at(number):
+        def failing(descriptor, size):
+            done.append(size)
+            if len(done) == number:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return read(descriptor, size)
+
+        done.clear()
+        monkeypatch.setattr(os, "read", failing)
+
+    fail_at(0)
+    assert everything(VideoSource(path), samples) == expected
+    for number in range(1, len(done) + 1):
+        fail_at(number)
+        with pytest.raises(SourceError, match=rf"{name} cannot be read \(.*\): check the disk"):
+            everything(VideoSource(path), samples)
 
 
 @pytest.mark.parametrize("name", ["slow.mp4", "slow.mkv"])

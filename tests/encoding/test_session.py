@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from contextlib import suppress
@@ -13,6 +14,7 @@ import pytest
 from comfyui_tlbvfi.encoding import durable
 from comfyui_tlbvfi.encoding.errors import (
     EncoderError,
+    OutputError,
     SessionError,
     SessionMismatch,
     VerificationError,
@@ -20,6 +22,7 @@ from comfyui_tlbvfi.encoding.errors import (
 from comfyui_tlbvfi.encoding.manifest import manifest_from_json, manifest_to_json
 from comfyui_tlbvfi.encoding.session import FOLDER, Session, check_id, list_sessions
 from comfyui_tlbvfi.encoding.verify import expected_output, verify_session
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -271,7 +274,6 @@ def test_a_damaged_line_costs_only_its_chunk(tmp_path, filled):
 
 def test_a_full_disk_at_the_progress_line_commits_nothing(tmp_path, filled, paint, monkeypatch):
     from comfyui_tlbvfi.encoding import progress
-    from comfyui_tlbvfi.encoding.errors import OutputError
 
     session = filled()
 
@@ -288,6 +290,55 @@ def test_a_full_disk_at_the_progress_line_commits_nothing(tmp_path, filled, pain
         monkeypatch.undo()
         commit(session, 3, paint)
     assert sorted(Session.open(tmp_path, "job").records()) == [0, 1, 2, 3]
+
+
+def test_a_disk_that_fails_or_is_gone_is_told_in_a_sentence(filled, paint, monkeypatch):
+    def fail(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))  # it names no file
+
+    session = filled()
+    with session.locked():
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(OutputError, match=r"chunk_000003.*cannot be written \(.*\): choose"):
+            commit(session, 3, paint)
+        monkeypatch.undo()
+        commit(session, 3, paint)
+
+
+def test_a_file_over_the_limit_of_its_file_system_is_told_in_a_sentence(filled, paint):
+    resource = pytest.importorskip("resource")
+    session = filled()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with session.locked():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            with pytest.raises(OutputError, match=r"cannot be written \(File too large\): choose"):
+                commit(session, 3, paint)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_drive_without_locks_is_told_in_a_sentence(filled, monkeypatch):
+    def refuse(lock, timeout):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    session = filled()
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(OutputError, match=r"cannot be written \(.*\): choose"), session.locked():
+        pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not open folders")
+def test_folders_without_fsync_are_no_obstacle(filled, monkeypatch):
+    fsync = os.fsync
+
+    def refuse_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    assert verify_session(filled()).ok
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names open files as Linux does")

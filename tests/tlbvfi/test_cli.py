@@ -1,5 +1,6 @@
 """The command line: exit codes, one sentence per mistake, data on stdout alone."""
 
+import errno
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 import av
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.cli import main
+from comfyui_tlbvfi.tlbvfi.cli import main, sessions
 from comfyui_tlbvfi.tlbvfi.model import kernels
 from filelock import FileLock
 
@@ -236,6 +237,16 @@ def test_a_session_without_chunks_is_as_good_as_what_it_was_joined_into(tlbvfi, 
     code, out, _ = tlbvfi("verify", "mine")
     assert code == 1
     assert "FAIL file: is missing" in out
+
+
+def test_a_failure_of_the_system_that_names_no_file_is_a_sentence(tlbvfi, monkeypatch):
+    def fail(arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(sessions, "run_sessions", fail)
+    code, out, err = tlbvfi("sessions")
+    assert (code, out) == (1, "")
+    assert err == f"tlbvfi: the system failed ({os.strerror(errno.EIO)}): -v shows where.\n"
 
 
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tlbvfi, source, monkeypatch):

@@ -698,6 +698,36 @@ def test_frames_are_linked_from_an_output_folder_on_this_machine(comfy, fetch, t
     assert not (tmp_path / "frames").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names open files as Linux does")
+@pytest.mark.parametrize("is_local", [True, False])
+def test_frames_are_on_the_disk_before_the_record_says_so(
+    comfy, fetch, tmp_path, monkeypatch, is_local
+):
+    output, safe, fsync, replace = tmp_path / "output", [], os.fsync, os.replace
+    output.mkdir()
+    for name, data in comfy.files.items():
+        (output / name).write_bytes(data)
+
+    def note_fsync(descriptor):
+        fsync(descriptor)
+        safe.append(os.fstat(descriptor).st_ino)
+
+    def check_rename(source, target):
+        if (
+            Path(target).name == "generation.json"
+            and json.loads(Path(source).read_text())["frames"]
+        ):
+            names = tmp_path / "frames" / "frames"
+            assert {path.stat().st_ino for path in (names, *names.iterdir())} <= set(safe)
+            safe.append("checked")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", check_rename)
+    fetch(output_folder=output if is_local else None)
+    assert "checked" in safe
+
+
 def test_links_and_dots_do_not_lead_out_of_the_output_folder(comfy, fetch, tmp_path):
     output, secret = tmp_path / "output", tmp_path / "secret.png"
     output.mkdir()

@@ -359,8 +359,11 @@ def test_chunks_are_kept_until_the_final_file_is_verified_and_then_removed(clip,
     assert list(kept.session_folder.glob("chunk_*"))
     dropped = run(source, "dropped.mkv", times=2)
     assert not list(dropped.session_folder.glob("chunk_*"))
+    lock = tmp_path / ".kept.mkv.lock"
+    lock.touch()
     assert run(source, "kept.mkv").was_done  # as after a run that ended before it removed them
     assert not list(kept.session_folder.glob("chunk_*"))
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("is_named", [False, True])

@@ -72,11 +72,15 @@ def _run(words: list[str]) -> int:
         return 1
     except OSError as error:
         is_full = error.filename is None and error.errno in FULL
-        if arguments.verbose or (error.filename is None and not is_full):
+        if arguments.verbose:
             raise
-        say(f"{error.filename or 'standard output'} cannot be used: {error.strerror}.")
         if is_full:
+            say(f"standard output cannot be used: {error.strerror}.")
             silence(sys.stdout)
+        elif error.filename is not None:
+            say(f"{error.filename} cannot be used: {error.strerror}.")
+        else:
+            say(f"the system failed ({error.strerror or error}): -v shows where.")
         return 1
 
 
