@@ -56,7 +56,7 @@ class Profile:
     """Formats chosen for RGB pictures, 8 bit first, if not any will do: see `profiles`."""
     options: Options = field(default_factory=dict)
     plainer: tuple[Options, ...] = ()
-    """Replacements for some `options` that older hardware refuses, best first."""
+    """Replacements for some `options` that older hardware or some sizes refuse, best first."""
     quality: Quality | None = None
     presets: Presets | None = None
     aliases: tuple[str, ...] = ()
@@ -252,6 +252,8 @@ PROFILES: tuple[Profile, ...] = (
         containers=(".mkv", ".nut"),
         pix_fmts=_plain(_LOSSLESS_FORMATS),
         options={"level": "3", "g": "1", "slices": "16", "slicecrc": "1"},
+        # Slices must begin on a chroma sample: of odd sizes, half cannot be divided into 16.
+        plainer=tuple({"slices": count} for count in ("20", "12", "9", "0", "1")),
         is_intra=True,
         is_lossless=True,
     ),

@@ -252,18 +252,17 @@ def _resolve_named(
 def _resolve_auto(settings: EncoderSettings, picture: Picture, suffix: str | None) -> Encoder:
     """NVENC if it opens and keeps as much of the picture, else software."""
     software = {".webm": "vp9", ".nut": "ffv1", ".avi": "utvideo"}.get(suffix or "", "h264")
-    fallback = _configure(find_profile(software), settings, picture, suffix)
+    fallback, problem = _best_opening(find_profile(software), settings, picture, suffix)
     if software == "h264":
         try:
-            hardware, problem = _best_opening(find_profile("h264_nvenc"), settings, picture, suffix)
+            hardware, missing = _best_opening(find_profile("h264_nvenc"), settings, picture, suffix)
         except EncoderError as error:
             log.debug("codec auto skips h264_nvenc: %s", error)
         else:
-            if not problem and _loses_no_more(hardware, fallback, picture):
+            if not missing and _loses_no_more(hardware, fallback, picture):
                 log.info("codec auto: %s", hardware.name)
                 return hardware
-            log.debug("codec auto skips h264_nvenc: %s", problem or "it would lose detail")
-    problem = _opening_problem(fallback, picture)
+            log.debug("codec auto skips h264_nvenc: %s", missing or "it would lose detail")
     if problem:
         raise EncoderError(f"{problem}: name another codec.")
     log.info("codec auto: %s", fallback.name)

@@ -196,6 +196,15 @@ def test_odd_size_with_subsampled_chroma_names_both_ways_out(encoder, shape):
     assert encoder("ffv1", shape(width=65, height=49)).pix_fmt == "yuv420p"
 
 
+@pytest.mark.parametrize("size", [(95, 63), (640, 359), (1919, 1079), (427, 240), (5, 3), (1, 1)])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p10le", "yuva420p", "yuv444p"])
+@pytest.mark.parametrize("codec", ["ffv1", "auto"])
+def test_ffv1_takes_any_odd_size(shape, codec, pix_fmt, size):
+    picture = shape(width=size[0], height=size[1], pix_fmt=pix_fmt)
+    encoder = resolve_encoder(EncoderSettings(codec=codec), picture, container=".nut")
+    assert (encoder.profile, encoder.pix_fmt) == ("ffv1", pix_fmt)
+
+
 def test_size_an_encoder_cannot_do_is_found_before_work(encoder):
     with pytest.raises(EncoderError, match="dnxhd is listed but cannot be opened here at 64x48"):
         encoder("dnxhr")

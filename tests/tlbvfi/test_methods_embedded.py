@@ -175,6 +175,17 @@ def test_flow_takes_what_one_frame_hides_from_the_other():
     assert psnr(flow[uncovered], truth[uncovered]) > psnr(blend[uncovered], truth[uncovered]) + 5
 
 
+@pytest.mark.parametrize("move", [(4, 0), (0, -3), (3, 2), (-4, -4)])
+def test_flow_shows_what_a_pan_uncovers_or_covers_at_the_edges(move):
+    """Only one frame has it; the other would add its stretched border."""
+    x, y = move
+    between = mid_frame(FlowMethod(), panned(0), panned(2 * x, 2 * y))
+    truth = panned(x, y)
+    at_edges = torch.ones(120, 160, dtype=torch.bool)
+    at_edges[abs(y) : 120 - abs(y), abs(x) : 160 - abs(x)] = False
+    assert psnr(between[:, at_edges], truth[:, at_edges]) > 30
+
+
 def test_bands_of_rows_do_not_show(monkeypatch):
     frame0, frame1 = panned(0, height=250), panned(6, 3, height=250)
     in_bands = mid_frame(FlowMethod(), frame0, frame1)

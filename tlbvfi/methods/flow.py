@@ -5,7 +5,7 @@ thumbnails finds large motion, DIS finds smooth motion, and the better of the tw
 a finer scale (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016, in
 OpenCV's implementation). Each of the two flows is carried to time t and says where a pixel of the
 mid frame lies in both frames: two hypotheses, four warped pictures. A hypothesis is weighted by how
-well its two pictures agree; what one frame hides is taken from the other.
+well its two pictures agree; what one frame hides or lacks is taken from the other.
 
 Arrays here are [H, W, C], OpenCV's order. Flows are [H, W, 2], x then y, in pixels of their own
 grid: what is at x in one frame is at x + flow[x] in the other.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-VERSION = 1
+VERSION = 2
 """Increased when the frames change, so that a session of an older release is not resumed."""
 
 SMALLEST_SIDE = 64
@@ -73,6 +73,10 @@ BAND_ROWS, BAND_MARGIN = 96, 8
 
 DISAGREEMENT_FLOOR = 10 / 255
 """Summed over channels. Smaller differences are noise of the source."""
+
+UNSEEN_DISAGREEMENT = 30 / 255
+"""Assumed where one frame lacks a pixel, because it lies beyond the border. At the edges of a pan 1 to
+3 dB better than a comparison with the border's stretched pixels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,16 +279,39 @@ def _mid_band(
     """Some rows of the mid frame; `onward` is motion from 0 to 1, `back` from 1 to 0."""
     flow0, flow1 = onward.flow[rows], back.flow[rows]
     grid = _pixel_grid(*flow0.shape[:2], top=rows.start)
-    own0 = _sample(image0, grid - t * flow0, cv2.INTER_CUBIC)
-    other1 = _sample(image1, grid + (1 - t) * flow0, cv2.INTER_CUBIC)
-    own1 = _sample(image1, grid - (1 - t) * flow1, cv2.INTER_CUBIC)
-    other0 = _sample(image0, grid + t * flow1, cv2.INTER_CUBIC)
-    disagreement0, disagreement1 = _disagreement(own0, other1), _disagreement(own1, other0)
-    return _mixed(
-        _mixed(own1, other0, (1 - t) * (1 - back.hidden[rows])),
-        _mixed(own0, other1, t * (1 - onward.hidden[rows])),
-        disagreement1 / (disagreement0 + disagreement1),
+    picture0, disagreement0 = _hypothesis(
+        (image0, grid - t * flow0), (image1, grid + (1 - t) * flow0), t * (1 - onward.hidden[rows])
     )
+    picture1, disagreement1 = _hypothesis(
+        (image1, grid - (1 - t) * flow1),
+        (image0, grid + t * flow1),
+        (1 - t) * (1 - back.hidden[rows]),
+    )
+    return _mixed(picture1, picture0, disagreement1 / (disagreement0 + disagreement1))
+
+
+def _hypothesis(
+    own: tuple[Array, Array], other: tuple[Array, Array], weight: Array
+) -> tuple[Array, Array]:
+    """Both frames warped and mixed, the other by `weight`, and how much they disagree.
+
+    `own` is the frame whose motion it is: an image and where to sample it, like the `other`. What
+    one has not, because it lies beyond its border, is taken from the other.
+    """
+    warped0, warped1 = (_sample(*each, cv2.INTER_CUBIC) for each in (own, other))
+    beyond0, beyond1 = (_beyond(where, image.shape) for image, where in (own, other))
+    disagreement = _disagreement(warped0, warped1)
+    disagreement += np.maximum(beyond0, beyond1) * (UNSEEN_DISAGREEMENT - disagreement)
+    weight = (weight + beyond0 * (1 - weight)) * (1 - beyond1)
+    return _mixed(warped0, warped1, weight), disagreement
+
+
+def _beyond(where: Array, shape: tuple[int, ...]) -> Array:
+    """How far positions are beyond the border, up to a pixel."""
+    x, y = cv2.split(where)
+    centers = (shape[1] - 1) / 2, (shape[0] - 1) / 2
+    across, down = (np.abs(at - half) - half for at, half in zip((x, y), centers, strict=True))
+    return np.maximum(across, down).clip(0, 1)
 
 
 def _arrived(motion: Motion, t: float, height: int, width: int) -> Motion:
