@@ -77,17 +77,20 @@ class OddAny:
 
 
 class OddVideo:
-    """A video file of the input folder, in memory only, as the nodes of web services return it."""
+    """A video file of the input folder, or of an absolute path.
+
+    In memory only, as the nodes of web services return it; else as nodes that load any path do.
+    """
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("VIDEO",), "run", "tests"
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
-        return {"required": {"file": ("STRING", {})}}
+        return {"required": {"file": ("STRING", {})}, "optional": {"in_memory": ("BOOLEAN", {})}}
 
-    def run(self, file):
+    def run(self, file, in_memory=True):
         path = Path(folder_paths.get_input_directory()) / file
-        return (InputImpl.VideoFromFile(BytesIO(path.read_bytes())),)
+        return (InputImpl.VideoFromFile(BytesIO(path.read_bytes()) if in_memory else str(path)),)
 
 
 class OddLoop:
