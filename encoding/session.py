@@ -426,7 +426,8 @@ class Session:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         try:
-            self._lock.acquire(timeout=0)
+            with disk_errors(self.folder, if_full=IF_FULL):
+                self._lock.acquire(timeout=0)
         except Timeout as error:
             raise SessionError(
                 f"Session {self.id} is in use{self._owner()}: "

@@ -614,6 +614,11 @@ def test_a_bitrate_that_is_none_is_refused(comfyui, clip, processor):
     assert any("write it like 8M or 800k" in problem["details"] for problem in problems)
 
 
+def test_an_input_that_older_packs_had_is_passed_over(comfyui, clip, processor):
+    prompt = processor(clip("older.mp4"), shared_model=["l", 0], crf_mode="fast")
+    assert comfyui.saved(comfyui.run(prompt)["c"]).is_file()
+
+
 def test_one_frame_is_refused(comfyui, clip, processor, gray_batch):
     nodes, batch = gray_batch(1)
     nodes["c"] = processor("")["c"]
