@@ -93,6 +93,26 @@ class OddVideo:
         return (InputImpl.VideoFromFile(BytesIO(path.read_bytes()) if in_memory else str(path)),)
 
 
+class EditedVideo(InputImpl.VideoFromFile):
+    """A video with edits of its frames that are not in its file, as ComfyUI's crop makes it."""
+
+    def has_pending_frame_edits(self):
+        return True
+
+
+class OddEdit:
+    """A video file of the input folder, as an edited video."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("VIDEO",), "run", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"file": ("STRING", {})}}
+
+    def run(self, file):
+        return (EditedVideo(str(Path(folder_paths.get_input_directory()) / file)),)
+
+
 class OddLoop:
     """Adds a chunk processor and a concatenator to the prompt while it runs, as loops do."""
 
@@ -118,5 +138,6 @@ NODE_CLASS_MAPPINGS = {
     "OddFloat": OddFloat,
     "OddAny": OddAny,
     "OddVideo": OddVideo,
+    "OddEdit": OddEdit,
     "OddLoop": OddLoop,
 }

@@ -155,6 +155,15 @@ def test_the_sound_of_a_file_that_a_prompt_may_not_name_reaches_a_concatenator(
     assert packets(comfyui.saved(outputs), "audio") == packets(elsewhere, "audio")
 
 
+def test_an_edited_video_finds_its_session_when_it_is_edited_again(comfyui, clip, processor, node):
+    prompt = processor("") | {"l": node("OddEdit", file=clip("edited.mp4", sound=True))}
+    first = comfyui.saved(comfyui.run(prompt)["c"])
+    assert facts(first)[0] == 23
+    assert packets(first, "audio")
+    comfyui.post("/free", {"free_memory": True})  # ComfyUI then makes every result anew
+    assert comfyui.saved(comfyui.run(prompt)["c"]) == first
+
+
 @pytest.fixture
 def created(processor, node):
     """Prompt nodes that send images, with a node's sound if given, as a video to the processor."""
