@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..encoding.memory import MemorySource
 from ..encoding.probe import VideoInfo
-from ..encoding.session import Session
+from ..encoding.session import MANIFEST, Session
 from ..tlbvfi.config import ChunkLength, JobConfig
 from ..tlbvfi.job import Destination, is_joined, make_chunks, start_session
 from ..tlbvfi.method import Method
@@ -21,7 +21,8 @@ from .clip import Clip, ImagesOrVideo, open_clip
 from .final_file import graph_metadata, join_to, shown
 from .graph import is_linked, leads_to, running_prompt
 from .host import NodeProgress, folders
-from .models import ModelWish, check_model, chosen_method
+from .memory import kept_results, named_sounds
+from .models import ModelWish, check_model, checkpoint_versions, chosen_method
 from .output_settings import (
     container_of,
     encoder_notices,
@@ -135,9 +136,12 @@ class ChunkProcessor(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: object) -> float:
-        """Never the same: its file may be gone, its result depends on what reads its outputs."""
-        return float("nan")
+    def fingerprint_inputs(
+        cls, model_name: str | None = None, **inputs: object
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """The same only as long as the files behind its results and the checkpoint are the same."""
+        node_id = getattr(cls.hidden, "unique_id", "")
+        return kept_results.token(node_id), checkpoint_versions(model_name)
 
     @classmethod
     @checked
@@ -196,6 +200,10 @@ def deliver(
     root = folders().output
     prompt = running_prompt(hidden.dynprompt)
     joins_later = leads_to(prompt, hidden.unique_id, SESSION, CONCATENATOR)
+    if joins_later:  # the result is then no video, or chunks that are about to be removed
+        kept_results.void(hidden.unique_id)
+    if clip.sound is not None:
+        named_sounds[session.folder] = clip.sound.absolute()
     if joins_later and not is_linked(prompt, hidden.unique_id, VIDEO):
         state = "ready for the concatenator" if session.has_chunks() else "joined before"
         text = progress.show(f"chunks {state}: {len(session.records())}")
@@ -208,6 +216,7 @@ def deliver(
         metadata=graph_metadata(hidden),
         keep_chunks=joins_later,
     )
+    kept_results.keep(hidden.unique_id, output, session.folder / MANIFEST)
     return shown(output, root, progress, session.id)
 
 

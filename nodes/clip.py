@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from comfy_api.latest import Input, InputImpl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..encoding.durable import file_sha256
 from ..encoding.memory import MemorySource
 from ..encoding.probe import first_picture
 from ..encoding.source import Source, open_source
@@ -137,11 +139,19 @@ def _open_file(video: Input.Video, temp: Path) -> Clip:
 def _file_of(video: Input.Video, temp: Path) -> Path | BytesIO:
     """The file a video streams from; a video with pending frame edits is written out first."""
     if getattr(video, "has_pending_frame_edits", bool)():  # since ComfyUI 0.34
-        edited = temp / f"tlbvfi_{id(video)}.mp4"
-        video.save_to(str(edited))
-        return edited
+        return _written_out(video, temp)
     origin = video.get_stream_source()
     return Path(origin) if isinstance(origin, str) else origin
+
+
+def _written_out(video: Input.Video, temp: Path) -> Path:
+    """A file of an edited video, named and dated by its content, so that a session finds it again."""
+    temp.mkdir(parents=True, exist_ok=True)
+    written = temp / f"tlbvfi_{id(video)}.mp4"
+    video.save_to(str(written))
+    path = written.with_stem(f"tlbvfi_{file_sha256(written)[:16]}")
+    os.utime(written, (0, 0))
+    return written.replace(path)
 
 
 def _trim_window(video: Input.Video) -> tuple[Fraction, Fraction]:

@@ -20,11 +20,13 @@ from ..encoding.durable import atomic_file, disk_errors, sole_writer
 from ..encoding.manifest import Json
 from ..encoding.profiles import find_profile
 from ..encoding.session import PROGRESS, Session
+from ..encoding.unchanged import file_facts
 from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.job import is_joined, join_session
 from ..tlbvfi.progress import Notice
 from .host import NodeProgress
 from .paths import is_file
+from .sessions import require_same_sound
 
 NO_GRAPH = {"workflow": "", "prompt": ""}
 
@@ -102,6 +104,7 @@ def join_to(
 
     Raises:
         SessionError: chunks are missing.
+        SettingsError, SourceError: the file of the sound was replaced since the chunks were made.
         VerificationError: a chunk or the joined file is damaged.
         OutputError: another job is making the same file, or it cannot be written.
     """
@@ -122,12 +125,17 @@ def join_to(
         clean_up(session, keep_chunks=keep_chunks)
         return own.path
     output = free_path(wanted) if own is None else own.path
+    heard = sound()
+    heard_facts = file_facts(heard)
+    if heard is not None:
+        require_same_sound(session, heard)
     with sole_writer(output):
         join_session(
             session,
             output,
             final=final,
-            sound=sound(),
+            sound=heard,
+            sound_facts=heard_facts,
             metadata=metadata,
             overwrite=own is not None,
             keep_chunks=keep_chunks,

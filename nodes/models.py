@@ -71,9 +71,14 @@ class CheckpointNode(io.ComfyNode):
     def fingerprint_inputs(
         cls, model_name: str | None = None, **inputs: object
     ) -> list[tuple[int, int]]:
-        names = [name for name in model_files() if model_name in (None, name)]
-        paths = [folder_paths.get_full_path(MODEL_FOLDER, name) for name in names]
-        return [file_version(Path(path)) for path in paths if path is not None]
+        return checkpoint_versions(model_name)
+
+
+def checkpoint_versions(model_name: str | None) -> list[tuple[int, int]]:
+    """The versions of the checkpoint files that a node with this `model_name` may use."""
+    names = [name for name in model_files() if model_name in (None, name)]
+    paths = [folder_paths.get_full_path(MODEL_FOLDER, name) for name in names]
+    return [file_version(Path(path)) for path in paths if path is not None]
 
 
 def missing_model(model_name: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..encoding.errors import some_of
 from ..encoding.manifest import Manifest, differences
+from ..encoding.reader import file_identity
 from ..encoding.session import Session
 from ..tlbvfi.errors import SettingsError
 
@@ -13,6 +14,8 @@ NO_SESSION = (
     "session_id is empty: connect the session_id of TLBVFI Chunk Processor or of TLBVFI Chunk Video "
     "Saver, or type the name of a session."
 )
+CONTENT = ("size", "sha256_of_ends")
+"""What identifies the content of a file, of what a session records of its source."""
 
 
 def require_own(root: Path, session_id: str, manifest: Manifest) -> None:
@@ -55,4 +58,24 @@ def require_complete(session: Session) -> None:
             f"session {session.id} is not complete ({missing}): queue the graph that makes it again; if "
             "each run saves one chunk, give all of them one session_id and leave cleanup_chunks off "
             "until the last."
+        )
+
+
+def require_same_sound(session: Session, sound: Path) -> None:
+    """Refuse the sound of another clip than the one that a session's chunks show.
+
+    Raises:
+        SettingsError: its file was replaced since they were made.
+    """
+    source = session.manifest.source
+    recorded = source["video"] if isinstance(source.get("video"), dict) else source
+    was = {key: recorded[key] for key in CONTENT if key in recorded}
+    try:
+        now = file_identity(sound)
+    except OSError:
+        return  # the join says what is wrong with it
+    if not was.items() <= now.items():
+        raise SettingsError(
+            f"{sound.name} has been replaced since the chunks of session {session.id} were made, so its "
+            "sound may be of another clip: restore it, or rename it to join them without sound."
         )

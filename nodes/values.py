@@ -22,6 +22,9 @@ Execute = Callable[..., "io.NodeOutput"]
 def checked(execute: Execute) -> Execute:
     """`execute` of a node, which then gets each value as the type of its input in the schema.
 
+    Values for inputs that are not in it, which older packs had, are left out: ComfyUI itself leaves
+    them out unless they come over a link.
+
     Raises:
         SettingsError: a value is of another type.
     """
@@ -29,7 +32,8 @@ def checked(execute: Execute) -> Execute:
     @wraps(execute)
     def run(cls: type[io.ComfyNode], **values: object) -> io.NodeOutput:
         types = {each.id: _type_of(each) for each in cls.SCHEMA.inputs}
-        return execute(cls, **{name: as_type(types[name], name, values[name]) for name in values})
+        known = [name for name in values if name in types]
+        return execute(cls, **{name: as_type(types[name], name, values[name]) for name in known})
 
     return run
 

@@ -19,6 +19,7 @@ from . import choices
 from .final_file import graph_metadata, join_to, require_form, shown
 from .host import NodeProgress, folders
 from .manual_session import chunks_of_earlier_runs
+from .memory import named_sounds
 from .output_settings import container_of, encoder_notices, encoder_settings
 from .paths import folder_in_output, is_file, plain_file_name, readable_path
 from .sessions import NO_SESSION, find_session, require_complete
@@ -168,13 +169,16 @@ def tell_of_earlier_runs(session: Session, progress: NodeProgress) -> None:
 def remembered_sound(session: Session, progress: NodeProgress) -> Path | None:
     """The file the session's sound comes from, if there is one that still exists and may be read.
 
-    The session's folder can be written to over HTTP: it is trusted no more than a prompt.
+    The session's folder can be written to over HTTP: it is trusted no more than a prompt, unless it
+    names the file that a node of this server got from another node.
     """
     sound = sound_of(session)
     if sound is None:
         return None
+    named = named_sounds.get(session.folder)
     try:
-        path = readable_path(sound, folders())
+        is_named = named is not None and sound == str(named)
+        path = Path(sound) if is_named else readable_path(sound, folders())
     except SettingsError as error:
         progress(Notice(text=f"The video has no sound, because {error}"))
         return None

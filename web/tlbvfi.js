@@ -13,3 +13,18 @@ app.registerExtension({
     readSavedGraph(graph, definitions);
   },
 });
+
+// The page sends the player it puts on a node as one more input, from the first queue after a result
+// on: ComfyUI's cache then takes the node for another one, and runs all that follows it again.
+app.registerExtension({
+  name: "TLBVFI.Player",
+  nodeCreated(node) {
+    if (!node.comfyClass?.startsWith("TLBVFI_")) return;
+    const add = node.addCustomWidget;
+    node.addCustomWidget = function (widget) {
+      const added = add.call(this, widget);
+      if (added?.name === "video-preview") added.options = { ...added.options, serialize: false };
+      return added;
+    };
+  },
+});

@@ -209,6 +209,17 @@ def test_two_workers_cannot_share_a_session(tmp_path, filled):
         pass
 
 
+def test_a_session_on_a_disk_that_became_read_only_is_told(filled, monkeypatch):
+    session = filled()
+
+    def refuse(lock, timeout):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(lock.lock_file))
+
+    monkeypatch.setattr("filelock.BaseFileLock.acquire", refuse)
+    with pytest.raises(OutputError, match="cannot be written"), session.locked():
+        pass
+
+
 def test_chunks_are_made_under_the_lock_only(filled):
     session = filled()
     with pytest.raises(SessionError, match="is not locked"):

@@ -77,7 +77,31 @@ class OddAny:
 
 
 class OddVideo:
-    """A video file of the input folder, in memory only, as the nodes of web services return it."""
+    """A video file of the input folder, or of an absolute path.
+
+    In memory only, as the nodes of web services return it; else as nodes that load any path do.
+    """
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("VIDEO",), "run", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802 - ComfyUI's name
+        return {"required": {"file": ("STRING", {})}, "optional": {"in_memory": ("BOOLEAN", {})}}
+
+    def run(self, file, in_memory=True):
+        path = Path(folder_paths.get_input_directory()) / file
+        return (InputImpl.VideoFromFile(BytesIO(path.read_bytes()) if in_memory else str(path)),)
+
+
+class EditedVideo(InputImpl.VideoFromFile):
+    """A video with edits of its frames that are not in its file, as ComfyUI's crop makes it."""
+
+    def has_pending_frame_edits(self):
+        return True
+
+
+class OddEdit:
+    """A video file of the input folder, as an edited video."""
 
     RETURN_TYPES, FUNCTION, CATEGORY = ("VIDEO",), "run", "tests"
 
@@ -86,8 +110,7 @@ class OddVideo:
         return {"required": {"file": ("STRING", {})}}
 
     def run(self, file):
-        path = Path(folder_paths.get_input_directory()) / file
-        return (InputImpl.VideoFromFile(BytesIO(path.read_bytes())),)
+        return (EditedVideo(str(Path(folder_paths.get_input_directory()) / file)),)
 
 
 class OddLoop:
@@ -115,5 +138,6 @@ NODE_CLASS_MAPPINGS = {
     "OddFloat": OddFloat,
     "OddAny": OddAny,
     "OddVideo": OddVideo,
+    "OddEdit": OddEdit,
     "OddLoop": OddLoop,
 }

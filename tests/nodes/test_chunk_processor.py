@@ -141,6 +141,29 @@ def test_a_video_in_memory_keeps_its_sound(comfyui, clip, processor, node, joine
     assert packets(result, "audio") == packets(comfyui.base / "input" / name, "audio")
 
 
+def test_the_sound_of_a_file_that_a_prompt_may_not_name_reaches_a_concatenator(
+    comfyui, clip, processor, node
+):
+    name = clip("elsewhere.mp4", sound=True)
+    elsewhere = comfyui.base / "elsewhere.mp4"
+    shutil.move(comfyui.base / "input" / name, elsewhere)
+    prompt = processor("", session_id="elsewhere")
+    prompt["l"] = node("OddVideo", file=str(elsewhere), in_memory=False)
+    prompt["j"] = node("TLBVFI_VideoConcatenator", session_id=["c", 0], output_filename="heard")
+    outputs = comfyui.run(prompt)["j"]
+    assert outputs["text"] == ["heard.mp4"]
+    assert packets(comfyui.saved(outputs), "audio") == packets(elsewhere, "audio")
+
+
+def test_an_edited_video_finds_its_session_when_it_is_edited_again(comfyui, clip, processor, node):
+    prompt = processor("") | {"l": node("OddEdit", file=clip("edited.mp4", sound=True))}
+    first = comfyui.saved(comfyui.run(prompt)["c"])
+    assert facts(first)[0] == 23
+    assert packets(first, "audio")
+    comfyui.post("/free", {"free_memory": True})  # ComfyUI then makes every result anew
+    assert comfyui.saved(comfyui.run(prompt)["c"]) == first
+
+
 @pytest.fixture
 def created(processor, node):
     """Prompt nodes that send images, with a node's sound if given, as a video to the processor."""
@@ -503,6 +526,61 @@ def test_a_video_that_was_deleted_is_made_again(comfyui, clip, processor, node):
     assert second.is_file()
 
 
+@pytest.fixture
+def cached(comfyui):
+    """Run a prompt that must succeed; (its outputs, nodes whose results were taken from the cache)."""
+
+    def run(prompt: dict) -> tuple[dict, set[str]]:
+        entry = comfyui.wait(comfyui.queue(prompt))
+        messages = dict(entry["status"]["messages"])
+        assert entry["status"]["status_str"] == "success", comfyui.message(entry)
+        return entry["outputs"], set(messages["execution_cached"]["nodes"])
+
+    return run
+
+
+def saved_copy(node) -> dict:
+    """A node after the processor: it writes another file whenever it runs."""
+    inputs = {"filename_prefix": "copy", "format": "auto", "codec": "auto"}
+    return {"v": node("SaveVideo", video=["c", 1], **inputs)}
+
+
+def test_what_reads_the_video_is_not_run_again_while_nothing_has_changed(
+    comfyui, clip, processor, node, cached
+):
+    prompt = processor(clip("reused.mp4"), session_id="reused") | saved_copy(node)
+    first, _ = cached(prompt)
+    for _ in range(2):
+        again, nodes = cached(prompt)
+        assert nodes == set(prompt)
+        assert again == first
+
+
+def test_what_reads_the_video_is_run_again_once_the_video_or_its_session_is_gone(
+    comfyui, clip, processor, node, cached
+):
+    prompt = processor(clip("until.mp4"), session_id="until") | saved_copy(node)
+    comfyui.saved(cached(prompt)[0]["c"]).unlink()
+    outputs, nodes = cached(prompt)
+    assert not {"c", "v"} & nodes
+    assert comfyui.saved(outputs["c"]).is_file()
+    shutil.rmtree(comfyui.session("until"))
+    _, nodes = cached(prompt)
+    assert not {"c", "v"} & nodes
+
+
+def test_chunks_left_to_a_concatenator_are_no_video_for_the_next_graph(
+    comfyui, clip, processor, node, cached
+):
+    cached(processor(clip("voided-1.mp4")))
+    join = {"j": node("TLBVFI_VideoConcatenator", session_id=["c", 0])}
+    prompt = processor(clip("voided-2.mp4")) | join
+    cached(prompt)
+    outputs, nodes = cached(prompt | saved_copy(node))
+    assert "c" not in nodes
+    assert facts(comfyui.saved(outputs["v"]))[0] == 23
+
+
 def test_links_of_the_video_output_may_change_after_a_run(comfyui, clip, processor, node):
     prompt = processor(clip("relinked.mp4"), session_id="relinked")
     join = {"j": node("TLBVFI_VideoConcatenator", session_id=["c", 0], output_filename="joined")}
@@ -543,6 +621,11 @@ def test_an_unknown_model_is_refused_with_where_to_get_one(comfyui, clip, proces
 def test_a_bitrate_that_is_none_is_refused(comfyui, clip, processor):
     problems = comfyui.refusal(processor(clip("rate.mp4"), bitrate="fast"))
     assert any("write it like 8M or 800k" in problem["details"] for problem in problems)
+
+
+def test_an_input_that_older_packs_had_is_passed_over(comfyui, clip, processor):
+    prompt = processor(clip("older.mp4"), shared_model=["l", 0], crf_mode="fast")
+    assert comfyui.saved(comfyui.run(prompt)["c"]).is_file()
 
 
 def test_one_frame_is_refused(comfyui, clip, processor, gray_batch):

@@ -521,6 +521,22 @@ def test_sound_from_elsewhere_is_not_read_whatever_a_session_says(comfyui, chain
     assert told[0] == told[1]  # nobody learns whether there is such a file
 
 
+def test_the_sound_of_another_clip_under_the_same_name_is_refused(comfyui, clip, chain, node):
+    nodes = chain("replaced", [0, 1])
+    comfyui.run({key: each for key, each in nodes.items() if key != "last"})
+    source = comfyui.base / "input" / "replaced.mp4"
+    own = source.read_bytes()
+    clip(source.name, frames=48, sound=True)
+    join = {"j": node("TLBVFI_VideoConcatenator", session_id="replaced")}
+    message = comfyui.error(join)
+    assert (
+        "replaced.mp4 has been replaced since the chunks of session replaced were made" in message
+    )
+    assert "restore it, or rename it to join them without sound" in message
+    source.write_bytes(own)
+    assert facts(comfyui.saved(comfyui.run(join)["j"]))[3] == 1
+
+
 def test_a_video_that_is_there_is_not_said_to_lack_the_sound_it_has(comfyui, chain, node):
     nodes = chain("kept-sound", [0, 1])
     comfyui.run({key: each for key, each in nodes.items() if key != "last"})

@@ -179,6 +179,34 @@ def test_nodes_dragged_from_the_menu_and_wired_by_hand_make_a_graph_that_runs(co
     )
 
 
+def test_a_graph_that_shows_its_video_is_not_run_again(comfyui, page):
+    page.js(
+        """
+        app.graph.clear();
+        const images = LiteGraph.createNode("OddImages"), chunks = LiteGraph.createNode("TLBVFI_ChunkProcessor");
+        app.graph.add(images); app.graph.add(chunks);
+        const values = {levels: "0 0.5 1", height: 48, width: 64, channels: 3};
+        for (const widget of images.widgets) widget.value = values[widget.name];
+        chunks.widgets.find(w => w.name === "model_name").value = "blend";
+        images.connect(0, chunks, 0);
+        """
+    )
+    for _ in range(2):
+        prompt_id = page.js(
+            """
+            const ended = new Promise(done => app.api.addEventListener("execution_success", e => done(e.detail.prompt_id), {once: true}));
+            await app.queuePrompt(0, 1);
+            const id = await ended;
+            for (let i = 0; i < 50 && !app.graph.nodes[1].widgets.some(w => w.name === "video-preview"); i++)
+              await new Promise(r => setTimeout(r, 100));
+            return id;
+            """
+        )
+    assert page.js("return app.graph.nodes[1].widgets.some(w => w.name === 'video-preview')")
+    messages = dict(comfyui.wait(prompt_id)["status"]["messages"])
+    assert len(messages["execution_cached"]["nodes"]) == 2
+
+
 def test_the_final_file_dropped_on_the_page_brings_its_graph_back(comfyui, page, clip):
     name = clip("dropped.mp4")
     prompt_id = page.js(
