@@ -179,8 +179,8 @@ def start_session(source: Source, plan: Plan, destination: Destination) -> Sessi
     origin = {
         **destination.begun,
         "metadata": {**source.info.metadata, **(destination.metadata or {})},
-        "sound": str(Path(destination.sound).absolute())
-        if isinstance(destination.sound, str | Path)
+        "sound": str(destination.sound.absolute())
+        if isinstance(destination.sound, Path)
         else None,
     }
     with session.locked():
