@@ -148,8 +148,9 @@ def _root(request: Request) -> _Node:
 class TlbvfiMethod:
     """Frames between two frames by bisection: at 1/2, between that and its neighbors, and so on.
 
-    Only the requested mid frames and those they are computed from are made. Frames are clamped to
-    [0, 1], the range the network knows. Alpha is warped and mixed like the picture.
+    Only the requested mid frames and those they are computed from are made. The network sees frames
+    clamped to [0, 1], the range it knows; what lies beyond, and alpha, is warped and mixed like the
+    picture.
     """
 
     name = "tlbvfi"
@@ -263,7 +264,7 @@ class TlbvfiMethod:
             )
         check_values(frame)
         geometry = self.options.geometry(*frame.shape[-2:])
-        return self._encode(self._upload(frame, self.device)[None].clamp(0, 1), geometry)
+        return self._encode(self._upload(frame, self.device)[None], geometry)
 
     def between(
         self,

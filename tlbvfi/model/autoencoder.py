@@ -69,8 +69,9 @@ CODES = 8192
 
 
 def luma(frames: Tensor) -> Tensor:
-    """[B, 3, H, W] -> [B, 1, H, W]."""
-    red, green, blue = (weight * frames[:, i : i + 1] for i, weight in enumerate(LUMA))
+    """[B, 3, H, W] -> [B, 1, H, W], of values clamped to [0, 1]."""
+    channels = (frames[:, i : i + 1].clamp(0, 1) for i in range(len(LUMA)))
+    red, green, blue = (weight * channel for weight, channel in zip(LUMA, channels, strict=True))
     return red + green + blue
 
 
@@ -459,19 +460,23 @@ def flow_pyramid(flow: Tensor, levels: int) -> list[Tensor]:
 def compose(frame0: Tensor, frame1: Tensor, flow: Tensor, logits: Rows) -> Rows:
     """The mid frame: both frames warped, mixed by the mask, plus the residual.
 
-    `frame0`, `frame1`: [B, C, H, W] in [0, 1], RGB and further channels, which get no residual.
+    `frame0`, `frame1`: [B, C, H, W], RGB and further channels, which get no residual. Every channel is
+    clamped to [0, 1] or, if its pair goes beyond, to the range of the pair.
     """
     flows = flow.split(2, dim=1)
+    frames = frame0, frame1
+    lowest = torch.minimum(*(frame.amin((2, 3), keepdim=True) for frame in frames)).clamp_(max=0)
+    highest = torch.maximum(*(frame.amax((2, 3), keepdim=True) for frame in frames)).clamp_(min=1)
 
     def compute(start: int, stop: int) -> Tensor:
         seen0, seen1 = (
             sample_at(frame, sampling_grid(f, start, stop))
-            for frame, f in zip((frame0, frame1), flows, strict=True)
+            for frame, f in zip(frames, flows, strict=True)
         )
         residual, mask = logits.compute(start, stop).float().sigmoid().split((3, 1), dim=1)
         mixed = torch.lerp(seen1, seen0, mask)
         mixed[:, :3] += 2 * residual - 1
-        return mixed.clamp_(0, 1)
+        return mixed.clamp_(lowest, highest)
 
     B, _, H, W = logits.shape
     return derived((B, frame0.shape[1], H, W), compute, logits)

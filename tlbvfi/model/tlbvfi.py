@@ -53,7 +53,7 @@ class FrameFeatures:
 
     geometry: Geometry
     frame: Tensor
-    """Padded, [B, C, Hp, Wp] in [0, 1]; RGB, and further channels that are only warped."""
+    """Padded, [B, C, Hp, Wp], nominally in [0, 1]; RGB, and further channels that are only warped."""
     levels: Sequence[Tensor] | None = None
     """Outputs of the encoder's five levels; that of level i is at 1 / 2**(i + 1).
 
@@ -64,8 +64,10 @@ class FrameFeatures:
 
     @property
     def rgb(self) -> Tensor:
-        """The padded frame as input for the encoder."""
-        return self.frame[:, :3].contiguous(memory_format=torch.channels_last)
+        """The padded frame as input for the encoder, in [0, 1]."""
+        frame = self.frame[:, :3]
+        rgb = torch.empty_like(frame, memory_format=torch.channels_last)
+        return torch.clamp(frame, 0, 1, out=rgb)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -124,7 +126,7 @@ class TLBVFI(nn.Module):
         return self
 
     def encode(self, frame: Tensor, geometry: Geometry, plan: MemoryPlan = WHOLE) -> FrameFeatures:
-        """Features of frames [B, C >= 3, H, W] in [0, 1], of the size `geometry` was made for."""
+        """Features of frames [B, C >= 3, H, W], of the size `geometry` was made for."""
         features = FrameFeatures(geometry=geometry, frame=pad_frame(frame, geometry))
         if plan.keeps_flow_features:
             self.levels_of(features, plan)
@@ -167,7 +169,7 @@ class TLBVFI(nn.Module):
         """What the flow is estimated from if that is done on a smaller canvas."""
         encoder, geometry = self.vqgan.encoder, features.geometry
         frame = features.frame[:, :3, : geometry.height, : geometry.width]
-        canvas = reduce_frame(frame, geometry)
+        canvas = reduce_frame(frame.clamp(0, 1), geometry)
         # No code depends on these features, so they are computed in the type they refine the flow in.
         first = keep(encoder.first(canvas.to(self.vqgan.decoder.refinenet.dtype)), plan.canvas)
         levels = encoder.levels(stored(first), FLOW_LEVELS, plan.canvas)
@@ -266,7 +268,7 @@ class TLBVFI(nn.Module):
         flow: Tensor,
         plan: MemoryPlan = WHOLE,
     ) -> Tensor:
-        """Mid frame [B, C, H, W] in [0, 1] from the quantized latent clip."""
+        """Mid frame [B, C, H, W] from the quantized latent clip."""
         clip = per_frame(self.vqgan.post_quant_conv, latent)
         levels = [self.levels_of(features, plan) for features in (features0, features1)]
         logits = self.vqgan.decoder(clip, *levels, flow, plan.decode)
@@ -284,7 +286,7 @@ class TLBVFI(nn.Module):
         plan: MemoryPlan = WHOLE,
         sample: Sampler | None = None,
     ) -> Tensor:
-        """Frame halfway between two frames, [B, C, H, W] in [0, 1].
+        """Frame halfway between two frames, [B, C, H, W].
 
         `unknown`: from `encode_unknown` for the same geometry; `noise`: steps - 1 draws of
         N(0, 1), [B, 3, 3, h, w] each; `sample`: called instead of `sample_latent`.

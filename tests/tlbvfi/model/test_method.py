@@ -93,10 +93,19 @@ def test_the_pair_decides_the_noise(method, pair):
     assert not torch.equal(*frames)
 
 
-def test_values_beyond_the_range_are_clamped(method, pair):
-    bright, clamped = picture(1) * 3, (picture(1) * 3).clamp(0, 1)
-    deepest = [method.prepare(frame).levels[-1] for frame in (bright, clamped)]
-    assert torch.equal(*deepest)
+def test_values_beyond_the_range_are_kept_and_unseen_by_the_network(model):
+    """Highlights of EXR, and whites of video above 235, would flicker if mid frames clipped them."""
+    method = TlbvfiMethod(model, SamplingOptions(steps=1))
+    wide = [method.prepare(4 * picture(n) - 1) for n in (1, 2)]
+    known = [method.prepare((4 * picture(n) - 1).clamp(0, 1)) for n in (1, 2)]
+    for features, same in zip(wide, known, strict=True):
+        pairs = zip(features.tensors[1:], same.tensors[1:], strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+    (beyond,), (within,) = (method.between(*pair, [HALF], KEY) for pair in (wide, known))
+    assert beyond.min() < -0.2
+    assert beyond.max() > 2
+    assert within.min() >= 0
+    assert within.max() <= 1
 
 
 @pytest.mark.parametrize("t", [Fraction(1, 3), Fraction(0), Fraction(1), Fraction(5, 6)])
