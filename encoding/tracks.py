@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
 import av
+from av.audio.layout import AudioLayout
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.error import FFmpegError
@@ -47,6 +48,13 @@ AUDIO = {
     ".nut": "pcm_s16le",
 }
 """Audio codec of each container for sound that it cannot hold as it is."""
+LOSSLESS_AUDIO = {**AUDIO, ".mov": "pcm_s16le"}
+"""The same for sound that has lost nothing so far."""
+DEEPER = {"pcm_s16le": ("pcm_s24le", "s32"), "flac": ("flac", "s32")}
+"""Codec and sample format that hold 24 bits, in place of codecs with 16 bits by default."""
+TIMED_BY_AVI = ("aac", "ac3", "adpcm", "mp2", "mp3", "pcm")
+"""Codecs, or beginnings of their names, whose packets AVI gives the times they have. Of others it
+counts the bytes, and players lose the sound."""
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
 EDITED = (".mp4", ".mov")
 """Containers with edit lists."""
@@ -259,7 +267,7 @@ def _add_track(
     out: OutputContainer, stream: Stream, origin: VideoInput, suffix: str, window: Window | None
 ) -> tuple[Track | None, str]:
     name = f"{suffix} cannot hold {stream.type} stream {stream.index} ({_codec_name(stream)})"
-    if suffix == ".avi" and _begins_late(stream, window):
+    if suffix == ".avi" and _begins_late(stream, origin, window):
         name += ", which begins late"  # all tracks begin together
     elif _holds(stream, origin, suffix):
         convert = _heard(suffix) if stream.type == "audio" else _as_is
@@ -267,7 +275,8 @@ def _add_track(
     try:
         if isinstance(stream, AudioStream):
             decode = UnbrokenSound(stream, from_zero=suffix == ".avi")
-            track = _encoded_audio(out, stream, AUDIO[suffix], decode)
+            codecs = LOSSLESS_AUDIO if stream.codec_context.codec.lossless else AUDIO
+            track = _encoded_audio(out, stream, codecs[suffix], decode)
             return track, f"{name}: it becomes {_words_for(track)}."
         if isinstance(stream, SubtitleStream) and suffix in SUBTITLES and _is_text(stream):
             codec = SUBTITLES[suffix]
@@ -279,12 +288,19 @@ def _add_track(
     return None, f"{name}: it is left out."
 
 
-def _begins_late(stream: Stream, window: Window | None) -> bool:
-    """Whether sound begins so long after the output that it would be heard too early without it."""
-    if stream.type != "audio" or stream.start_time is None:
+def _begins_late(stream: Stream, origin: VideoInput, window: Window | None) -> bool:
+    """Whether sound begins so long after the output that it would be heard too early without it.
+
+    Copied sound begins with its first packet in the window.
+    """
+    if stream.type != "audio":
         return False
-    begin = stream.start_time * (exact(stream.time_base) or 0)
-    return begin - (window.start if window is not None else 0) > SMALLEST_GAP
+    start = window.start if window is not None else Fraction(0)
+    with open_container(origin) as source:
+        for packet in source.demux(source.streams[stream.index]):
+            if packet.pts is not None and packet.pts * packet.time_base >= start:
+                return packet.pts * packet.time_base - start > SMALLEST_GAP
+    return False
 
 
 def _codec_name(stream: Stream) -> str:
@@ -300,6 +316,8 @@ def _holds(stream: Stream, origin: VideoInput, suffix: str) -> bool:
     """Whether a file of this kind can hold a copy of the stream."""
     if suffix == ".mp4" and _codec_name(stream).startswith("pcm"):
         return False  # FFmpeg writes it (ISO/IEC 23003-5), but browsers and QuickTime play no sound
+    if suffix == ".avi" and not _codec_name(stream).startswith(TIMED_BY_AVI):
+        return False
     try:
         with open_container(origin) as source, av.open(io.BytesIO(), "w", MUXERS[suffix]) as trial:
             like = source.streams[stream.index]
@@ -358,9 +376,11 @@ def _heard(suffix: str) -> Convert:
 
 
 def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode: Decode) -> Track:
+    codec, form = DEEPER.get(codec, (codec, None)) if _is_deep(stream) else (codec, None)
     rate = _taken_rate(codec, stream.codec_context.sample_rate)
     target = cast(AudioStream, out.add_stream(codec, rate=rate))
     context = target.codec_context
+    context.format = form or context.format
     context.time_base = Fraction(1, rate)
     _open(context, _taken_layout(context, _named_layout(stream)))
     resampler = AudioResampler(
@@ -382,6 +402,12 @@ def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode
     return Track(source=stream, target=_labeled(target, stream), convert=convert)
 
 
+def _is_deep(stream: AudioStream) -> bool:
+    """Whether 16 bits cannot hold the samples; what is lossy has no depth."""
+    context = stream.codec_context
+    return context.codec.lossless and context.format.bits > 16
+
+
 def _taken_rate(codec: str, rate: int) -> int:
     """The sample rate itself if the encoder takes it, else the next higher one, or its highest."""
     rates = av.Codec(codec, "w").audio_rates or [rate]
@@ -389,15 +415,21 @@ def _taken_rate(codec: str, rate: int) -> int:
 
 
 def _taken_layout(context: AudioCodecContext, layout: str) -> str:
-    """The channel layout itself, or stereo if the encoder takes fewer channels."""
-    # Tried on another context: one that could not be opened must not be opened again.
-    trial = cast("AudioCodecContext", av.CodecContext.create(context.codec, "w"))
-    trial.sample_rate, trial.format = context.sample_rate, context.format
-    try:
-        _open(trial, layout)
-    except FFmpegError:
-        return "stereo"
-    return layout
+    """The channel layout itself, or the usual one with as many channels, or stereo.
+
+    Opus has no 5.1(side), which is what AC-3 and DTS call their 5.1.
+    """
+    usual = LAYOUTS.get(AudioLayout(layout).nb_channels)
+    for wanted in (layout, usual) if usual else (layout,):
+        # Tried on another context: one that could not be opened must not be opened again.
+        trial = cast("AudioCodecContext", av.CodecContext.create(context.codec, "w"))
+        trial.sample_rate, trial.format = context.sample_rate, context.format
+        try:
+            _open(trial, wanted)
+        except FFmpegError:
+            continue
+        return wanted
+    return "stereo"
 
 
 def _open(context: AudioCodecContext, layout: str) -> None:
