@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 import av
@@ -52,9 +53,8 @@ LOSSLESS_AUDIO = {**AUDIO, ".mov": "pcm_s16le"}
 """The same for sound that has lost nothing so far."""
 DEEPER = {"pcm_s16le": ("pcm_s24le", "s32"), "flac": ("flac", "s32")}
 """Codec and sample format that hold 24 bits, in place of codecs with 16 bits by default."""
-TIMED_BY_AVI = ("aac", "ac3", "adpcm", "mp2", "mp3", "pcm")
-"""Codecs, or beginnings of their names, whose packets AVI gives the times they have. Of others it
-counts the bytes, and players lose the sound."""
+TRIED = 32
+"""Packets of sound by which to tell whether AVI or NUT keep their times."""
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
 EDITED = (".mp4", ".mov")
 """Containers with edit lists."""
@@ -297,10 +297,8 @@ def _begins_late(stream: Stream, origin: VideoInput, window: Window | None) -> b
         return False
     start = window.start if window is not None else Fraction(0)
     with open_container(origin) as source:
-        for packet in source.demux(source.streams[stream.index]):
-            if packet.pts is not None and packet.pts * packet.time_base >= start:
-                return packet.pts * packet.time_base - start > SMALLEST_GAP
-    return False
+        begins = map(_begin, _full(source, source.streams[stream.index]))
+        return next((begin for begin in begins if begin >= start), start) - start > SMALLEST_GAP
 
 
 def _codec_name(stream: Stream) -> str:
@@ -316,21 +314,52 @@ def _holds(stream: Stream, origin: VideoInput, suffix: str) -> bool:
     """Whether a file of this kind can hold a copy of the stream."""
     if suffix == ".mp4" and _codec_name(stream).startswith("pcm"):
         return False  # FFmpeg writes it (ISO/IEC 23003-5), but browsers and QuickTime play no sound
-    if suffix == ".avi" and not _codec_name(stream).startswith(TIMED_BY_AVI):
-        return False
+    if suffix == ".avi" and _codec_name(stream) == "flac":
+        return False  # FFmpeg writes it and up to version 5 cannot read it
+    is_doubtful = suffix in (".avi", ".nut") and not _codec_name(stream).startswith("pcm")
+    file, times = io.BytesIO(), []
     try:
-        with open_container(origin) as source, av.open(io.BytesIO(), "w", MUXERS[suffix]) as trial:
+        with open_container(origin) as source, av.open(file, "w", MUXERS[suffix]) as trial:
             like = source.streams[stream.index]
             target = _template(trial, like)
             trial.start_encoding()
             if stream.type == "audio":  # some muxers learn what they need from the first packet
-                packet = next(packet for packet in source.demux(like) if packet.size)
-                packet.stream = target
-                trial.mux(packet)
-    except (FFmpegError, ValueError, StopIteration) as error:
+                for packet in islice(_full(source, like), TRIED if is_doubtful else 1):
+                    times.append(_begin(packet))
+                    packet.stream = target
+                    trial.mux(packet)
+        if stream.type == "audio" and not times:
+            return False
+        return not is_doubtful or _is_playable(times, file)
+    except (FFmpegError, ValueError) as error:
         log.debug("%s: stream %d is not copied: %s", suffix, stream.index, error)
         return False
-    return True
+
+
+def _full(container: InputContainer, stream: Stream) -> Iterator[Packet]:
+    return (packet for packet in container.demux(stream) if packet.size)
+
+
+def _begin(packet: Packet) -> Fraction:
+    """Seconds at which a packet is presented, or else decoded."""
+    time = packet.pts if packet.pts is not None else packet.dts
+    return (time or 0) * (exact(packet.time_base) or Fraction(0))
+
+
+def _is_playable(times: list[Fraction], file: io.BytesIO) -> bool:
+    """Whether packets of sound that began at `times` are as far apart in the file as they were.
+
+    AVI counts bytes in some codecs, such as E-AC-3, DTS and Vorbis, or AAC that comes from AVI
+    itself, and readers put the packets too close together. NUT lacks what decoders of WMA need.
+    """
+    file.seek(0)
+    with av.open(file) as trial:
+        trial.streams[0].codec_context.open(strict=False)
+        found = [_begin(packet) for packet in _full(trial, trial.streams[0])]
+    return len(found) == len(times) and all(
+        abs((ours - found[0]) - (theirs - times[0])) <= SMALLEST_GAP
+        for ours, theirs in zip(found, times, strict=True)
+    )
 
 
 def _template(out: OutputContainer, stream: Stream) -> Stream:
