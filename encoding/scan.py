@@ -35,6 +35,9 @@ VOP = b"\0\0\1\xb6"
 NOTICEABLE = Fraction(1, 2)
 """Seconds by which a declared duration may exceed the actual one: rounding, not damage."""
 
+FROM_ZERO = {"matroska,webm", "nut"}
+"""Formats in which FFmpeg declares when a file ends, not how long it lasts."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
@@ -240,7 +243,8 @@ def _missing(
     if own and (stream.frames or abs(own - whole) > base):
         return _noticeable((stream.start_time or 0) * base + own - end)
     if whole:
-        declared = Fraction(container.start_time or 0, 1_000_000) + whole
+        start = 0 if container.format.name in FROM_ZERO else container.start_time or 0
+        declared = Fraction(start, 1_000_000) + whole
         return _noticeable(declared - max(end, end_beside))
     return Fraction(0)
 

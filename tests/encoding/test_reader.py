@@ -254,6 +254,16 @@ def test_a_last_frame_that_is_shown_for_long_is_no_loss(clip, samples, name):
         assert source.shortfall() is None
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "nut", "mp4", "ts"])
+def test_a_late_start_is_no_loss(clip, suffix):
+    late = tuple(range(10_000 * 25, 10_000 * 25 + 30))
+    path = clip(f"a.{suffix}", pts=late, time_base=Fraction(1, 25))
+    with VideoSource(path) as source:
+        assert source.info.start >= 10_000
+        assert len(list(source.frames())) == 30
+        assert source.shortfall() is None
+
+
 def test_a_subtitle_that_is_shown_longer_than_the_pictures_is_no_loss(tmp_path, clip, samples):
     (tmp_path / "a.srt").write_text("1\n00:00:00,100 --> 00:00:06,000\nThe end\n")
     with (
