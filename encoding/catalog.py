@@ -56,7 +56,7 @@ class Profile:
     """Formats chosen for RGB pictures, 8 bit first, if not any will do: see `profiles`."""
     options: Options = field(default_factory=dict)
     plainer: tuple[Options, ...] = ()
-    """Replacements for some `options` that older hardware refuses, best first."""
+    """Replacements for some `options` that older hardware, or a size, refuses; best first."""
     quality: Quality | None = None
     presets: Presets | None = None
     aliases: tuple[str, ...] = ()
@@ -223,6 +223,9 @@ _LOSSLESS_FORMATS = (
     " gray gray9le gray10le gray12le gray14le gray16le ya8"
 )
 
+# FFV1 takes no number of slices whose edges fall between chroma samples; up to 144 one fits each size.
+_OTHER_SLICES = tuple({"slices": str(count)} for count in (*range(15, 0, -1), *range(17, 145)))
+
 PROFILES: tuple[Profile, ...] = (
     _X264,
     _X265,
@@ -252,6 +255,7 @@ PROFILES: tuple[Profile, ...] = (
         containers=(".mkv", ".nut"),
         pix_fmts=_plain(_LOSSLESS_FORMATS),
         options={"level": "3", "g": "1", "slices": "16", "slicecrc": "1"},
+        plainer=_OTHER_SLICES,
         is_intra=True,
         is_lossless=True,
     ),

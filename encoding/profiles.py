@@ -249,7 +249,7 @@ def _resolve_named(
 def _resolve_auto(settings: EncoderSettings, picture: Picture, suffix: str | None) -> Encoder:
     """NVENC if it opens and keeps as much of the picture, else software."""
     software = {".webm": "vp9", ".nut": "ffv1", ".avi": "utvideo"}.get(suffix or "", "h264")
-    fallback = _configure(find_profile(software), settings, picture, suffix)
+    fallback, unusable = _best_opening(find_profile(software), settings, picture, suffix)
     if software == "h264":
         try:
             hardware, problem = _best_opening(find_profile("h264_nvenc"), settings, picture, suffix)
@@ -260,9 +260,8 @@ def _resolve_auto(settings: EncoderSettings, picture: Picture, suffix: str | Non
                 log.info("codec auto: %s", hardware.name)
                 return hardware
             log.debug("codec auto skips h264_nvenc: %s", problem or "it would lose detail")
-    problem = _opening_problem(fallback, picture)
-    if problem:
-        raise EncoderError(f"{problem}: name another codec.")
+    if unusable:
+        raise EncoderError(f"{unusable}: name another codec.")
     log.info("codec auto: %s", fallback.name)
     return fallback
 
@@ -371,7 +370,7 @@ def _check_size(profile: Profile, pix_fmt: str, picture: Picture) -> None:
     full = next((name for name in profile.pix_fmts if name.startswith("yuv444")), None)
     raise EncoderError(
         f"{profile.name} with {pix_fmt} cannot store the odd size {width}x{height}: "
-        f"crop or scale to {width - width % step_x}x{height - height % step_y}, "
+        f"crop or scale to {width - width % step_x or step_x}x{height - height % step_y or step_y}, "
         f"or choose {f'pix_fmt {full}' if full else 'another codec'}."
     )
 

@@ -26,7 +26,7 @@ from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from .clock import STEADY, Clock
-from .container import VideoInput, exact, is_cover_art, open_container, pictures
+from .container import VideoInput, exact, is_cover_art, open_container, packets, pictures
 from .errors import OutputError
 from .sound import SMALLEST_GAP, SlowSound, UnbrokenSound
 from .window import Window
@@ -156,7 +156,7 @@ def track_packets(
         return
     counts = dict.fromkeys(by_index, 0)
     orders = {index: _Order() for index in by_index}
-    for packet in source.demux([track.source for track in by_index.values()]):
+    for packet in packets(source, *(track.source for track in by_index.values())):
         if packet.size == 0:  # marks the end, of no stream in particular
             continue
         track, number = by_index[packet.stream_index], counts[packet.stream_index]
@@ -267,8 +267,8 @@ def _add_track(
     out: OutputContainer, stream: Stream, origin: VideoInput, suffix: str, window: Window | None
 ) -> tuple[Track | None, str]:
     name = f"{suffix} cannot hold {stream.type} stream {stream.index} ({_codec_name(stream)})"
-    if suffix == ".avi" and _begins_late(stream, origin, window):
-        name += ", which begins late"  # all tracks begin together
+    if suffix == ".avi" and _has_gap(stream, origin, window):
+        name += ", which begins late or has a gap"  # all tracks begin together and never pause
     elif _holds(stream, origin, suffix):
         convert = _heard(suffix) if stream.type == "audio" else _as_is
         return Track(source=stream, target=_template(out, stream), convert=convert), ""
@@ -288,17 +288,24 @@ def _add_track(
     return None, f"{name}: it is left out."
 
 
-def _begins_late(stream: Stream, origin: VideoInput, window: Window | None) -> bool:
-    """Whether sound begins so long after the output that it would be heard too early without it.
+def _has_gap(stream: Stream, origin: VideoInput, window: Window | None) -> bool:
+    """Whether sound begins late or pauses, so that a copy without silence would be heard too early.
 
-    Copied sound begins with its first packet in the window.
+    A copy begins with the first packet in the window.
     """
     if stream.type != "audio":
         return False
-    start = window.start if window is not None else Fraction(0)
+    start, end = (window.start, window.end) if window is not None else (Fraction(0), None)
+    due = start
     with open_container(origin) as source:
-        begins = map(_begin, _full(source, source.streams[stream.index]))
-        return next((begin for begin in begins if begin >= start), start) - start > SMALLEST_GAP
+        for packet in _full(source, source.streams[stream.index]):
+            begin = _begin(packet)
+            if begin < start or (end is not None and begin >= end):
+                continue
+            if begin - due > SMALLEST_GAP:
+                return True
+            due = max(due, begin + (packet.duration or 0) * (exact(packet.time_base) or 0))
+    return False
 
 
 def _codec_name(stream: Stream) -> str:
@@ -337,7 +344,7 @@ def _holds(stream: Stream, origin: VideoInput, suffix: str) -> bool:
 
 
 def _full(container: InputContainer, stream: Stream) -> Iterator[Packet]:
-    return (packet for packet in container.demux(stream) if packet.size)
+    return (packet for packet in packets(container, stream) if packet.size)
 
 
 def _begin(packet: Packet) -> Fraction:

@@ -408,6 +408,18 @@ def test_sound_beyond_what_the_encoder_takes_is_resampled_or_mixed(
     assert heard == pytest.approx(1.0, abs=0.3)
 
 
+def test_sound_ends_where_its_file_is_damaged_beyond_reading(tmp_path, filled, sounding):
+    source = sounding("source.nut", audio="pcm_s16le")
+    with source.open("ab") as file:
+        file.write(bytes(range(256)) * 40)
+    with av.open(str(source)) as container, pytest.raises(av.InvalidDataError):
+        list(container.demux())
+    output = tmp_path / "out.mkv"
+    assert join(filled("h264"), output, source=source).notes == ()
+    with av.open(str(output)) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) >= 44_100
+
+
 def test_subtitles_are_copied_or_become_what_the_container_knows(tmp_path, filled, sounding):
     source = sounding(subtitles=True)
     session = filled("h264")

@@ -196,6 +196,15 @@ def test_odd_size_with_subsampled_chroma_names_both_ways_out(encoder, shape):
     assert encoder("ffv1", shape(width=65, height=49)).pix_fmt == "yuv420p"
 
 
+@pytest.mark.parametrize("codec", ["ffv1", "auto"])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (2, 2), (63, 47), (853, 480), (405, 720), (607, 1080), (1919, 1079)]
+)
+def test_ffv1_takes_every_size_also_with_subsampled_chroma(encoder, shape, codec, size):
+    picture = shape(width=size[0], height=size[1], pix_fmt="yuv420p")
+    assert encoder(codec, picture, container=".nut").name == "ffv1"
+
+
 def test_size_an_encoder_cannot_do_is_found_before_work(encoder):
     with pytest.raises(EncoderError, match="dnxhd is listed but cannot be opened here at 64x48"):
         encoder("dnxhr")

@@ -152,13 +152,25 @@ def test_what_begins_late_begins_later_still(sounding):
 def test_sound_that_begins_late_stays_in_place_in_avi(tmp_path, filled, sounding):
     source, output = sounding("source.mov", start=Fraction(3, 4)), tmp_path / "out.avi"
     (note, *_) = join(filled("utvideo", start=Fraction(1, 4)), output, source=source).notes
-    assert "(pcm_s16le), which begins late: it becomes pcm_s16le" in note
+    assert "(pcm_s16le), which begins late or has a gap: it becomes pcm_s16le" in note
     with av.open(str(output)) as container:
         frames = [frame.to_ndarray()[0, ::2] for frame in container.decode(audio=0)]
     wave = np.concatenate(frames)
     assert len(wave) == 48000 * 3 // 2
     assert not wave[:24000].any()
     assert np.abs(wave[24000:24100]).max() > 3000
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "ac3"])
+def test_a_gap_in_sound_is_silent_in_avi(tmp_path, filled, sounding, codec):
+    source, output = sounding(codec=codec, gap=(0.3, 0.6)), tmp_path / "out.avi"
+    join(filled("utvideo"), output, source=source)
+    with av.open(str(output)) as container:
+        frames = [frame.to_ndarray()[0, ::2] for frame in container.decode(audio=0)]
+    wave = np.concatenate(frames)
+    assert len(wave) == pytest.approx(48000, abs=2500)
+    assert not wave[48000 * 4 // 10 : 48000 * 5 // 10].any()
+    assert np.abs(wave[48000 * 7 // 10 :]).max() > 3000
 
 
 def test_the_rest_of_a_packet_before_the_window_delays_no_sound_in_avi(tmp_path, filled, sounding):
