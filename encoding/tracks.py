@@ -58,6 +58,13 @@ TRIED = 32
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
 EDITED = (".mp4", ".mov")
 """Containers with edit lists."""
+MOV_LANGUAGES = {
+    **{"cym": "wel", "cze": "ces", "deu": "ger", "ell": "gre", "eus": "baq"},
+    **{"fas": "per", "fre": "fra", "gle": "iri", "hye": "arm", "isl": "ice", "kat": "geo"},
+    **{"mkd": "mac", "msa": "may", "mya": "bur", "nld": "dut", "nno": "nor", "nob": "nor"},
+    **{"rum": "ron", "slo": "slk", "sqi": "alb", "swe": "sve", "zho": "chi"},
+}
+"""Languages by the names that FFmpeg's muxer of .mov knows, which drops all others."""
 AAC_BITS_PER_CHANNEL = 96_000
 LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """Layout assumed for this many unnamed channels; swresample assumes the same."""
@@ -321,6 +328,8 @@ def _holds(stream: Stream, origin: VideoInput, suffix: str) -> bool:
     """Whether a file of this kind can hold a copy of the stream."""
     if suffix == ".mp4" and _codec_name(stream).startswith("pcm"):
         return False  # FFmpeg writes it (ISO/IEC 23003-5), but browsers and QuickTime play no sound
+    if suffix == ".webm" and stream.type == "attachment":
+        return False  # FFmpeg does not say that it writes none
     if suffix == ".avi" and _codec_name(stream) == "flac":
         return False  # FFmpeg writes it and up to version 5 cannot read it
     is_doubtful = suffix in (".avi", ".nut") and not _codec_name(stream).startswith("pcm")
@@ -372,13 +381,23 @@ def _is_playable(times: list[Fraction], file: io.BytesIO) -> bool:
 def _template(out: OutputContainer, stream: Stream) -> Stream:
     """A stream for copied packets. Opaque: a decoder's name (mp3float) is not an encoder's."""
     target = out.add_stream_from_template(stream, opaque=True)
-    return _labeled(target, stream)
+    return _labeled(out, target, stream)
 
 
-def _labeled(target: Stream, source: Stream) -> Stream:
-    target.metadata.update(source.metadata)
+def _labeled(out: OutputContainer, target: Stream, source: Stream) -> Stream:
+    target.metadata.update(track_tags(source, out))
     target.disposition = source.disposition
     return target
+
+
+def track_tags(source: Stream, out: OutputContainer) -> dict[str, str]:
+    """The tags of a track in the words of the muxer of `out`."""
+    tags = dict(source.metadata)
+    if "name" in tags:  # so says the demuxer of mp4, whose muxer says title
+        tags.setdefault("title", tags.pop("name"))
+    if out.format.name == "mov" and "language" in tags:
+        tags["language"] = MOV_LANGUAGES.get(tags["language"], tags["language"])
+    return tags
 
 
 def _as_is(packet: Packet | None) -> Iterable[Packet]:
@@ -435,7 +454,7 @@ def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode
                 yield from target.encode(resampled)
             yield from target.encode(None)
 
-    return Track(source=stream, target=_labeled(target, stream), convert=convert)
+    return Track(source=stream, target=_labeled(out, target, stream), convert=convert)
 
 
 def _is_deep(stream: AudioStream) -> bool:
@@ -505,7 +524,7 @@ def _encoded_text(out: OutputContainer, stream: SubtitleStream, codec: str) -> T
                 if made.size:  # players lose the cluster after an empty WebVTT block
                     yield made
 
-    return Track(source=stream, target=_labeled(target, stream), convert=convert)
+    return Track(source=stream, target=_labeled(out, target, stream), convert=convert)
 
 
 def _encoded_line(target: SubtitleStream, line: AssSubtitle, like: Packet) -> Packet:

@@ -331,6 +331,42 @@ def test_the_name_of_the_video_track_is_kept(tmp_path, filled, sounding, ffprobe
     assert (tags["language"], tags["title"]) == ("jpn", "Main")
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_names_of_tracks_are_kept_from_mp4_on(tmp_path, filled, sounding, suffix):
+    once, output = tmp_path / "once.mp4", tmp_path / f"out{suffix}"
+    session = filled("h264")
+    join(session, once, source=sounding())
+    join(session, output, source=once)
+    with av.open(str(output)) as container:
+        tags = container.streams.video[0].metadata
+    assert tags.get("title", tags.get("name")) == "Main"
+
+
+@pytest.mark.parametrize(("language", "code"), [("fre", "fra"), ("deu", "ger"), ("jpn", "jpn")])
+def test_languages_are_called_by_their_names_in_mov(tmp_path, filled, language, code):
+    source, output = tmp_path / "source.mkv", tmp_path / "out.mov"
+    with av.open(str(source), "w") as out:
+        sound = out.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound.metadata["language"] = language
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        out.mux([*sound.encode(frame), *sound.encode(None)])
+    join(filled("prores"), output, source=source)
+    with av.open(str(output)) as container:
+        assert container.streams.audio[0].metadata["language"] == code
+
+
+def test_an_attachment_that_webm_cannot_hold_is_told(tmp_path, filled):
+    source = tmp_path / "source.mkv"
+    with av.open(str(source), "w") as out:
+        video = out.add_stream("libx264", rate=24)
+        video.width, video.height = 64, 48
+        out.add_attachment("a.ttf", "font/ttf", b"not a font")
+        out.mux([*video.encode(av.VideoFrame(64, 48, "yuv420p")), *video.encode(None)])
+    (note,) = join(filled("vp9"), tmp_path / "out.webm", source=source).notes
+    assert note == ".webm cannot hold attachment stream 1 (no codec): it is left out."
+
+
 @pytest.mark.parametrize(("codec", "suffix"), [("h264", ".mkv"), ("vp9", ".webm")])
 def test_pictures_for_both_eyes_are_called_that(tmp_path, filled, codec, suffix):
     source, output = tmp_path / "source.mkv", tmp_path / f"out{suffix}"
