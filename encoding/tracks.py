@@ -25,6 +25,7 @@ from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
+from .channels import channel_layout, is_custom
 from .clock import STEADY, Clock
 from .container import VideoInput, exact, is_cover_art, open_container, packets, pictures
 from .errors import OutputError
@@ -106,7 +107,7 @@ def add_tracks(
             if isinstance(stream, AudioStream) and not stream.codec_context:
                 notes.append(f"audio stream {stream.index} is in an unknown codec: it is left out.")
                 continue
-            if isinstance(stream, AudioStream) and not stream.codec_context.channels:
+            if isinstance(stream, AudioStream) and not channel_layout(stream).nb_channels:
                 notes.append(f"audio stream {stream.index} holds no sound: it is left out.")
                 continue
             if isinstance(stream, AudioStream) and window is not None and window.stretch != 1:
@@ -495,18 +496,31 @@ def _open(context: AudioCodecContext, layout: str) -> None:
 
 
 def _named_layout(stream: AudioStream) -> str:
-    """The channel layout; raw PCM may have only a channel count, which encoders refuse."""
-    layout = stream.codec_context.layout
+    """The channel layout; raw PCM may have only a channel count, which encoders refuse.
+
+    Raises:
+        OutputError: the frames cannot be decoded: see `channel_layout`.
+    """
+    layout = channel_layout(stream)
+    if is_custom(layout):
+        raise OutputError(
+            f"audio stream {stream.index} has its channels in an unusual order ({layout.name}), "
+            "which can be copied but not converted: choose .mkv or .mov for the output, without "
+            "stretching the sound, or leave the sound out."
+        )
     is_unnamed = layout.name.endswith("channels")
     return LAYOUTS.get(layout.nb_channels, layout.name) if is_unnamed else layout.name
 
 
 def _words_for(track: Track) -> str:
     """The codec that the sound was converted to, and what it lost."""
-    given = cast("AudioCodecContext", track.source.codec_context)
+    given = cast("AudioStream", track.source)
     made = cast("AudioCodecContext", track.target.codec_context)
-    fewer = "" if made.channels == given.channels else f" in {made.layout.name}"
-    lower = "" if made.sample_rate >= given.sample_rate else f" at {made.sample_rate} Hz"
+    has_all = made.channels == channel_layout(given).nb_channels
+    fewer = "" if has_all else f" in {made.layout.name}"
+    lower = (
+        "" if made.sample_rate >= given.codec_context.sample_rate else f" at {made.sample_rate} Hz"
+    )
     return f"{made.name}{fewer}{lower}"
 
 

@@ -444,6 +444,22 @@ def test_sound_beyond_what_the_encoder_takes_is_resampled_or_mixed(
     assert heard == pytest.approx(1.0, abs=0.3)
 
 
+def test_channels_in_an_unusual_order_are_copied(tmp_path, filled, ffprobe):
+    source, session = tmp_path / "source.mov", filled("h264")
+    with av.open(str(source), "w") as out:
+        sound = out.add_stream("pcm_s16le", rate=8000, layout="7.1")
+        frame = av.AudioFrame.from_ndarray(np.ones((1, 8 * 4000), np.int16), "s16", "7.1")
+        frame.sample_rate = 8000
+        out.mux([*sound.encode(frame), *sound.encode(None)])
+    data = source.read_bytes()
+    tag = data.index(b"chan") + 8
+    source.write_bytes(data[:tag] + b"\0\x80\0\x08" + data[tag + 4 :])  # Apple's MPEG_7_1_C
+    join(session, tmp_path / "out.mkv", source=source)
+    assert ffprobe(tmp_path / "out.mkv")["streams"][1]["channels"] == 8
+    with pytest.raises(OutputError, match=r"unusual order .*choose \.mkv or \.mov"):
+        join(session, tmp_path / "out.mp4", source=source)
+
+
 def test_sound_ends_where_its_file_is_damaged_beyond_reading(tmp_path, filled, sounding):
     source = sounding("source.nut", audio="pcm_s16le")
     with source.open("ab") as file:
