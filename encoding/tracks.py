@@ -21,6 +21,7 @@ from av.audio.layout import AudioLayout
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.error import FFmpegError
+from av.format import Flags
 from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
@@ -205,7 +206,11 @@ def _timed(
     track: Track, packets: Iterable[Packet], order: _Order
 ) -> Iterator[tuple[float, Packet]]:
     """(decode time in seconds, packet) of those that a muxer accepts."""
-    may_repeat = track.target.type == "subtitle"
+    may_repeat = track.target.type == "subtitle" or (
+        # Matroska's milliseconds, in which two packets of TrueHD often begin together
+        exact(track.source.time_base) == Fraction(1, 1000)
+        and bool(track.target.container.format.flags & Flags.ts_nonstrict.value)
+    )
     is_sound = track.target.type == "audio"
     for packet in packets:
         packet.stream = track.target

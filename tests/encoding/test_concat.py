@@ -444,6 +444,23 @@ def test_sound_beyond_what_the_encoder_takes_is_resampled_or_mixed(
     assert heard == pytest.approx(1.0, abs=0.3)
 
 
+def test_packets_shorter_than_a_millisecond_are_copied_from_matroska_to_matroska(tmp_path, filled):
+    # As those of TrueHD are: two of them may have the same time.
+    source, output = tmp_path / "source.mkv", tmp_path / "out.mkv"
+    with av.open(str(source), "w") as out:
+        sound = out.add_stream("pcm_s16le", rate=48000, layout="mono")
+        for first in range(0, 48000, 40):
+            frame = av.AudioFrame.from_ndarray(
+                np.full((1, 40), first // 40, np.int16), "s16", "mono"
+            )
+            frame.sample_rate, frame.time_base, frame.pts = 48000, Fraction(1, 48000), first
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    assert join(filled("h264"), output, source=source).notes == ()
+    assert payload(output) == payload(source)
+    assert len(payload(output)) == 1200
+
+
 def test_channels_in_an_unusual_order_are_copied(tmp_path, filled, ffprobe):
     source, session = tmp_path / "source.mov", filled("h264")
     with av.open(str(source), "w") as out:
