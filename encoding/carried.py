@@ -18,7 +18,7 @@ from .clock import STEADY, Clock
 from .container import PYAV, VideoInput, exact, open_container, pictures
 from .scan import may_jump, read_clock
 from .timecode import moved_timecode
-from .tracks import Track, add_tracks, track_packets
+from .tracks import Track, add_tracks, track_packets, track_tags
 from .window import Window
 from .writer import ISO_MEDIA
 
@@ -80,8 +80,8 @@ class Carried:
         """Give the video the language and the title of the source's."""
         assert self.source is not None
         picture = pictures(self.source)
-        found = picture.metadata.items() if picture else ()
-        named = {key: text for key, text in found if key.lower() in TRACK_METADATA}
+        found = track_tags(picture, out) if picture else {}
+        named = {key: text for key, text in found.items() if key.lower() in TRACK_METADATA}
         out.streams.video[0].metadata.update(named)
 
     def _add_timecode(self, out: OutputContainer, suffix: str, rate: Fraction | None) -> list[str]:

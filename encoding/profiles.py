@@ -373,7 +373,7 @@ def _check_size(profile: Profile, pix_fmt: str, picture: Picture) -> None:
     full = next((name for name in profile.pix_fmts if name.startswith("yuv444")), None)
     raise EncoderError(
         f"{profile.name} with {pix_fmt} cannot store the odd size {width}x{height}: "
-        f"crop or scale to {width - width % step_x}x{height - height % step_y}, "
+        f"crop or scale to {width - width % step_x or step_x}x{height - height % step_y or step_y}, "
         f"or choose {f'pix_fmt {full}' if full else 'another codec'}."
     )
 

@@ -29,8 +29,14 @@ log = logging.getLogger("tlbvfi.scan")
 REORDER = 32
 """Frames that may be missing before the last packets of a scan that stopped early."""
 
+VOP = b"\0\0\1\xb6"
+"""What a picture of MPEG-4 part 2 begins with."""
+
 NOTICEABLE = Fraction(1, 2)
 """Seconds by which a declared duration may exceed the actual one: rounding, not damage."""
+
+FROM_ZERO = {"matroska,webm", "nut"}
+"""Formats in which FFmpeg declares when a file ends, not how long it lasts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,9 @@ class _Packets:
     end: int = MISSING
     """When the last picture ends, in units of the stream's time base."""
     is_reordered: bool = False
+    is_packed: bool = False
+    """Whether a packet holds two pictures, as DivX and Xvid wrote them into AVI: then the decoder
+    returns pictures with the times of later packets."""
     end_beside: Fraction = Fraction(0)
     """When the last sound or subtitle ends, in seconds."""
     clock: Clock = STEADY
@@ -75,8 +84,8 @@ def scan(
     `first` is the first frame that can be decoded. Packets that an edit list hides (flag discard),
     packets that show no frame (VP8) and frames before `first` are left out. Frames without pts
     follow each other at `input_rate` or else the declared rate. If the demuxer makes up the pts (AVI
-    has none: it numbers packets in decoding order) or some are equal, frames take the times in
-    ascending order, equal ones moved later by a tick.
+    has none: it numbers packets in decoding order), packets hold two pictures or some pts are equal,
+    frames take the times in ascending order, equal ones moved later by a tick.
 
     Raises:
         SourceError: `input_rate` is given although the file has timestamps of its own.
@@ -100,7 +109,7 @@ def scan(
     shown = _on_one_clock(found, stream)
     ticks = _with_missing(shown, base, rates) if without else sorted(shown)
     has_invented = bool(stream.codec_context.has_b_frames) and not found.is_reordered
-    is_known = not has_invented and first.pts in ticks
+    is_known = not has_invented and not found.is_packed and first.pts in ticks
     is_ordered = is_known and not without and len(set(ticks)) == len(ticks)
     if is_known:
         ticks = [tick for tick in ticks if tick >= (first.pts or 0)]
@@ -164,6 +173,7 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
         elif packet.size and not packet.is_discard and not is_hidden(packet, codec):
             pts = MISSING if packet.pts is None else packet.pts
             found.is_reordered |= bool(found.pts) and MISSING < pts < found.pts[-1]
+            found.is_packed |= codec == "mpeg4" and bytes(packet).count(VOP) > 1
             found.pts.append(pts)
             if pts != MISSING:
                 found.end = max(found.end, pts + (packet.duration or 0))
@@ -233,7 +243,8 @@ def _missing(
     if own and (stream.frames or abs(own - whole) > base):
         return _noticeable((stream.start_time or 0) * base + own - end)
     if whole:
-        declared = Fraction(container.start_time or 0, 1_000_000) + whole
+        start = 0 if container.format.name in FROM_ZERO else container.start_time or 0
+        declared = Fraction(start, 1_000_000) + whole
         return _noticeable(declared - max(end, end_beside))
     return Fraction(0)
 

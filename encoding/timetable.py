@@ -95,9 +95,9 @@ def require_storable(suffix: str, step: Fraction, *, is_vfr: bool) -> None:
         raise OutputError(
             ".avi cannot hold a variable frame rate: choose .nut, or a constant rate with fps."
         )
-    if suffix.lower() in MILLISECOND_CONTAINERS and step * 1000 < 1:
+    if suffix.lower() in (*MILLISECOND_CONTAINERS, ".avi") and step * 1000 < 1:
         raise OutputError(
-            f"{suffix} stores times in whole milliseconds, and frames would be as little as "
+            f"{suffix} cannot hold more than 1000 frames per second, and frames would be as little as "
             f"{float(step * 1000):.3g} ms apart: choose .mp4 or .nut, or fewer times."
         )
 

@@ -13,18 +13,22 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, cast
 
 import av
+from av.audio.layout import AudioLayout
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.error import FFmpegError
+from av.format import Flags
 from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
+from .channels import channel_layout, is_custom
 from .clock import Clock
-from .container import VideoInput, exact, is_cover_art, open_container, pictures
+from .container import VideoInput, exact, is_cover_art, open_container, packets, pictures
 from .errors import OutputError
 from .sound import SMALLEST_GAP, SlowSound, UnbrokenSound
 from .window import Window
@@ -47,7 +51,20 @@ AUDIO = {
     ".nut": "pcm_s16le",
 }
 """Audio codec of each container for sound that it cannot hold as it is."""
+LOSSLESS_AUDIO = {**AUDIO, ".mov": "pcm_s16le"}
+"""The same for sound that has lost nothing so far."""
+DEEPER = {"pcm_s16le": ("pcm_s24le", "s32"), "flac": ("flac", "s32")}
+"""Codec and sample format that hold 24 bits, in place of codecs with 16 bits by default."""
+TRIED = 32
+"""Packets of sound by which to tell whether AVI or NUT keep their times."""
 SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
+MOV_LANGUAGES = {
+    **{"cym": "wel", "cze": "ces", "deu": "ger", "ell": "gre", "eus": "baq"},
+    **{"fas": "per", "fre": "fra", "gle": "iri", "hye": "arm", "isl": "ice", "kat": "geo"},
+    **{"mkd": "mac", "msa": "may", "mya": "bur", "nld": "dut", "nno": "nor", "nob": "nor"},
+    **{"rum": "ron", "slo": "slk", "sqi": "alb", "swe": "sve", "zho": "chi"},
+}
+"""Languages by the names that FFmpeg's muxer of .mov knows, which drops all others."""
 AAC_BITS_PER_CHANNEL = 96_000
 LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """Layout assumed for this many unnamed channels; swresample assumes the same."""
@@ -89,7 +106,7 @@ def add_tracks(
             if isinstance(stream, AudioStream) and not stream.codec_context:
                 notes.append(f"audio stream {stream.index} is in an unknown codec: it is left out.")
                 continue
-            if isinstance(stream, AudioStream) and not stream.codec_context.channels:
+            if isinstance(stream, AudioStream) and not channel_layout(stream).nb_channels:
                 notes.append(f"audio stream {stream.index} holds no sound: it is left out.")
                 continue
             if isinstance(stream, AudioStream) and window is not None and window.stretch != 1:
@@ -146,7 +163,7 @@ def track_packets(
         return
     counts = dict.fromkeys(by_index, 0)
     orders = {index: _Order() for index in by_index}
-    for packet in source.demux([track.source for track in by_index.values()]):
+    for packet in packets(source, *(track.source for track in by_index.values())):
         if packet.size == 0:  # marks the end, of no stream in particular
             continue
         track, number = by_index[packet.stream_index], counts[packet.stream_index]
@@ -183,7 +200,11 @@ def _timed(
     track: Track, packets: Iterable[Packet], order: _Order
 ) -> Iterator[tuple[float, Packet]]:
     """(decode time in seconds, packet) of those that a muxer accepts."""
-    may_repeat = track.target.type == "subtitle"
+    may_repeat = track.target.type == "subtitle" or (
+        # Matroska's milliseconds, in which two packets of TrueHD often begin together
+        exact(track.source.time_base) == Fraction(1, 1000)
+        and bool(track.target.container.format.flags & Flags.ts_nonstrict.value)
+    )
     is_sound = track.target.type == "audio"
     for packet in packets:
         packet.stream = track.target
@@ -253,15 +274,16 @@ def _add_track(
     out: OutputContainer, stream: Stream, origin: VideoInput, suffix: str, window: Window | None
 ) -> tuple[Track | None, str]:
     name = f"{suffix} cannot hold {stream.type} stream {stream.index} ({_codec_name(stream)})"
-    if suffix == ".avi" and _begins_late(stream, window):
-        name += ", which begins late"  # all tracks begin together
+    if suffix == ".avi" and _has_gap(stream, origin, window):
+        name += ", which begins late or has a gap"  # all tracks begin together and never pause
     elif _holds(stream, origin, suffix):
         convert = _heard(suffix) if stream.type == "audio" else _as_is
         return Track(source=stream, target=_template(out, stream), convert=convert), ""
     try:
         if isinstance(stream, AudioStream):
             decode = UnbrokenSound(stream, from_zero=suffix == ".avi")
-            track = _encoded_audio(out, stream, AUDIO[suffix], decode)
+            codecs = LOSSLESS_AUDIO if stream.codec_context.codec.lossless else AUDIO
+            track = _encoded_audio(out, stream, codecs[suffix], decode)
             return track, f"{name}: it becomes {_words_for(track)}."
         if isinstance(stream, SubtitleStream) and suffix in SUBTITLES and _is_text(stream):
             codec = SUBTITLES[suffix]
@@ -273,12 +295,24 @@ def _add_track(
     return None, f"{name}: it is left out."
 
 
-def _begins_late(stream: Stream, window: Window | None) -> bool:
-    """Whether sound begins so long after the output that it would be heard too early without it."""
-    if stream.type != "audio" or stream.start_time is None:
+def _has_gap(stream: Stream, origin: VideoInput, window: Window | None) -> bool:
+    """Whether sound begins late or pauses, so that a copy without silence would be heard too early.
+
+    A copy begins with the first packet in the window.
+    """
+    if stream.type != "audio":
         return False
-    begin = stream.start_time * (exact(stream.time_base) or 0)
-    return begin - (window.start if window is not None else 0) > SMALLEST_GAP
+    start, end = (window.start, window.end) if window is not None else (Fraction(0), None)
+    due = start
+    with open_container(origin) as source:
+        for packet in _full(source, source.streams[stream.index]):
+            begin = _begin(packet)
+            if begin < start or (end is not None and begin >= end):
+                continue
+            if begin - due > SMALLEST_GAP:
+                return True
+            due = max(due, begin + (packet.duration or 0) * (exact(packet.time_base) or 0))
+    return False
 
 
 def _codec_name(stream: Stream) -> str:
@@ -294,31 +328,76 @@ def _holds(stream: Stream, origin: VideoInput, suffix: str) -> bool:
     """Whether a file of this kind can hold a copy of the stream."""
     if suffix == ".mp4" and _codec_name(stream).startswith("pcm"):
         return False  # FFmpeg writes it (ISO/IEC 23003-5), but browsers and QuickTime play no sound
+    if suffix == ".webm" and stream.type == "attachment":
+        return False  # FFmpeg does not say that it writes none
+    if suffix == ".avi" and _codec_name(stream) == "flac":
+        return False  # FFmpeg writes it and up to version 5 cannot read it
+    is_doubtful = suffix in (".avi", ".nut") and not _codec_name(stream).startswith("pcm")
+    file, times = io.BytesIO(), []
     try:
-        with open_container(origin) as source, av.open(io.BytesIO(), "w", MUXERS[suffix]) as trial:
+        with open_container(origin) as source, av.open(file, "w", MUXERS[suffix]) as trial:
             like = source.streams[stream.index]
             target = _template(trial, like)
             trial.start_encoding()
             if stream.type == "audio":  # some muxers learn what they need from the first packet
-                packet = next(packet for packet in source.demux(like) if packet.size)
-                packet.stream = target
-                trial.mux(packet)
-    except (FFmpegError, ValueError, StopIteration) as error:
+                for packet in islice(_full(source, like), TRIED if is_doubtful else 1):
+                    times.append(_begin(packet))
+                    packet.stream = target
+                    trial.mux(packet)
+        if stream.type == "audio" and not times:
+            return False
+        return not is_doubtful or _is_playable(times, file)
+    except (FFmpegError, ValueError) as error:
         log.debug("%s: stream %d is not copied: %s", suffix, stream.index, error)
         return False
-    return True
+
+
+def _full(container: InputContainer, stream: Stream) -> Iterator[Packet]:
+    return (packet for packet in packets(container, stream) if packet.size)
+
+
+def _begin(packet: Packet) -> Fraction:
+    """Seconds at which a packet is presented, or else decoded."""
+    time = packet.pts if packet.pts is not None else packet.dts
+    return (time or 0) * (exact(packet.time_base) or Fraction(0))
+
+
+def _is_playable(times: list[Fraction], file: io.BytesIO) -> bool:
+    """Whether packets of sound that began at `times` are as far apart in the file as they were.
+
+    AVI counts bytes in some codecs, such as E-AC-3, DTS and Vorbis, or AAC that comes from AVI
+    itself, and readers put the packets too close together. NUT lacks what decoders of WMA need.
+    """
+    file.seek(0)
+    with av.open(file) as trial:
+        trial.streams[0].codec_context.open(strict=False)
+        found = [_begin(packet) for packet in _full(trial, trial.streams[0])]
+    return len(found) == len(times) and all(
+        abs((ours - found[0]) - (theirs - times[0])) <= SMALLEST_GAP
+        for ours, theirs in zip(found, times, strict=True)
+    )
 
 
 def _template(out: OutputContainer, stream: Stream) -> Stream:
     """A stream for copied packets. Opaque: a decoder's name (mp3float) is not an encoder's."""
     target = out.add_stream_from_template(stream, opaque=True)
-    return _labeled(target, stream)
+    return _labeled(out, target, stream)
 
 
-def _labeled(target: Stream, source: Stream) -> Stream:
-    target.metadata.update(source.metadata)
+def _labeled(out: OutputContainer, target: Stream, source: Stream) -> Stream:
+    target.metadata.update(track_tags(source, out))
     target.disposition = source.disposition
     return target
+
+
+def track_tags(source: Stream, out: OutputContainer) -> dict[str, str]:
+    """The tags of a track in the words of the muxer of `out`."""
+    tags = dict(source.metadata)
+    if "name" in tags:  # so says the demuxer of mp4, whose muxer says title
+        tags.setdefault("title", tags.pop("name"))
+    if out.format.name == "mov" and "language" in tags:
+        tags["language"] = MOV_LANGUAGES.get(tags["language"], tags["language"])
+    return tags
 
 
 def _as_is(packet: Packet | None) -> Iterable[Packet]:
@@ -352,9 +431,11 @@ def _heard(suffix: str) -> Convert:
 
 
 def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode: Decode) -> Track:
+    codec, form = DEEPER.get(codec, (codec, None)) if _is_deep(stream) else (codec, None)
     rate = _taken_rate(codec, stream.codec_context.sample_rate)
     target = cast(AudioStream, out.add_stream(codec, rate=rate))
     context = target.codec_context
+    context.format = form or context.format
     context.time_base = Fraction(1, rate)
     _open(context, _taken_layout(context, _named_layout(stream)))
     resampler = AudioResampler(
@@ -373,7 +454,13 @@ def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode
                 yield from target.encode(resampled)
             yield from target.encode(None)
 
-    return Track(source=stream, target=_labeled(target, stream), convert=convert)
+    return Track(source=stream, target=_labeled(out, target, stream), convert=convert)
+
+
+def _is_deep(stream: AudioStream) -> bool:
+    """Whether 16 bits cannot hold the samples; what is lossy has no depth."""
+    context = stream.codec_context
+    return context.codec.lossless and context.format.bits > 16
 
 
 def _taken_rate(codec: str, rate: int) -> int:
@@ -383,15 +470,21 @@ def _taken_rate(codec: str, rate: int) -> int:
 
 
 def _taken_layout(context: AudioCodecContext, layout: str) -> str:
-    """The channel layout itself, or stereo if the encoder takes fewer channels."""
-    # Tried on another context: one that could not be opened must not be opened again.
-    trial = cast("AudioCodecContext", av.CodecContext.create(context.codec, "w"))
-    trial.sample_rate, trial.format = context.sample_rate, context.format
-    try:
-        _open(trial, layout)
-    except FFmpegError:
-        return "stereo"
-    return layout
+    """The channel layout itself, or the usual one with as many channels, or stereo.
+
+    Opus has no 5.1(side), which is what AC-3 and DTS call their 5.1.
+    """
+    usual = LAYOUTS.get(AudioLayout(layout).nb_channels)
+    for wanted in (layout, usual) if usual else (layout,):
+        # Tried on another context: one that could not be opened must not be opened again.
+        trial = cast("AudioCodecContext", av.CodecContext.create(context.codec, "w"))
+        trial.sample_rate, trial.format = context.sample_rate, context.format
+        try:
+            _open(trial, wanted)
+        except FFmpegError:
+            continue
+        return wanted
+    return "stereo"
 
 
 def _open(context: AudioCodecContext, layout: str) -> None:
@@ -402,18 +495,31 @@ def _open(context: AudioCodecContext, layout: str) -> None:
 
 
 def _named_layout(stream: AudioStream) -> str:
-    """The channel layout; raw PCM may have only a channel count, which encoders refuse."""
-    layout = stream.codec_context.layout
+    """The channel layout; raw PCM may have only a channel count, which encoders refuse.
+
+    Raises:
+        OutputError: the frames cannot be decoded: see `channel_layout`.
+    """
+    layout = channel_layout(stream)
+    if is_custom(layout):
+        raise OutputError(
+            f"audio stream {stream.index} has its channels in an unusual order ({layout.name}), "
+            "which can be copied but not converted: choose .mkv or .mov for the output, without "
+            "stretching the sound, or leave the sound out."
+        )
     is_unnamed = layout.name.endswith("channels")
     return LAYOUTS.get(layout.nb_channels, layout.name) if is_unnamed else layout.name
 
 
 def _words_for(track: Track) -> str:
     """The codec that the sound was converted to, and what it lost."""
-    given = cast("AudioCodecContext", track.source.codec_context)
+    given = cast("AudioStream", track.source)
     made = cast("AudioCodecContext", track.target.codec_context)
-    fewer = "" if made.channels == given.channels else f" in {made.layout.name}"
-    lower = "" if made.sample_rate >= given.sample_rate else f" at {made.sample_rate} Hz"
+    has_all = made.channels == channel_layout(given).nb_channels
+    fewer = "" if has_all else f" in {made.layout.name}"
+    lower = (
+        "" if made.sample_rate >= given.codec_context.sample_rate else f" at {made.sample_rate} Hz"
+    )
     return f"{made.name}{fewer}{lower}"
 
 
@@ -431,7 +537,7 @@ def _encoded_text(out: OutputContainer, stream: SubtitleStream, codec: str) -> T
                 if made.size:  # players lose the cluster after an empty WebVTT block
                     yield made
 
-    return Track(source=stream, target=_labeled(target, stream), convert=convert)
+    return Track(source=stream, target=_labeled(out, target, stream), convert=convert)
 
 
 def _encoded_line(target: SubtitleStream, line: AssSubtitle, like: Packet) -> Packet:

@@ -179,9 +179,7 @@ def start_session(source: Source, plan: Plan, destination: Destination) -> Sessi
     origin = {
         **destination.begun,
         "metadata": {**source.info.metadata, **(destination.metadata or {})},
-        "sound": str(destination.sound.absolute())
-        if isinstance(destination.sound, Path)
-        else None,
+        "sound": str(destination.sound.absolute()) if isinstance(destination.sound, Path) else None,
     }
     with session.locked():
         session.note_origin(origin)

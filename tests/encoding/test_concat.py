@@ -328,6 +328,42 @@ def test_the_name_of_the_video_track_is_kept(tmp_path, filled, sounding, ffprobe
     assert (tags["language"], tags["title"]) == ("jpn", "Main")
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_names_of_tracks_are_kept_from_mp4_on(tmp_path, filled, sounding, suffix):
+    once, output = tmp_path / "once.mp4", tmp_path / f"out{suffix}"
+    session = filled("h264")
+    join(session, once, source=sounding())
+    join(session, output, source=once)
+    with av.open(str(output)) as container:
+        tags = container.streams.video[0].metadata
+    assert tags.get("title", tags.get("name")) == "Main"
+
+
+@pytest.mark.parametrize(("language", "code"), [("fre", "fra"), ("deu", "ger"), ("jpn", "jpn")])
+def test_languages_are_called_by_their_names_in_mov(tmp_path, filled, language, code):
+    source, output = tmp_path / "source.mkv", tmp_path / "out.mov"
+    with av.open(str(source), "w") as out:
+        sound = out.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound.metadata["language"] = language
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        out.mux([*sound.encode(frame), *sound.encode(None)])
+    join(filled("prores"), output, source=source)
+    with av.open(str(output)) as container:
+        assert container.streams.audio[0].metadata["language"] == code
+
+
+def test_an_attachment_that_webm_cannot_hold_is_told(tmp_path, filled):
+    source = tmp_path / "source.mkv"
+    with av.open(str(source), "w") as out:
+        video = out.add_stream("libx264", rate=24)
+        video.width, video.height = 64, 48
+        out.add_attachment("a.ttf", "font/ttf", b"not a font")
+        out.mux([*video.encode(av.VideoFrame(64, 48, "yuv420p")), *video.encode(None)])
+    (note,) = join(filled("vp9"), tmp_path / "out.webm", source=source).notes
+    assert note == ".webm cannot hold attachment stream 1 (no codec): it is left out."
+
+
 @pytest.mark.parametrize(("codec", "suffix"), [("h264", ".mkv"), ("vp9", ".webm")])
 def test_pictures_for_both_eyes_are_called_that(tmp_path, filled, codec, suffix):
     source, output = tmp_path / "source.mkv", tmp_path / f"out{suffix}"
@@ -403,6 +439,51 @@ def test_sound_beyond_what_the_encoder_takes_is_resampled_or_mixed(
         assert (sound.rate, sound.channels) == becomes
         heard = sum(frame.samples for frame in container.decode(sound)) / sound.rate
     assert heard == pytest.approx(1.0, abs=0.3)
+
+
+def test_packets_shorter_than_a_millisecond_are_copied_from_matroska_to_matroska(tmp_path, filled):
+    # As those of TrueHD are: two of them may have the same time.
+    source, output = tmp_path / "source.mkv", tmp_path / "out.mkv"
+    with av.open(str(source), "w") as out:
+        sound = out.add_stream("pcm_s16le", rate=48000, layout="mono")
+        for first in range(0, 48000, 40):
+            frame = av.AudioFrame.from_ndarray(
+                np.full((1, 40), first // 40, np.int16), "s16", "mono"
+            )
+            frame.sample_rate, frame.time_base, frame.pts = 48000, Fraction(1, 48000), first
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    assert join(filled("h264"), output, source=source).notes == ()
+    assert payload(output) == payload(source)
+    assert len(payload(output)) == 1200
+
+
+def test_channels_in_an_unusual_order_are_copied(tmp_path, filled, ffprobe):
+    source, session = tmp_path / "source.mov", filled("h264")
+    with av.open(str(source), "w") as out:
+        sound = out.add_stream("pcm_s16le", rate=8000, layout="7.1")
+        frame = av.AudioFrame.from_ndarray(np.ones((1, 8 * 4000), np.int16), "s16", "7.1")
+        frame.sample_rate = 8000
+        out.mux([*sound.encode(frame), *sound.encode(None)])
+    data = source.read_bytes()
+    tag = data.index(b"chan") + 8
+    source.write_bytes(data[:tag] + b"\0\x80\0\x08" + data[tag + 4 :])  # Apple's MPEG_7_1_C
+    join(session, tmp_path / "out.mkv", source=source)
+    assert ffprobe(tmp_path / "out.mkv")["streams"][1]["channels"] == 8
+    with pytest.raises(OutputError, match=r"unusual order .*choose \.mkv or \.mov"):
+        join(session, tmp_path / "out.mp4", source=source)
+
+
+def test_sound_ends_where_its_file_is_damaged_beyond_reading(tmp_path, filled, sounding):
+    source = sounding("source.nut", audio="pcm_s16le")
+    with source.open("ab") as file:
+        file.write(bytes(range(256)) * 40)
+    with av.open(str(source)) as container, pytest.raises(av.InvalidDataError):
+        list(container.demux())
+    output = tmp_path / "out.mkv"
+    assert join(filled("h264"), output, source=source).notes == ()
+    with av.open(str(output)) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) >= 44_100
 
 
 def test_subtitles_are_copied_or_become_what_the_container_knows(tmp_path, filled, sounding):

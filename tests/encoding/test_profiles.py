@@ -196,7 +196,10 @@ def test_odd_size_with_subsampled_chroma_names_both_ways_out(encoder, shape):
     assert encoder("ffv1", shape(width=65, height=49)).pix_fmt == "yuv420p"
 
 
-@pytest.mark.parametrize("size", [(95, 63), (640, 359), (1919, 1079), (427, 240), (5, 3), (1, 1)])
+@pytest.mark.parametrize(
+    "size",
+    [(1, 1), (5, 3), (95, 63), (427, 240), (607, 1080), (640, 359), (853, 480), (1919, 1079)],
+)
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p10le", "yuva420p", "yuv444p"])
 @pytest.mark.parametrize("codec", ["ffv1", "auto"])
 def test_ffv1_takes_any_odd_size(shape, codec, pix_fmt, size):

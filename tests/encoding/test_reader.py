@@ -280,6 +280,16 @@ def test_a_last_frame_that_is_shown_for_long_is_no_loss(clip, samples, name):
         assert source.shortfall() is None
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "nut", "mp4", "ts"])
+def test_a_late_start_is_no_loss(clip, suffix):
+    late = tuple(range(10_000 * 25, 10_000 * 25 + 30))
+    path = clip(f"a.{suffix}", pts=late, time_base=Fraction(1, 25))
+    with VideoSource(path) as source:
+        assert source.info.start >= 10_000
+        assert len(list(source.frames())) == 30
+        assert source.shortfall() is None
+
+
 def test_a_subtitle_that_is_shown_longer_than_the_pictures_is_no_loss(tmp_path, clip, samples):
     (tmp_path / "a.srt").write_text("1\n00:00:00,100 --> 00:00:06,000\nThe end\n")
     with (
@@ -512,3 +522,36 @@ def test_packets_that_show_no_frame_count_as_none(tmp_path, clip, samples, name,
     assert everything(source, samples, 17) == whole[17:]
     assert source.shortfall() is None
     assert probe(hiding, count=True).frame_count == 30
+
+
+DIVX_PACKED = b"\0\0\1\xb2DivX503b1393p"
+VOP = b"\0\0\1\xb6"
+NO_PICTURE = VOP + b"\x51\x00\x7f"
+
+
+def test_two_pictures_in_a_packet_of_divx_are_both_read_in_their_turn(tmp_path, clip, samples):
+    # DivX and Xvid put the first B-picture behind the one it refers to, and leave an empty packet.
+    path = clip("a.avi", codec="mpeg4", options={"bf": "2", "b_strategy": "0", "g": "9"})
+    packed = tmp_path / "packed.avi"
+    with av.open(str(path)) as given, av.open(str(packed), "w") as out:
+        stream = out.add_stream_from_template(given.streams.video[0])
+        data = [bytes(packet) for packet in given.demux(video=0) if packet.size]
+        is_b = [each[each.index(VOP) + 4] >> 6 == 2 for each in data]
+        assert is_b[:4] == [False, False, True, True]
+        followed = [*is_b[1:], False]
+        for number, each in enumerate(data):
+            if is_b[number]:  # one packet late
+                body = data[number + 1] if followed[number] else NO_PICTURE
+            else:
+                body = each + data[number + 1] if followed[number] else each
+            packet = av.Packet(body if number else DIVX_PACKED + body)
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream = Fraction(1, 25), stream
+            out.mux_one(packet)
+    whole = [picture for _, _, picture in everything(VideoSource(path), samples)]
+    source = VideoSource(packed)
+    found = everything(source, samples)
+    assert [picture for _, _, picture in found] == whole
+    assert [time - found[0][1] for _, time, _ in found] == [Fraction(i, 25) for i in range(30)]
+    assert everything(source, samples, 17) == found[17:]
+    assert source.shortfall() is None

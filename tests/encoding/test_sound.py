@@ -152,13 +152,94 @@ def test_what_begins_late_begins_later_still(sounding):
 def test_sound_that_begins_late_stays_in_place_in_avi(tmp_path, filled, sounding):
     source, output = sounding("source.mov", start=Fraction(3, 4)), tmp_path / "out.avi"
     (note, *_) = join(filled("utvideo", start=Fraction(1, 4)), output, source=source).notes
-    assert "(pcm_s16le), which begins late: it becomes pcm_s16le" in note
+    assert "(pcm_s16le), which begins late or has a gap: it becomes pcm_s16le" in note
     with av.open(str(output)) as container:
         frames = [frame.to_ndarray()[0, ::2] for frame in container.decode(audio=0)]
     wave = np.concatenate(frames)
     assert len(wave) == 48000 * 3 // 2
     assert not wave[:24000].any()
     assert np.abs(wave[24000:24100]).max() > 3000
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "ac3"])
+def test_a_gap_in_sound_is_silent_in_avi(tmp_path, filled, sounding, codec):
+    source, output = sounding(codec=codec, gap=(0.3, 0.6)), tmp_path / "out.avi"
+    join(filled("utvideo"), output, source=source)
+    with av.open(str(output)) as container:
+        frames = [frame.to_ndarray()[0, ::2] for frame in container.decode(audio=0)]
+    wave = np.concatenate(frames)
+    assert len(wave) == pytest.approx(48000, abs=2500)
+    assert not wave[48000 * 4 // 10 : 48000 * 5 // 10].any()
+    assert np.abs(wave[48000 * 7 // 10 :]).max() > 3000
+
+
+def test_the_rest_of_a_packet_before_the_window_delays_no_sound_in_avi(tmp_path, filled, sounding):
+    # AVI plays a copied packet from 0 on, however long after the first frame it began.
+    source, output = sounding(codec="ac3", rate=32000), tmp_path / "out.avi"
+    window = Window(start=Fraction(24, 100))  # packets begin each 48 ms, the next one at 280 ms
+    joined = join(filled("utvideo", start=window.start), output, source=source, window=window)
+    assert "it becomes pcm_s16le" in joined.notes[0]
+    with av.open(str(output)) as container:
+        heard = sum(frame.samples for frame in container.decode(audio=0)) / 32000
+    assert heard == pytest.approx(0.76, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "to"),
+    [
+        ("flac", "source.mkv", "out.avi"),
+        ("eac3", "source.mkv", "out.avi"),
+        ("ac3", "source.avi", "out.avi"),
+        ("mp2", "source.avi", "out.nut"),
+        ("wmav2", "source.wmv", "out.nut"),
+    ],
+)
+def test_sound_that_a_container_would_spoil_is_not_copied(
+    tmp_path, filled, sounding, ffprobe, codec, name, to
+):
+    output = tmp_path / to
+    join(filled("utvideo"), output, source=sounding(name, codec=codec))
+    begin, end = probed(ffprobe, output, 0)
+    assert (begin, end) == pytest.approx((0, 1), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "becomes"),
+    [
+        ("flac", "out.avi", "pcm_s24le"),
+        ("flac", "out.mov", "pcm_s24le"),
+        ("pcm_f32be", "out.mkv", "flac"),
+    ],
+)
+def test_24_bits_stay_24_bits_where_sound_is_converted(tmp_path, filled, codec, name, becomes):
+    codes = np.arange(-(1 << 23), 1 << 23, 349, dtype=np.int32) << 8
+    source = tmp_path / ("source.flac" if codec == "flac" else "source.mov")
+    output = tmp_path / name
+    with av.open(str(source), "w") as out:
+        stream = out.add_stream(codec, rate=48000, layout="mono")
+        form = "s32" if codec == "flac" else "flt"
+        stream.codec_context.format = form
+        for first in range(0, len(codes), 4096):
+            piece = codes[None, first : first + 4096]
+            samples = piece if form == "s32" else piece.astype(np.float32) / 2**31
+            frame = av.AudioFrame.from_ndarray(samples, form, "mono")
+            frame.sample_rate, frame.time_base, frame.pts = 48000, Fraction(1, 48000), first
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    profile = {".avi": "utvideo", ".mov": "prores"}.get(output.suffix, "h264")
+    (note, *_) = join(filled(profile), output, source=source).notes
+    assert note.endswith(f"it becomes {becomes}.")
+    with av.open(str(output)) as container:
+        heard = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+    assert np.array_equal(heard, codes)
+
+
+def test_the_5_1_of_ac3_stays_5_1_in_opus(tmp_path, filled, sounding):
+    source = sounding(codec="ac3", layouts=("5.1(side)",))
+    (note,) = join(filled("vp9"), tmp_path / "out.webm", source=source).notes
+    assert note.endswith("it becomes libopus.")
+    with av.open(str(tmp_path / "out.webm")) as container:
+        assert container.streams.audio[0].layout.name == "5.1"
 
 
 def test_a_window_without_sound_is_silent(sounding):

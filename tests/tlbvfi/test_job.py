@@ -525,7 +525,7 @@ def test_times_that_matroska_cannot_tell_apart_are_refused_before_the_first_fram
     varied = clip(tmp_path / "varied.mp4", times=shown)
     for source, times_, apart in ((steady, 3, r"0\.521"), (varied, 1, r"0\.833")):
         with pytest.raises(
-            OutputError, match=rf"milliseconds.*{apart} ms apart: choose \.mp4 or \.nut"
+            OutputError, match=rf"1000 frames .*{apart} ms apart: choose \.mp4 or \.nut"
         ):
             run(source, "out.mkv", times=times_)
     assert not (tmp_path / "output").exists()
@@ -535,9 +535,11 @@ def test_times_that_matroska_cannot_tell_apart_are_refused_before_the_first_fram
     assert run(varied, "rate.mkv", fps=Fraction(1000)).frames == 101
 
 
-def test_a_variable_rate_in_avi_is_refused_before_the_first_frame(clip, run, tmp_path):
+def test_a_rate_that_avi_cannot_hold_is_refused_before_the_first_frame(clip, run, tmp_path):
     source = clip(tmp_path / "in.mp4", times=[Fraction(t, 100) for t in (0, 3, 7, 9, 20)])
     with pytest.raises(OutputError, match=r"variable frame rate: choose \.nut"):
         run(source, "out.avi", codec="utvideo", times=1)
+    with pytest.raises(OutputError, match=r"\.avi cannot hold more than 1000 frames per second"):
+        run(clip(tmp_path / "fast.mp4", 6, rate=Fraction(600)), "out.avi", codec="utvideo")
     assert not (tmp_path / "output").exists()
     assert run(source, "out.avi", codec="utvideo", fps=Fraction(50)).frames == 11
