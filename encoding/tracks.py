@@ -303,7 +303,7 @@ def _has_gap(stream: Stream, origin: VideoInput, window: Window | None) -> bool:
     if stream.type != "audio":
         return False
     start, end = (window.start, window.end) if window is not None else (Fraction(0), None)
-    due = start
+    due, shortest = start, None
     with open_container(origin) as source:
         for packet in _full(source, source.streams[stream.index]):
             begin = _begin(packet)
@@ -311,7 +311,10 @@ def _has_gap(stream: Stream, origin: VideoInput, window: Window | None) -> bool:
                 continue
             if begin - due > SMALLEST_GAP:
                 return True
-            due = max(due, begin + (packet.duration or 0) * (exact(packet.time_base) or 0))
+            lasts = (packet.duration or 0) * (exact(packet.time_base) or Fraction(0))
+            # The last packet before a gap lasts as long as the gap in mp4.
+            shortest = lasts if shortest is None else min(lasts, shortest)
+            due = max(due, begin + shortest)
     return False
 
 
