@@ -18,7 +18,8 @@ from .clock import STEADY, Clock
 from .container import PYAV, VideoInput, exact, open_container, pictures
 from .scan import may_jump, read_clock
 from .timecode import moved_timecode
-from .tracks import Track, add_tracks, track_packets, track_tags
+from .track import Track, track_tags
+from .tracks import add_tracks, track_packets
 from .window import Window
 from .writer import ISO_MEDIA
 

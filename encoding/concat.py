@@ -35,7 +35,7 @@ from .profiles import find_profile
 from .progress import ChunkRecord
 from .session import IF_OUTPUT_FULL, Session
 from .timetable import Timetable, require_storable, timetable
-from .tracks import Track
+from .track import Track
 from .verify import Expected, require_whole, verify_file
 from .window import Window, output_window
 from .writer import ISO_MEDIA, MUXERS

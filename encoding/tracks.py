@@ -1,88 +1,35 @@
 """What a final file takes from its source besides the video: sound, subtitles, fonts.
 
-Packets are copied if the container can hold them, which is tried on a throw-away file, because
-muxers refuse only when a header or a packet is written. Otherwise audio and text subtitles are
-converted to a codec that is usual in the container, and anything else is left out with a note. If
-the window is stretched, sound is slowed and encoded, and subtitles last longer.
+Packets are copied if the container can hold them. Otherwise audio and text subtitles are converted
+to a codec that is usual in the container, and anything else is left out with a note. If the window is
+stretched, sound is slowed and encoded, and subtitles last longer.
 """
 
 from __future__ import annotations
 
-import io
-import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-import av
-from av.audio.layout import AudioLayout
-from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.error import FFmpegError
 from av.format import Flags
 from av.packet import Packet
 from av.subtitles.stream import SubtitleStream
-from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
-from .channels import channel_layout, is_custom
+from .channels import channel_layout
 from .clock import Clock
-from .container import VideoInput, exact, is_cover_art, open_container, packets, pictures
+from .container import VideoInput, exact, is_cover_art, packets, pictures
+from .converted import SUBTITLES, add_slowed_sound, add_sound, add_text, words_for
+from .copied import add_copy, has_gap, holds
 from .errors import OutputError
-from .sound import SMALLEST_GAP, SlowSound, UnbrokenSound
+from .track import Track, codec_name
 from .window import Window
-from .writer import ISO_MEDIA, MUXERS
 
 if TYPE_CHECKING:
-    from av.audio.codeccontext import AudioCodecContext
-    from av.audio.frame import AudioFrame
     from av.container import InputContainer, OutputContainer
     from av.stream import Stream
-
-log = logging.getLogger("tlbvfi.tracks")
-
-AUDIO = {
-    ".mp4": "aac",
-    ".mov": "aac",
-    ".webm": "libopus",
-    ".mkv": "flac",
-    ".avi": "pcm_s16le",
-    ".nut": "pcm_s16le",
-}
-"""Audio codec of each container for sound that it cannot hold as it is."""
-LOSSLESS_AUDIO = {**AUDIO, ".mov": "pcm_s16le"}
-"""The same for sound that has lost nothing so far."""
-DEEPER = {"pcm_s16le": ("pcm_s24le", "s32"), "flac": ("flac", "s32")}
-"""Codec and sample format that hold 24 bits, in place of codecs with 16 bits by default."""
-TRIED = 32
-"""Packets of sound by which to tell whether AVI or NUT keep their times."""
-SUBTITLES = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt", ".mkv": "subrip"}
-MOV_LANGUAGES = {
-    **{"cym": "wel", "cze": "ces", "deu": "ger", "ell": "gre", "eus": "baq"},
-    **{"fas": "per", "fre": "fra", "gle": "iri", "hye": "arm", "isl": "ice", "kat": "geo"},
-    **{"mkd": "mac", "msa": "may", "mya": "bur", "nld": "dut", "nno": "nor", "nob": "nor"},
-    **{"rum": "ron", "slo": "slk", "sqi": "alb", "swe": "sve", "zho": "chi"},
-}
-"""Languages by the names that FFmpeg's muxer of .mov knows, which drops all others."""
-AAC_BITS_PER_CHANNEL = 96_000
-LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-"""Layout assumed for this many unnamed channels; swresample assumes the same."""
-
-Convert = Callable[[Packet | None], Iterable[Packet]]
-"""Packets to write for one that was read; None means the end."""
-Decode = Callable[[Packet | None], Iterable["AudioFrame"]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Track:
-    """A stream of the source on its way into the final file."""
-
-    source: Stream
-    target: Stream
-    convert: Convert
-    is_slowed: bool = False
-    """Whether `convert` takes packets as they were read, and cuts and moves them itself."""
 
 
 def add_tracks(
@@ -123,7 +70,7 @@ def _notes_on_pictures(source: InputContainer) -> list[str]:
     shown = pictures(source)
     return [
         f"{'cover art' if is_cover_art(stream) else 'another video'} (stream {stream.index}, "
-        f"{_codec_name(stream)}) is not carried over: it is left out."
+        f"{codec_name(stream)}) is not carried over: it is left out."
         for stream in source.streams.video
         if shown is not None and stream.index != shown.index
     ]
@@ -260,12 +207,11 @@ def _clip(packet: Packet, window: Window) -> None:
 
 
 def _add_slowed(out: OutputContainer, stream: AudioStream, suffix: str, window: Window) -> Track:
-    decode = SlowSound(stream, window)
     try:
-        return replace(_encoded_audio(out, stream, AUDIO[suffix], decode), is_slowed=True)
+        return add_slowed_sound(out, stream, suffix, window)
     except (FFmpegError, ValueError) as error:
         raise OutputError(
-            f"audio stream {stream.index} ({_codec_name(stream)}) cannot be slowed into {suffix} "
+            f"audio stream {stream.index} ({codec_name(stream)}) cannot be slowed into {suffix} "
             f"({error}): choose .mkv for the output."
         ) from error
 
@@ -273,21 +219,18 @@ def _add_slowed(out: OutputContainer, stream: AudioStream, suffix: str, window: 
 def _add_track(
     out: OutputContainer, stream: Stream, origin: VideoInput, suffix: str, window: Window | None
 ) -> tuple[Track | None, str]:
-    name = f"{suffix} cannot hold {stream.type} stream {stream.index} ({_codec_name(stream)})"
-    if suffix == ".avi" and _has_gap(stream, origin, window):
+    name = f"{suffix} cannot hold {stream.type} stream {stream.index} ({codec_name(stream)})"
+    if suffix == ".avi" and has_gap(stream, origin, window):
         name += ", which begins late or has a gap"  # all tracks begin together and never pause
-    elif _holds(stream, origin, suffix):
-        convert = _heard(suffix) if stream.type == "audio" else _as_is
-        return Track(source=stream, target=_template(out, stream), convert=convert), ""
+    elif holds(stream, origin, suffix):
+        return add_copy(out, stream, suffix), ""
     try:
         if isinstance(stream, AudioStream):
-            decode = UnbrokenSound(stream, from_zero=suffix == ".avi")
-            codecs = LOSSLESS_AUDIO if stream.codec_context.codec.lossless else AUDIO
-            track = _encoded_audio(out, stream, codecs[suffix], decode)
-            return track, f"{name}: it becomes {_words_for(track)}."
+            track = add_sound(out, stream, suffix)
+            return track, f"{name}: it becomes {words_for(track)}."
         if isinstance(stream, SubtitleStream) and suffix in SUBTITLES and _is_text(stream):
-            codec = SUBTITLES[suffix]
-            return _encoded_text(out, stream, codec), f"{name}: it becomes {codec}."
+            track = add_text(out, stream, suffix)
+            return track, f"{name}: it becomes {SUBTITLES[suffix]}."
     except (FFmpegError, ValueError) as error:
         raise OutputError(
             f"{name}, and it cannot be converted ({error}): choose .mkv for the output."
@@ -295,258 +238,6 @@ def _add_track(
     return None, f"{name}: it is left out."
 
 
-def _has_gap(stream: Stream, origin: VideoInput, window: Window | None) -> bool:
-    """Whether sound begins late or pauses, so that a copy without silence would be heard too early.
-
-    A copy begins with the first packet in the window.
-    """
-    if stream.type != "audio":
-        return False
-    start, end = (window.start, window.end) if window is not None else (Fraction(0), None)
-    due, shortest = start, None
-    with open_container(origin) as source:
-        for packet in _full(source, source.streams[stream.index]):
-            begin = _begin(packet)
-            if begin < start or (end is not None and begin >= end):
-                continue
-            if begin - due > SMALLEST_GAP:
-                return True
-            lasts = (packet.duration or 0) * (exact(packet.time_base) or Fraction(0))
-            # The last packet before a gap lasts as long as the gap in mp4.
-            shortest = lasts if shortest is None else min(lasts, shortest)
-            due = max(due, begin + shortest)
-    return False
-
-
-def _codec_name(stream: Stream) -> str:
-    return stream.codec_context.name if stream.codec_context else "no codec"
-
-
 def _is_text(stream: SubtitleStream) -> bool:
     """Whether these are texts, in a codec that there is a decoder for (not teletext, TTML)."""
     return bool(stream.codec_context) and stream.codec_context.codec.text_sub
-
-
-def _holds(stream: Stream, origin: VideoInput, suffix: str) -> bool:
-    """Whether a file of this kind can hold a copy of the stream."""
-    if suffix == ".mp4" and _codec_name(stream).startswith("pcm"):
-        return False  # FFmpeg writes it (ISO/IEC 23003-5), but browsers and QuickTime play no sound
-    if suffix == ".webm" and stream.type == "attachment":
-        return False  # FFmpeg does not say that it writes none
-    if suffix == ".avi" and _codec_name(stream) == "flac":
-        return False  # FFmpeg writes it and up to version 5 cannot read it
-    is_doubtful = suffix in (".avi", ".nut") and not _codec_name(stream).startswith("pcm")
-    file, times = io.BytesIO(), []
-    try:
-        with open_container(origin) as source, av.open(file, "w", MUXERS[suffix]) as trial:
-            like = source.streams[stream.index]
-            target = _template(trial, like)
-            trial.start_encoding()
-            if stream.type == "audio":  # some muxers learn what they need from the first packet
-                for packet in islice(_full(source, like), TRIED if is_doubtful else 1):
-                    times.append(_begin(packet))
-                    packet.stream = target
-                    trial.mux(packet)
-        if stream.type == "audio" and not times:
-            return False
-        return not is_doubtful or _is_playable(times, file)
-    except (FFmpegError, ValueError) as error:
-        log.debug("%s: stream %d is not copied: %s", suffix, stream.index, error)
-        return False
-
-
-def _full(container: InputContainer, stream: Stream) -> Iterator[Packet]:
-    return (packet for packet in packets(container, stream) if packet.size)
-
-
-def _begin(packet: Packet) -> Fraction:
-    """Seconds at which a packet is presented, or else decoded."""
-    time = packet.pts if packet.pts is not None else packet.dts
-    return (time or 0) * (exact(packet.time_base) or Fraction(0))
-
-
-def _is_playable(times: list[Fraction], file: io.BytesIO) -> bool:
-    """Whether packets of sound that began at `times` are as far apart in the file as they were.
-
-    AVI counts bytes in some codecs, such as E-AC-3, DTS and Vorbis, or AAC that comes from AVI
-    itself, and readers put the packets too close together. NUT lacks what decoders of WMA need.
-    """
-    file.seek(0)
-    with av.open(file) as trial:
-        trial.streams[0].codec_context.open(strict=False)
-        found = [_begin(packet) for packet in _full(trial, trial.streams[0])]
-    return len(found) == len(times) and all(
-        abs((ours - found[0]) - (theirs - times[0])) <= SMALLEST_GAP
-        for ours, theirs in zip(found, times, strict=True)
-    )
-
-
-def _template(out: OutputContainer, stream: Stream) -> Stream:
-    """A stream for copied packets. Opaque: a decoder's name (mp3float) is not an encoder's."""
-    target = out.add_stream_from_template(stream, opaque=True)
-    return _labeled(out, target, stream)
-
-
-def _labeled(out: OutputContainer, target: Stream, source: Stream) -> Stream:
-    target.metadata.update(track_tags(source, out))
-    target.disposition = source.disposition
-    return target
-
-
-def track_tags(source: Stream, out: OutputContainer) -> dict[str, str]:
-    """The tags of a track in the words of the muxer of `out`."""
-    tags = dict(source.metadata)
-    if "name" in tags:  # so says the demuxer of mp4, whose muxer says title
-        tags.setdefault("title", tags.pop("name"))
-    if out.format.name == "mov" and "language" in tags:
-        tags["language"] = MOV_LANGUAGES.get(tags["language"], tags["language"])
-    return tags
-
-
-def _as_is(packet: Packet | None) -> Iterable[Packet]:
-    return () if packet is None else (packet,)
-
-
-def _heard(suffix: str) -> Convert:
-    """Copies sound without what the source's edit list hides, which other files would play.
-
-    A decoder may need some of it to begin with, such as AAC's priming. Edit lists hide it again, as
-    it comes before 0; elsewhere no more than one packet is heard too much.
-    """
-    has_begun, needed = False, None
-
-    def convert(packet: Packet | None) -> Iterator[Packet]:
-        nonlocal has_begun, needed
-        if packet is None:
-            return
-        if not packet.is_discard:
-            if needed is not None:
-                yield needed
-            has_begun, needed = True, None
-            yield packet
-        elif not has_begun:
-            if suffix in ISO_MEDIA and packet.pts is not None and packet.pts < 0:
-                yield packet
-            else:
-                needed = packet
-
-    return convert
-
-
-def _encoded_audio(out: OutputContainer, stream: AudioStream, codec: str, decode: Decode) -> Track:
-    codec, form = DEEPER.get(codec, (codec, None)) if _is_deep(stream) else (codec, None)
-    rate = _taken_rate(codec, stream.codec_context.sample_rate)
-    target = cast(AudioStream, out.add_stream(codec, rate=rate))
-    context = target.codec_context
-    context.format = form or context.format
-    context.time_base = Fraction(1, rate)
-    _open(context, _taken_layout(context, _named_layout(stream)))
-    resampler = AudioResampler(
-        format=context.format,
-        layout=context.layout,
-        rate=rate,
-        frame_size=context.frame_size or None,
-    )
-
-    def convert(packet: Packet | None) -> Iterator[Packet]:
-        for frame in decode(packet):
-            for resampled in resampler.resample(frame):
-                yield from target.encode(resampled)
-        if packet is None:
-            for resampled in resampler.resample(None):
-                yield from target.encode(resampled)
-            yield from target.encode(None)
-
-    return Track(source=stream, target=_labeled(out, target, stream), convert=convert)
-
-
-def _is_deep(stream: AudioStream) -> bool:
-    """Whether 16 bits cannot hold the samples; what is lossy has no depth."""
-    context = stream.codec_context
-    return context.codec.lossless and context.format.bits > 16
-
-
-def _taken_rate(codec: str, rate: int) -> int:
-    """The sample rate itself if the encoder takes it, else the next higher one, or its highest."""
-    rates = av.Codec(codec, "w").audio_rates or [rate]
-    return min((taken for taken in rates if taken >= rate), default=max(rates))
-
-
-def _taken_layout(context: AudioCodecContext, layout: str) -> str:
-    """The channel layout itself, or the usual one with as many channels, or stereo.
-
-    Opus has no 5.1(side), which is what AC-3 and DTS call their 5.1.
-    """
-    usual = LAYOUTS.get(AudioLayout(layout).nb_channels)
-    for wanted in (layout, usual) if usual else (layout,):
-        # Tried on another context: one that could not be opened must not be opened again.
-        trial = cast("AudioCodecContext", av.CodecContext.create(context.codec, "w"))
-        trial.sample_rate, trial.format = context.sample_rate, context.format
-        try:
-            _open(trial, wanted)
-        except FFmpegError:
-            continue
-        return wanted
-    return "stereo"
-
-
-def _open(context: AudioCodecContext, layout: str) -> None:
-    context.layout = layout
-    if context.name in ("aac", "libopus"):
-        context.bit_rate = AAC_BITS_PER_CHANNEL * context.layout.nb_channels
-    context.open()
-
-
-def _named_layout(stream: AudioStream) -> str:
-    """The channel layout; raw PCM may have only a channel count, which encoders refuse.
-
-    Raises:
-        OutputError: the frames cannot be decoded: see `channel_layout`.
-    """
-    layout = channel_layout(stream)
-    if is_custom(layout):
-        raise OutputError(
-            f"audio stream {stream.index} has its channels in an unusual order ({layout.name}), "
-            "which can be copied but not converted: choose .mkv or .mov for the output, without "
-            "stretching the sound, or leave the sound out."
-        )
-    is_unnamed = layout.name.endswith("channels")
-    return LAYOUTS.get(layout.nb_channels, layout.name) if is_unnamed else layout.name
-
-
-def _words_for(track: Track) -> str:
-    """The codec that the sound was converted to, and what it lost."""
-    given = cast("AudioStream", track.source)
-    made = cast("AudioCodecContext", track.target.codec_context)
-    has_all = made.channels == channel_layout(given).nb_channels
-    fewer = "" if has_all else f" in {made.layout.name}"
-    lower = (
-        "" if made.sample_rate >= given.codec_context.sample_rate else f" at {made.sample_rate} Hz"
-    )
-    return f"{made.name}{fewer}{lower}"
-
-
-def _encoded_text(out: OutputContainer, stream: SubtitleStream, codec: str) -> Track:
-    stream.codec_context.open(strict=False)
-    target = cast(SubtitleStream, out.add_stream(codec))
-    target.codec_context.subtitle_header = stream.codec_context.subtitle_header
-    target.codec_context.time_base = target.time_base = Fraction(1, 1000)
-
-    def convert(packet: Packet | None) -> Iterator[Packet]:
-        found = stream.decode2(packet) if packet is not None else None
-        for line in found or ():
-            if isinstance(line, AssSubtitle) and packet is not None:
-                made = _encoded_line(target, line, packet)
-                if made.size:  # players lose the cluster after an empty WebVTT block
-                    yield made
-
-    return Track(source=stream, target=_labeled(out, target, stream), convert=convert)
-
-
-def _encoded_line(target: SubtitleStream, line: AssSubtitle, like: Packet) -> Packet:
-    length = round((like.duration or 0) * like.time_base * 1000)
-    made = target.codec_context.encode_subtitle(SubtitleSet.create(line.ass, 0, length))
-    made.time_base = like.time_base
-    made.pts = made.dts = like.pts
-    made.duration = like.duration
-    return made
