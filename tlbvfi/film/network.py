@@ -334,7 +334,7 @@ class FilmNet(nn.Module):
         """
         if not 0 <= t <= 1:
             raise SettingsError(f"A time must be between 0 (first frame) and 1 (second), got {t}.")
-        time = torch.tensor(float(t), dtype=self.dtype)
+        time = torch.tensor(float(t), dtype=self.dtype, device="cpu")
         pair = AlignedPair(features0=features0, features1=features1, flows=flows, t=time)
         return self.fuse(pair)[..., : features0.height, : features0.width]
 

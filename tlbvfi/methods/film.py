@@ -125,10 +125,10 @@ class FilmMethod:
     def _frame(self, frame0: FilmFrame, frame1: FilmFrame, flows: FilmFlows, t: Fraction) -> Tensor:
         with matmul_precision(tf32=self.tf32):
             frame = self.film.frame(frame0.features, frame1.features, flows, t)
-        frame = frame.float().clamp(min(frame0.low, frame1.low), max(frame0.high, frame1.high))
-        if frame0.alpha is not None and frame1.alpha is not None:
-            alpha = _moved_mix(frame0.alpha, frame1.alpha, flows, float(t))
-            frame = torch.cat([frame, alpha], dim=1)
+            frame = frame.float().clamp(min(frame0.low, frame1.low), max(frame0.high, frame1.high))
+            if frame0.alpha is not None and frame1.alpha is not None:
+                alpha = _moved_mix(frame0.alpha, frame1.alpha, flows, float(t))
+                frame = torch.cat([frame, alpha], dim=1)
         return frame[0].cpu()
 
 

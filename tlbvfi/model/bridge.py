@@ -32,13 +32,17 @@ def step_list(count: int) -> list[int]:
 
 def bridge_mean() -> Tensor:
     """m_t, the weight of the end point y at every timestep; [1000] float32."""
-    return torch.linspace(0.001, 0.999, TIMESTEPS, dtype=torch.float64).float()
+    return _m().float()
 
 
 def bridge_variance() -> Tensor:
     """Variance 2 (m_t - m_t^2) of the bridge at every timestep; [1000] float32."""
-    m = torch.linspace(0.001, 0.999, TIMESTEPS, dtype=torch.float64)
+    m = _m()
     return (2 * (m - m * m)).float()
+
+
+def _m() -> Tensor:
+    return torch.linspace(0.001, 0.999, TIMESTEPS, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,8 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
 
 def example_values(device: torch.device, *shape: int, seed: int = 0) -> Tensor:
     """Values of N(0, 1) for examples."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, device="cpu").to(device)
 
 
 def kernel_named(name: str, module: str = "triton_kernels") -> Any:  # noqa: ANN401 - as Triton has wrapped it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -17,14 +17,24 @@ def matmul_precision(*, tf32: bool) -> Iterator[None]:
     """Float32 products in full precision, or with `tf32` in NVIDIA's 19-bit format.
 
     PyTorch lets cuDNN use TF32 by default, so full precision must be requested. The switches belong
-    to the process: other threads that compute meanwhile see them too.
+    to the process: other threads that compute meanwhile see them too. A caller's autocast is off
+    meanwhile.
     """
     before = float32_precision()
     _set(["tf32" if tf32 else "ieee"] * len(before))
     try:
-        yield
+        with _without_autocast():
+            yield
     finally:
         _set(before)
+
+
+def _without_autocast() -> ExitStack:
+    stack = ExitStack()
+    for kind in ("cpu", "cuda"):
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
 
 
 def float32_precision() -> tuple[str, ...]:

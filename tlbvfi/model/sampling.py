@@ -74,8 +74,8 @@ def draw_noise(seed: int, geometry: Geometry, steps: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     shape = (1, LATENT, 3, *geometry.latent)
-    draws = [torch.randn(shape, generator=generator) for _ in range(steps - 1)]
-    return torch.stack(draws) if draws else torch.empty((0, *shape))
+    draws = [torch.randn(shape, generator=generator, device="cpu") for _ in range(steps - 1)]
+    return torch.stack(draws) if draws else torch.empty((0, *shape), device="cpu")
 
 
 def check_values(frame: Tensor) -> None:
@@ -89,7 +89,7 @@ def check_values(frame: Tensor) -> None:
 def check_frames(frame0: Tensor, frame1: Tensor, device: torch.device) -> None:
     """Raises: FrameError: not two float RGB batches of one size on `device`."""
     for frame in (frame0, frame1):
-        if frame.ndim != 4 or frame.shape[1] != 3:
+        if frame.ndim != 4 or frame.shape[1] != 3 or not len(frame):
             raise FrameError(f"Frames must be RGB [B, 3, H, W], got {list(frame.shape)}.")
         if not frame.is_floating_point():
             raise FrameError(f"Frames must be floats in [0, 1], got {frame.dtype}: divide by 255.")

@@ -1,6 +1,7 @@
 """FILM as a method of the pipeline."""
 
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
@@ -30,6 +31,17 @@ def test_frames_are_the_network_s_clamped_once(film, method, frames):
     for frame, wanted in zip(made, raw, strict=True):
         assert torch.equal(frame, wanted[0].clamp(0, 1))
         assert frame.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "around", [partial(torch.autocast, "cpu", torch.bfloat16), partial(torch.device, "meta")]
+)
+def test_autocast_and_default_device_of_the_caller_change_nothing(method, frames, around):
+    frame0, frame1 = (torch.cat([frame[0], frame[0, :1]]) for frame in frames(64, 70))
+    expected = between(method, frame0, frame1, THIRDS[:1])
+    with around():
+        made = between(method, frame0, frame1, THIRDS[:1])
+    assert torch.equal(made[0], expected[0])
 
 
 def test_features_of_a_frame_serve_both_its_pairs(method, frames, monkeypatch):

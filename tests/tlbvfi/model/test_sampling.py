@@ -1,6 +1,7 @@
 """`sample`: what it promises, and what it refuses."""
 
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
@@ -48,6 +49,20 @@ def test_the_same_call_gives_the_same_bits_whatever_was_drawn_before(model, pair
     assert between.shape == pair[0].shape
     assert between.min() >= 0
     assert between.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "around", [partial(torch.autocast, "cpu", torch.bfloat16), partial(torch.device, "meta")]
+)
+def test_autocast_and_default_device_of_the_caller_change_nothing(model, pair, between, around):
+    with around():
+        frame = sample(model, *pair, seed=7, **QUICK)
+    assert torch.equal(between, frame)
+
+
+def test_an_empty_batch_is_refused(model, pair):
+    with pytest.raises(FrameError, match=r"got \[0, 3, 64, 80\]"):
+        sample(model, *(frame[:0] for frame in pair))
 
 
 def test_the_seed_is_the_noise_that_it_draws(model, pair, between):
