@@ -21,7 +21,7 @@ from .clip import Clip, ImagesOrVideo, open_clip
 from .final_file import graph_metadata, join_to, shown
 from .graph import is_linked, leads_to, running_prompt
 from .host import NodeProgress, folders
-from .memory import kept_results, named_sounds
+from .kept import kept_results, named_sounds
 from .models import ModelWish, check_model, checkpoint_versions, chosen_method
 from .output_settings import (
     container_of,

@@ -75,8 +75,8 @@ def read_model(
 ) -> LoadedModel:
     """The model in this `version` of a file.
 
-    The pack's only state beside `memory`: the last model, kept in RAM, so that a graph that names it by model_name
-    does not read it from disk on every run. ComfyUI alone decides when it is on the GPU;
+    The pack's only state beside `kept`: the last model, kept in RAM, so that a graph that names it by
+    model_name does not read it from disk on every run. ComfyUI alone decides when it is on the GPU;
     TLBVFI_ClearModelCache drops it.
     """
     network = load_checkpoint(path, dtype=dtype, device=mm.unet_offload_device())

@@ -18,8 +18,8 @@ from ..tlbvfi.progress import Notice
 from . import choices
 from .final_file import graph_metadata, join_to, require_form, shown
 from .host import NodeProgress, folders
+from .kept import named_sounds
 from .manual_session import chunks_of_earlier_runs
-from .memory import named_sounds
 from .output_settings import container_of, encoder_notices, encoder_settings
 from .paths import folder_in_output, is_file, plain_file_name, readable_path
 from .sessions import NO_SESSION, find_session, require_complete

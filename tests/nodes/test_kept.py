@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from comfyui_tlbvfi.nodes.memory import KeptResults
+from comfyui_tlbvfi.nodes.kept import KeptResults
 
 
 @pytest.fixture
