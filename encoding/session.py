@@ -14,6 +14,7 @@ commits the chunk: a torn last line means that the chunk was not made. Everythin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -239,6 +240,11 @@ class Session:
     def in_order(self) -> list[ChunkRecord]:
         """Every committed chunk, in the order of the output."""
         return [record for _, record in sorted(self.records().items())]
+
+    def content(self) -> str:
+        """A hash of all committed chunks: the same only for the same chunks in the same order."""
+        sums = "".join(record.sha256 for record in self.in_order())
+        return hashlib.sha256(sums.encode()).hexdigest()
 
     def done(
         self, *, thorough: bool = False, on_chunk: Callable[[int, int], None] | None = None

@@ -19,7 +19,7 @@ from ..encoding.delivery import Final, clean_up, final_to_json
 from ..encoding.durable import atomic_file, disk_errors, sole_writer
 from ..encoding.manifest import Json
 from ..encoding.profiles import find_profile
-from ..encoding.session import PROGRESS, Session
+from ..encoding.session import Session
 from ..encoding.unchanged import file_facts
 from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.job import is_joined, join_session
@@ -41,12 +41,18 @@ class Made:
     """As recorded in the session."""
     final: Json | None
     """How it was made from chunks; None: joined as they are."""
+    chunks: str | None
+    """The session's `content` when it was made."""
 
     def is_named(self, wanted: Path) -> bool:
         """Whether it has the wanted name, possibly with a number."""
         pattern = rf"{re.escape(wanted.stem)}(_\d{{5}})?"
         same_kind = (self.path.parent, self.path.suffix) == (wanted.parent, wanted.suffix)
         return same_kind and re.fullmatch(pattern, self.path.stem) is not None
+
+    def is_of(self, session: Session, final: Final) -> bool:
+        """Whether it was made in this way from the chunks that the session has now."""
+        return (self.final, self.chunks) == (final_to_json(final), session.content())
 
     def has_form(self, wanted: Path, final: Final) -> bool:
         """Whether it has the wanted container and encoding."""
@@ -121,7 +127,7 @@ def join_to(
                     Notice(text=f"session {session.id} was already joined into {former.path.name}.")
                 )
             return former.path
-    elif own is not None and is_joined(session, own.noted) and _is_as_wanted(session, own, final):
+    elif own is not None and is_joined(session, own.noted) and own.is_of(session, final):
         clean_up(session, keep_chunks=keep_chunks)
         return own.path
     output = free_path(wanted) if own is None else own.path
@@ -190,7 +196,8 @@ def _made(session: Session) -> list[Made]:
             continue
         path = noted.resolve()
         if path.is_relative_to(root) and path.stat().st_size == result["bytes"]:
-            made.append(Made(path=path, noted=noted, final=result.get("final")))
+            final, chunks = result.get("final"), result.get("chunks")
+            made.append(Made(path=path, noted=noted, final=final, chunks=chunks))
     return made
 
 
@@ -201,13 +208,3 @@ def _form(final: Json | None) -> str:
     scale = find_profile(final["profile"]).quality
     crf = "" if scale is None else f" with crf {final['options'][scale.option]}"
     return f"encoded as {final['profile']}{crf}"
-
-
-def _is_as_wanted(session: Session, made: Made, final: Final) -> bool:
-    """Whether a file was joined in this form, and no chunk was committed since.
-
-    File times are coarse by some milliseconds: with two equal times the chunk may be the later.
-    """
-    if made.final != final_to_json(final):
-        return False
-    return (session.folder / PROGRESS).stat().st_mtime_ns < made.path.stat().st_mtime_ns

@@ -268,6 +268,7 @@ def join_session(
                 "bytes": joined.bytes,
                 "shift": str(joined.shift),
                 "final": final_to_json(final),
+                "chunks": session.content(),
             }
         )
 

@@ -486,6 +486,17 @@ def test_removing_takes_only_what_is_ours(tmp_path, filled, caplog):
     assert list_sessions(tmp_path) == []
 
 
+def test_the_content_of_a_session_changes_with_its_chunks_alone(tmp_path, filled, paint):
+    session = filled()
+    before = session.content()
+    assert Session.open(tmp_path, "job").content() == before
+    session.note_result({"output": "smooth.mp4", "bytes": 7, "shift": "0"})
+    assert session.content() == before
+    with session.locked():
+        commit(session, 1, lambda index: paint(index + 100))
+    assert session.content() != before
+
+
 def test_dropping_chunks_keeps_the_books(tmp_path, filled):
     session = filled()
     session.note_result({"output": "smooth.mp4", "bytes": 7, "shift": "0"})
