@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..encoding.errors import some_of
+from ..encoding.errors import SourceError, some_of
 from ..encoding.manifest import Manifest, differences
 from ..encoding.reader import file_identity
 from ..encoding.session import Session
@@ -72,7 +72,7 @@ def require_same_sound(session: Session, sound: Path) -> None:
     was = {key: recorded[key] for key in CONTENT if key in recorded}
     try:
         now = file_identity(sound)
-    except OSError:
+    except SourceError:
         return  # the join says what is wrong with it
     if not was.items() <= now.items():
         raise SettingsError(
