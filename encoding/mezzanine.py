@@ -9,7 +9,6 @@ chunks need not match those of the mezzanine: hundreds of short chunks become a 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -95,7 +94,7 @@ def encode_session(
     require_whole(session)
     records = session.in_order()
     times = timetable(session.manifest, records, shift=session.manifest.start).pts.tolist()
-    final = _final_session(session, _final_manifest(session, encoder, records))
+    final = _final_session(session, _final_manifest(session, encoder))
     tell = on_progress or _tell_nobody
     with final.locked():
         intact = {record.index for record in final.done(thorough=True)}
@@ -157,9 +156,8 @@ def _tell_nobody(done: int, total: int) -> None:
     pass
 
 
-def _final_manifest(session: Session, encoder: Encoder, records: list[ChunkRecord]) -> Manifest:
-    sums = "".join(record.sha256 for record in records)
-    source = {"session": session.id, "chunks": hashlib.sha256(sums.encode()).hexdigest()}
+def _final_manifest(session: Session, encoder: Encoder) -> Manifest:
+    source = {"session": session.id, "chunks": session.content()}
     manifest = session.manifest
     color = _final_color(manifest.stream.color, manifest.encoder.pix_fmt, encoder)
     return replace(
