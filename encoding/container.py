@@ -131,13 +131,14 @@ def is_cover_art(stream: Stream) -> bool:
 
 @contextmanager
 def _opened(source: VideoInput, way: Way) -> Iterator[InputContainer]:
+    accelerator = way.accelerator if isinstance(way, Hardware) and way.is_default else None
     with ExitStack() as stack:
-        if not isinstance(way, Hardware) or not way.is_default:
-            yield stack.enter_context(open_container(source))
-            return
         try:
-            container = stack.enter_context(open_container(source, way.accelerator))
-        except SourceError as error:  # software is tried next, and can tell if the file is at fault
+            container = _open(source, accelerator, stack)
+        except SourceError as error:
+            if accelerator is None:
+                raise
+            # Software is tried next, and can tell if the file is at fault.
             raise DecoderError("the device does not open with the file") from error
         yield container
 
