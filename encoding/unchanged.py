@@ -1,6 +1,6 @@
-"""Notices that a file is replaced, or written to, while it is read.
+"""Notices that a file was replaced, or written to, since it was looked at.
 
-What was read before and after belongs to two files, and would make an output of both.
+What was read of it before and after belongs to two files, and would make an output of both.
 """
 
 from __future__ import annotations

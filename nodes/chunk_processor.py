@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from ..encoding.memory import MemorySource
 from ..encoding.probe import VideoInfo
 from ..encoding.session import MANIFEST, Session
+from ..encoding.unchanged import Facts
 from ..tlbvfi.config import ChunkLength, JobConfig
 from ..tlbvfi.job import Destination, is_joined, make_chunks, start_session
 from ..tlbvfi.method import Method
@@ -138,7 +139,7 @@ class ChunkProcessor(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(
         cls, model_name: str | None = None, **inputs: object
-    ) -> tuple[str, list[tuple[int, int]]]:
+    ) -> tuple[str, list[Facts | None]]:
         """The same only as long as the files behind its results and the checkpoint are the same."""
         node_id = getattr(cls.hidden, "unique_id", "")
         return kept_results.token(node_id), checkpoint_versions(model_name)

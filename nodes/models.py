@@ -13,6 +13,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..encoding.unchanged import Facts, file_facts
 from ..tlbvfi.errors import ModelMissingError, SettingsError
 from ..tlbvfi.method import Method
 from ..tlbvfi.methods import WITHOUT_WEIGHTS, MethodConfig, create_method
@@ -22,7 +23,7 @@ from ..tlbvfi.progress import Notice
 from .choices import MODEL_FOLDER, model_files
 from .host import NodeProgress
 from .interp_model import InterpModelMethod
-from .tlbvfi_model import HostedTlbvfi, LoadedModel, file_version, load_model
+from .tlbvfi_model import HostedTlbvfi, LoadedModel, load_model
 
 LEAST_FLOW_SCALE = 0.1
 
@@ -70,15 +71,15 @@ class CheckpointNode(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(
         cls, model_name: str | None = None, **inputs: object
-    ) -> list[tuple[int, int]]:
+    ) -> list[Facts | None]:
         return checkpoint_versions(model_name)
 
 
-def checkpoint_versions(model_name: str | None) -> list[tuple[int, int]]:
-    """The versions of the checkpoint files that a node with this `model_name` may use."""
+def checkpoint_versions(model_name: str | None) -> list[Facts | None]:
+    """What changes with the checkpoint files that a node with this `model_name` may use."""
     names = [name for name in model_files() if model_name in (None, name)]
     paths = [folder_paths.get_full_path(MODEL_FOLDER, name) for name in names]
-    return [file_version(Path(path)) for path in paths if path is not None]
+    return [file_facts(path) for path in paths if path is not None]
 
 
 def missing_model(model_name: str) -> str:

@@ -14,6 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ..encoding.unchanged import Facts, file_facts
 from ..tlbvfi.checkpoint import load_checkpoint, weights_hash
 from ..tlbvfi.device import require_dtype
 from ..tlbvfi.errors import SettingsError
@@ -60,20 +61,14 @@ def load_model(path: Path, precision: str, device: torch.device) -> LoadedModel:
         CheckpointError: the file is damaged, unsafe or for another network.
         SettingsError: as `dtype_for`.
     """
-    return read_model(path, file_version(path), dtype_for(precision, device), device)
-
-
-def file_version(path: Path) -> tuple[int, int]:
-    """What changes when a file is replaced under its name: modification time in ns, and size."""
-    facts = path.stat()
-    return facts.st_mtime_ns, facts.st_size
+    return read_model(path, file_facts(path), dtype_for(precision, device), device)
 
 
 @lru_cache(maxsize=1)
 def read_model(
-    path: Path, version: tuple[int, int], dtype: torch.dtype, device: torch.device
+    path: Path, facts: Facts | None, dtype: torch.dtype, device: torch.device
 ) -> LoadedModel:
-    """The model in this `version` of a file.
+    """The model in a file, as long as the file has these `facts`.
 
     The pack's only state beside `kept`: the last model, kept in RAM, so that a graph that names it by
     model_name does not read it from disk on every run. ComfyUI alone decides when it is on the GPU;
