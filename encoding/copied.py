@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.stream import Stream
 
-log = logging.getLogger("tlbvfi.tracks")
+log = logging.getLogger("tlbvfi.copied")
 
 TRIED = 32
 """Packets of sound by which to tell whether AVI or NUT keep their times."""

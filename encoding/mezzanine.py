@@ -9,7 +9,6 @@ chunks need not match those of the mezzanine: hundreds of short chunks become a 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from av import VideoFrame
-
-log = logging.getLogger("tlbvfi.mezzanine")
 
 FRAMES_PER_CHUNK = 240
 """Ten seconds of film: what a crash costs at most, for 0.3 % more bytes than one piece."""

@@ -9,7 +9,6 @@ A file that opens, or even decodes without an exception, may still be incomplete
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -23,8 +22,6 @@ from .packets import CHUNK, MISSING, PacketScan, open_video, scan_packets
 from .progress import ChunkRecord
 from .session import Session
 from .timetable import MILLISECOND_CONTAINERS, Timetable, timetable
-
-log = logging.getLogger("tlbvfi.verify")
 
 SHOWN = 3
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -59,8 +58,6 @@ from .progress import Encoding, Joining, Meter, Notice, OnEvent, Reading, Starte
 from .scenes import FRAMES_AFTER, FRAMES_BEFORE, marked, sampling_step
 from .spans import LONGEST_RUN, SourceFrame
 from .threads import background, prefetch
-
-log = logging.getLogger("tlbvfi.job")
 
 QUEUE_FRAMES = 2
 """Enough to overlap decode, method and encode; a 4K frame in float32 is 100 MB."""
