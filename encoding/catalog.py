@@ -45,7 +45,7 @@ class Profile:
 
     name: str
     encoder: str
-    """FFmpeg's name; accepted as an alias if only one profile uses it."""
+    """FFmpeg's name; as an alias it means the first profile that uses it."""
     chunk_suffix: str
     """Container of chunks: with exact times if packets are reordered, else any the codec fits."""
     containers: tuple[str, ...]
