@@ -94,20 +94,19 @@ def open_video(
     """
     with _opened(source, way) as container:
         stream = pictures(container)
-        if stream is not None:
-            _require_decoder(source, stream)
-            stream.codec_context.thread_type = "NONE" if isinstance(way, Hardware) else way
-            if way != "NONE":
-                stream.codec_context.options = {"err_detect": "explode"}
-            if stream.codec_context.name == "apng" and stream.codec_context.extradata:
-                header = chunks_without_deflated(stream.codec_context.extradata)
-                stream.codec_context.extradata = header
-            yield container, stream
-            return
-        only_audio = "; it holds only sound" if container.streams.audio else ""
-        raise SourceError(
-            f"{source_name(source)} has no video stream{only_audio}; choose a file with pictures."
-        )
+        if stream is None:
+            only_audio = "; it holds only sound" if container.streams.audio else ""
+            raise SourceError(
+                f"{source_name(source)} has no video stream{only_audio}; choose a file with pictures."
+            )
+        _require_decoder(source, stream)
+        stream.codec_context.thread_type = "NONE" if isinstance(way, Hardware) else way
+        if way != "NONE":
+            stream.codec_context.options = {"err_detect": "explode"}
+        if stream.codec_context.name == "apng" and stream.codec_context.extradata:
+            header = chunks_without_deflated(stream.codec_context.extradata)
+            stream.codec_context.extradata = header
+        yield container, stream
 
 
 def _require_decoder(source: VideoInput, stream: VideoStream) -> None:
@@ -134,7 +133,7 @@ def _opened(source: VideoInput, way: Way) -> Iterator[InputContainer]:
     accelerator = way.accelerator if isinstance(way, Hardware) and way.is_default else None
     with ExitStack() as stack:
         try:
-            container = _open(source, accelerator, stack)
+            container = stack.enter_context(open_container(source, accelerator))
         except SourceError as error:
             if accelerator is None:
                 raise
