@@ -30,7 +30,7 @@ from .durable import atomic_file, disk_errors, make_folder, refuse_existing
 from .errors import OutputError, VerificationError
 from .frame import ColorTags, is_mirrored
 from .manifest import Manifest
-from .packets import CHUNK, CHUNK_PACKETS, open_video
+from .packets import CHUNK, CHUNK_PACKETS, open_made
 from .profiles import find_profile
 from .progress import ChunkRecord
 from .session import IF_OUTPUT_FULL, Session
@@ -203,7 +203,7 @@ def _countable(track: Track, counts: Counter[int]) -> int | None:
 
 def _add_video(out: OutputContainer, plan: _Plan, suffix: str) -> VideoStream:
     path = plan.session.chunk_path(plan.records[0].index)
-    with open_video(path, CHUNK) as chunk:
+    with open_made(path, CHUNK) as chunk:
         template = chunk.streams.video[0]
         stream = out.add_stream_from_template(template, opaque=True)
         tag = template.codec_context.codec_tag
@@ -247,7 +247,7 @@ def _video_packets(
         shown, lasting, decoded, gaps, left = (
             column[done : done + record.frames].tolist() for column in columns
         )
-        with open_video(plan.session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
+        with open_made(plan.session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
             head = _require_same_head(chunk, head, record)
             for position, (place, packet) in enumerate(_placed(chunk, plan.session, record)):
                 packet.stream = stream
@@ -335,7 +335,7 @@ def _tick(packet: Packet, first: int, session: Session) -> int:
 def _undescribed(path: Path, manifest: Manifest) -> list[str]:
     """Notes on which parts of the video's description the container did not keep."""
     planned = manifest.stream
-    with open_video(path) as container:
+    with open_made(path) as container:
         stream = container.streams.video[0]
         found = ColorTags.of(stream.codec_context)
         aspect = stream.sample_aspect_ratio or 1

@@ -147,20 +147,6 @@ def file_url(path: str | Path) -> str:
     return f"file:{path}"
 
 
-def open_file(path: str | Path, *, options: dict[str, str] | None = None) -> InputContainer:
-    """The container of a file whose packets will be counted; `options` are the demuxer's.
-
-    Undecodable characters in tags are replaced. Playlists are refused: nothing is read but the
-    file itself.
-
-    Raises:
-        FFmpegError: it cannot be opened.
-    """
-    return av.open(
-        file_url(path), options=options or {}, container_options=ONLY_ITSELF, **TAG_OPTIONS
-    )
-
-
 @contextmanager
 def open_container(
     source: VideoInput, accelerator: HWAccel | None = None

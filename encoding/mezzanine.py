@@ -20,7 +20,7 @@ from .errors import VerificationError
 from .frame import ColorTags
 from .layout import pixel_layout
 from .manifest import Manifest, differences
-from .packets import CHUNK, open_video
+from .packets import CHUNK, open_made
 from .profiles import Encoder, PictureFacts, written_tags
 from .progress import ChunkRecord
 from .session import Session
@@ -176,7 +176,7 @@ def _final_color(color: ColorTags, source: str, encoder: Encoder) -> ColorTags:
 def _chunk_frames(session: Session, record: ChunkRecord) -> Generator[VideoFrame, None, None]:
     path = session.chunk_path(record.index)
     count = 0
-    with open_video(path, CHUNK) as container:
+    with open_made(path, CHUNK) as container:
         container.streams.video[0].thread_type = "AUTO"
         for picture in container.decode(video=0):
             count += 1

@@ -1,4 +1,4 @@
-"""What a video file holds, as far as its packets show it without decoding."""
+"""What a file that we made holds, as far as its packets show it without decoding."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 from av.error import FFmpegError
 
-from .container import open_file
+from .container import ONLY_ITSELF, TAG_OPTIONS, file_url
 from .errors import VerificationError
 
 if TYPE_CHECKING:
@@ -43,14 +44,16 @@ CHUNK_PACKETS = {**CHUNK, "probesize": "32"}
 
 
 @contextmanager
-def open_video(path: Path, options: dict[str, str] | None = None) -> Iterator[InputContainer]:
-    """A video file opened for reading; `options` are the demuxer's.
+def open_made(path: Path, options: dict[str, str] | None = None) -> Iterator[InputContainer]:
+    """A chunk or a final file opened for reading; `options` are the demuxer's.
 
     Raises:
         VerificationError: it cannot be opened, breaks off while being read, or has no video.
     """
     try:
-        with open_file(path, options=options) as container:
+        with av.open(
+            file_url(path), options=options or {}, container_options=ONLY_ITSELF, **TAG_OPTIONS
+        ) as container:
             if not container.streams.video:
                 raise VerificationError(f"{path} has no video stream: it is not a finished video.")
             yield container
@@ -65,7 +68,7 @@ def scan_packets(path: Path, options: dict[str, str] | None = None) -> PacketSca
         VerificationError: the file cannot be read or has no video.
     """
     pts, dts = [], []
-    with open_video(path, options) as container:
+    with open_made(path, options) as container:
         video = container.streams.video[0]
         others = {stream.index: 0 for stream in container.streams if stream is not video}
         for packet in container.demux():

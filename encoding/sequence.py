@@ -24,7 +24,7 @@ from .errors import OutputError, SourceError, VerificationError
 from .images import DECODERS, ImageFormat, ImageSource, done_ahead, encoded_image, read_image
 from .manifest import Json
 from .mezzanine import decoded_frames
-from .packets import CHUNK_PACKETS, open_video
+from .packets import CHUNK_PACKETS, open_made
 from .png import with_texts
 from .session import IF_OUTPUT_FULL, Session
 from .timetable import timetable
@@ -231,7 +231,7 @@ def _images(session: Session, form: ImageFormat, start: int) -> Generator[Encode
 
 def _packets(session: Session) -> Generator[bytes, None, None]:
     for record in session.in_order():
-        with open_video(session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
+        with open_made(session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
             for packet in chunk.demux(video=0):
                 if packet.size:
                     yield bytes(packet)

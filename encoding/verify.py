@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import SessionError, VerificationError, some_of
-from .packets import CHUNK, MISSING, PacketScan, open_video, scan_packets
+from .packets import CHUNK, MISSING, PacketScan, open_made, scan_packets
 from .progress import ChunkRecord
 from .session import Session
 from .timetable import MILLISECOND_CONTAINERS, Timetable, timetable
@@ -238,7 +238,7 @@ def _undecodable(path: Path, frames: int, options: dict[str, str] | None = None)
     """Why not all `frames` frames of a file can be decoded; empty if they can."""
     count = 0
     try:
-        with open_video(path, options) as container:
+        with open_made(path, options) as container:
             container.streams.video[0].thread_type = "AUTO"
             for picture in container.decode(video=0):
                 if picture.is_corrupt:  # the decoder made up the missing part
