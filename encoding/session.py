@@ -31,7 +31,6 @@ from filelock import FileLock, Timeout
 
 from .durable import (
     StepHook,
-    atomic_file,
     disk_errors,
     file_sha256,
     free_bytes,
@@ -53,7 +52,7 @@ from .manifest import (
 from .packets import CHUNK, scan_packets
 from .profiles import expected_bits
 from .progress import ChunkRecord, ProgressLog, read_progress
-from .stored import is_of_type, read_json
+from .stored import is_of_type, read_json, write_json
 from .writer import VideoWriter, stores_mastering
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ class Session:
             make_folder(folder)
             document = {"schema": SCHEMA, "id": id, **manifest_to_json(manifest)}
             with session._exclusive():
-                _write_json(folder / MANIFEST, {**document, "versions": session.versions})
+                write_json(folder / MANIFEST, {**document, "versions": session.versions})
         return session
 
     @classmethod
@@ -457,7 +456,7 @@ class Session:
 
     def _note(self, name: str, document: Json | list[Json]) -> None:
         with disk_errors(self.folder, if_full=IF_FULL):
-            _write_json(self.folder / name, document)
+            write_json(self.folder / name, document)
 
     def _noted(self, name: str) -> Any:  # noqa: ANN401 - what `_note` wrote to this file
         path = self.folder / name
@@ -645,8 +644,3 @@ def _session_folder(root: Path, id: str) -> Path:
     if folder.exists() and not folder.is_dir():
         raise SessionError(f"{folder} is not a folder: remove it or choose another session id.")
     return folder
-
-
-def _write_json(path: Path, document: Json | list[Json]) -> None:
-    with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", "utf-8")

@@ -1,4 +1,4 @@
-"""Reads stored JSON back, and checks that it has the types that were written.
+"""Stores JSON documents, reads them back, and checks that they have the types that were written.
 
 A folder may have been damaged, edited by hand, or made by a stranger: nothing in it is trusted
 before its type has been checked.
@@ -16,9 +16,21 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from .durable import atomic_file
+
 MOST_DIGITS = 1000
 MOST = (1 << 62) - 1
 """Integers up to it, and the sum of two, fit into the 64 bits of FFmpeg's times."""
+
+
+def write_json(path: Path, document: object) -> None:
+    """Write a document of JSON types to a file, completely or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON

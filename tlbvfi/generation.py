@@ -27,7 +27,7 @@ from ..encoding.durable import (
     fsync_folder,
     retry_while_open,
 )
-from ..encoding.stored import read_json, require_types
+from ..encoding.stored import read_json, require_types, write_json
 from .client import OnServerEvent, ReceivedImage, generate, patiently
 from .comfy_http import (
     FileRef,
@@ -164,7 +164,7 @@ def collect(
             done = job.run(record or _new_record(folder))
             if done is not None:
                 fsync_folder(folder / "frames")
-                _write_record(folder, done)
+                write_json(folder / RECORD, asdict(done))
                 return _generation(folder, done, was_there=False)
             record = None
     raise ClientError(
@@ -341,13 +341,8 @@ def _new_record(folder: Path) -> _Record:
     for path in (folder / "frames").glob("frame_*"):
         path.unlink()
     record = _Record(prompt_id=str(uuid.uuid4()), client_id=uuid.uuid4().hex)
-    _write_record(folder, record)
+    write_json(folder / RECORD, asdict(record))
     return record
-
-
-def _write_record(folder: Path, record: _Record) -> None:
-    with atomic_file(folder / RECORD) as part:
-        part.write_text(json.dumps(asdict(record)), encoding="utf-8")
 
 
 def _read_record(folder: Path) -> _Record | None:
