@@ -206,6 +206,20 @@ def sole_writer(output: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def new_file(output: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary sibling of a file that nobody else makes meanwhile; makes its folder.
+
+    Raises:
+        OutputError: it exists and may not be overwritten, another job makes it, its disk is full, or
+            it cannot be written.
+    """
+    with sole_writer(output), disk_errors(output):
+        refuse_existing(output, overwrite=overwrite)
+        with atomic_file(output) as temporary:
+            yield temporary
+
+
 def remove_stale_lock(output: Path) -> None:
     """Remove what a job that was killed as its last step began has left beside `output`."""
     if _lock_of(output).exists():

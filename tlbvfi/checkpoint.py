@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..encoding.durable import atomic_file, disk_errors, refuse_existing, sole_writer
+from ..encoding.durable import new_file
 from ..encoding.errors import OutputError
 from .errors import CheckpointError, ModelMissingError, SettingsError
 from .model import COMPUTE_DTYPES, TLBVFI
@@ -140,10 +140,8 @@ def convert(
         raise SettingsError(f"{target} must end in .safetensors, the format it is written in.")
     weights = read_weights(Path(source))
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in weights.items()}
-    with sole_writer(target), disk_errors(target):
-        refuse_existing(target, overwrite=overwrite)
-        with atomic_file(target) as temporary:
-            _save(stored, temporary, target)
+    with new_file(target, overwrite=overwrite) as temporary:
+        _save(stored, temporary, target)
 
 
 def _save(weights: dict[str, Tensor], temporary: Path, target: Path) -> None:

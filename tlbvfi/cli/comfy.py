@@ -117,6 +117,7 @@ def _add_rewrite(commands: Commands, shared: argparse.ArgumentParser) -> None:
 
 def run_rewrite(arguments: argparse.Namespace) -> int:
     """Write the rewritten workflow; list the changes on stderr, or with --json on stdout."""
+    from ...encoding.durable import new_file
     from ..rewrite import rewrite
     from ..workflow import read_workflow
 
@@ -126,7 +127,8 @@ def run_rewrite(arguments: argparse.Namespace) -> int:
     )
     text = json.dumps(result.workflow, indent=2, ensure_ascii=output is None)
     if output is not None:
-        _write(output, text, overwrite=arguments.overwrite)
+        with new_file(output, overwrite=arguments.overwrite) as part:
+            part.write_text(text, encoding="utf-8", errors="replace")  # lone surrogates
     if arguments.json:
         told = {"changes": result.changes, "output": str(output) if output else None}
         print(json.dumps(told if output else {**told, "workflow": result.workflow}))
@@ -136,15 +138,6 @@ def run_rewrite(arguments: argparse.Namespace) -> int:
     if output is None:
         print(text)
     return 0
-
-
-def _write(output: Path, text: str, *, overwrite: bool) -> None:
-    from ...encoding.durable import atomic_file, disk_errors, refuse_existing, sole_writer
-
-    with sole_writer(output), disk_errors(output):
-        refuse_existing(output, overwrite=overwrite)
-        with atomic_file(output) as part:
-            part.write_text(text, encoding="utf-8", errors="replace")  # lone surrogates
 
 
 def run_comfy(arguments: argparse.Namespace) -> int:
