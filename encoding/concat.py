@@ -24,6 +24,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
+from .callbacks import OnProgress, no_progress
 from .carried import container_options, open_carried
 from .container import VideoInput, file_url
 from .durable import atomic_file, disk_errors, make_folder, refuse_existing
@@ -48,8 +49,6 @@ PRORES_TAGS = ("apch", "ap4h")
 REDIVIDED = ("pcm", "ac3", "eac3")
 """Audio codecs whose packets muxers split differently; the mp4 muxer drops an (E-)AC-3 frame that
 is cut off at the beginning, and merges short ones."""
-OnProgress = Callable[[int, int], None]
-"""Called with frames done and total frames; may raise to cancel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +78,7 @@ def join(
     window: Window | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = no_progress,
     on_made: OnMade | None = None,
 ) -> JoinResult:
     """Join all chunks into `output`, which appears only once it is complete and verified.
@@ -144,7 +143,7 @@ def _refuse_unsuitable(session: Session, output: Path, *, overwrite: bool) -> No
 
 
 def _write_or_refuse(
-    plan: _Plan, path: Path, metadata: dict[str, str], on_progress: OnProgress | None
+    plan: _Plan, path: Path, metadata: dict[str, str], on_progress: OnProgress
 ) -> tuple[tuple[int | None, ...], list[str]]:
     try:
         return _write(plan, path, metadata, on_progress)
@@ -158,7 +157,7 @@ def _write_or_refuse(
 
 
 def _write(
-    plan: _Plan, path: Path, metadata: dict[str, str], on_progress: OnProgress | None
+    plan: _Plan, path: Path, metadata: dict[str, str], on_progress: OnProgress
 ) -> tuple[tuple[int | None, ...], list[str]]:
     """Write the joined file; packet counts of the streams other than video, and notes."""
     suffix = path.suffix.lower()
@@ -232,7 +231,7 @@ def _keeps_tag(tag: str, one: str, other: str) -> bool:
 
 
 def _video_packets(
-    plan: _Plan, stream: VideoStream, on_progress: OnProgress | None
+    plan: _Plan, stream: VideoStream, on_progress: OnProgress
 ) -> Iterator[tuple[float, Packet]]:
     """(decode time in seconds, packet) of all chunks, in decode order."""
     times, unit = plan.times, float(plan.times.time_base)
@@ -262,8 +261,7 @@ def _video_packets(
                     packet.is_keyframe = False
                 yield decoded[position] * unit, packet
         done += record.frames
-        if on_progress is not None:
-            on_progress(done, len(times.pts))
+        on_progress(done, len(times.pts))
 
 
 def _require_same_head(

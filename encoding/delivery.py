@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from .callbacks import OnProgress, no_progress
 from .carried import kept_metadata
-from .concat import JoinResult, OnMade, OnProgress, join
+from .concat import JoinResult, OnMade, join
 from .container import VideoInput
 from .durable import refuse_existing
 from .errors import EncoderError, OutputError
@@ -133,8 +134,8 @@ def deliver(
     window: Window | None = None,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
-    on_encode: OnProgress | None = None,
-    on_join: OnProgress | None = None,
+    on_encode: OnProgress = no_progress,
+    on_join: OnProgress = no_progress,
     on_made: OnMade | None = None,
 ) -> JoinResult:
     """Make `output` from the chunks, complete and verified; all chunks are left for `clean_up`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from itertools import chain
@@ -13,6 +13,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from .callbacks import OnProgress, no_progress
 from .closable import Closable
 from .errors import SourceError
 from .frame import ColorTags, Frame
@@ -61,7 +62,7 @@ class MemorySource(Closable):
         )
         self.info = _describe(first, self.timestamps)
 
-    def identify(self, on_frame: Callable[[int, int], None] = lambda done, total: None) -> None:
+    def identify(self, on_frame: OnProgress = no_progress) -> None:
         """Read every frame of a sequence for `identity`, which else does it when asked first.
 
         `on_frame` is called with the frames read and their number, and may raise to stop.

@@ -9,12 +9,13 @@ chunks need not match those of the mezzanine: hundreds of short chunks become a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from .callbacks import OnProgress, no_progress
 from .color import convert, yuv_of_rgb
 from .errors import VerificationError
 from .frame import ColorTags
@@ -75,7 +76,7 @@ def encode_session(
     session: Session,
     encoder: Encoder,
     *,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress = no_progress,
 ) -> Session:
     """The session `<id>.final`: the same frames and times, encoded with `encoder`; resumable.
 
@@ -92,15 +93,14 @@ def encode_session(
     records = session.in_order()
     times = timetable(session.manifest, records, shift=session.manifest.start).pts.tolist()
     final = _final_session(session, _final_manifest(session, encoder))
-    tell = on_progress or _tell_nobody
     with final.locked():
         intact = {record.index for record in final.done(thorough=True)}
         for index, begin in enumerate(range(0, len(times), FRAMES_PER_CHUNK)):
             end = min(begin + FRAMES_PER_CHUNK, len(times))
             if index in intact:
-                tell(end, len(times))
+                on_progress(end, len(times))
             else:
-                _encode_chunk(session, final, index, range(begin, end), times, tell)
+                _encode_chunk(session, final, index, range(begin, end), times, on_progress)
     return final
 
 
@@ -131,7 +131,7 @@ def _encode_chunk(
     index: int,
     numbers: range,
     times: list[int],
-    tell: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> None:
     manifest = final.manifest
     frames = decoded_frames(session, numbers.start)
@@ -144,13 +144,9 @@ def _encode_chunk(
                 manifest.stream.color,
             )
             chunk.write(converted, times[number])
-            tell(number + 1, len(times))
+            on_progress(number + 1, len(times))
         pairs = numbers.start, numbers.stop
         chunk.commit(pairs=pairs, first_frame=numbers.start, is_last=numbers.stop == len(times))
-
-
-def _tell_nobody(done: int, total: int) -> None:
-    pass
 
 
 def _final_manifest(session: Session, encoder: Encoder) -> Manifest:

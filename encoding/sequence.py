@@ -18,7 +18,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from .concat import JoinResult, OnProgress
+from .callbacks import OnProgress, no_progress
+from .concat import JoinResult
 from .durable import atomic_file, disk_errors, make_folder
 from .errors import OutputError, SourceError, VerificationError
 from .images import DECODERS, ImageFormat, ImageSource, done_ahead, encoded_image, read_image
@@ -89,7 +90,7 @@ def write_images(
     *,
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
-    on_progress: OnProgress | None = None,
+    on_progress: OnProgress = no_progress,
 ) -> JoinResult:
     """Write all frames of a session as images named by the pattern `output`, and check them.
 
@@ -192,7 +193,7 @@ def _write_missing(
     done: set[int],
     total: int,
     texts: Mapping[str, str],
-    on_progress: OnProgress | None,
+    on_progress: OnProgress,
 ) -> None:
     missing = [number for number in range(1, total + 1) if number not in done]
     if not missing:
@@ -205,8 +206,7 @@ def _write_missing(
         )
         with closing(done_ahead(writes)) as written:
             for number, _ in zip(missing, written, strict=False):
-                if on_progress is not None:
-                    on_progress(number, total)
+                on_progress(number, total)
 
 
 def _write(path: Path, encode: Encode, texts: Mapping[str, str]) -> None:

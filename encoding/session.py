@@ -20,7 +20,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import av
 from filelock import FileLock, Timeout
 
+from .callbacks import OnProgress, no_progress
 from .durable import (
     StepHook,
     disk_errors,
@@ -246,7 +247,7 @@ class Session:
         return hashlib.sha256(sums.encode()).hexdigest()
 
     def done(
-        self, *, thorough: bool = False, on_chunk: Callable[[int, int], None] | None = None
+        self, *, thorough: bool = False, on_chunk: OnProgress = no_progress
     ) -> list[ChunkRecord]:
         """Committed chunks whose files match their record, by index; others are logged and skipped.
 
@@ -257,8 +258,7 @@ class Session:
         was_joined = self.result() is not None
         for number, record in enumerate(self.in_order(), 1):
             problem = self.problem(record, thorough=thorough)
-            if on_chunk is not None:
-                on_chunk(number, len(self.records()))
+            on_chunk(number, len(self.records()))
             if not problem:
                 intact.append(record)
             elif was_joined and not self.chunk_path(record.index).exists():

@@ -12,13 +12,14 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from email.message import Message
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..encoding.callbacks import OnProgress, no_progress
 from ..encoding.durable import (
     disk_errors,
     file_sha256,
@@ -36,27 +37,21 @@ HTML = re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE)
 WAITS = (1.0, 5.0, 15.0)
 """Seconds to wait before a retry after an attempt that brought no new bytes."""
 
-OnProgress = Callable[[int, int], None]
-"""Called with (bytes done, total bytes); may raise to stop, which keeps what has arrived."""
-
 log = logging.getLogger("tlbvfi.download")
-
-
-def ignore_progress(done: int, total: int) -> None:
-    """Do nothing."""
 
 
 def download(
     model: str,
     folder: str | Path,
     *,
-    on_progress: OnProgress = ignore_progress,
+    on_progress: OnProgress = no_progress,
     base_url: str = HUGGING_FACE,
     timeout_seconds: float = 30.0,
     waits: Sequence[float] = WAITS,
 ) -> Path:
     """Path of the weights file of method `model` in `folder`, downloaded unless it is there.
 
+    `on_progress` gets bytes; if it raises to stop, what has arrived is kept.
     `base_url`: huggingface.co or a mirror of it; https, or http to this machine itself.
     `timeout_seconds`: silence after which a connection counts as broken. `waits`: seconds between
     attempts that bring no new bytes; after the last of them the download fails.
