@@ -24,13 +24,7 @@ from av import VideoFrame
 from ..encoding.color import convert, from_rgb, skim, to_rgb
 from ..encoding.concat import JoinResult
 from ..encoding.delivery import Final, clean_up, deliver, final_to_json
-from ..encoding.durable import (
-    StepHook,
-    no_step,
-    remove_stale_lock,
-    size_in_words,
-    sole_writer,
-)
+from ..encoding.durable import remove_stale_lock, size_in_words, sole_writer
 from ..encoding.errors import OutputError, SessionError
 from ..encoding.frame import Frame
 from ..encoding.images import ImageFormat
@@ -119,12 +113,11 @@ def run_job(
     destination: Destination,
     *,
     on_event: OnEvent = log_notices,
-    on_step: StepHook = no_step,
 ) -> JobResult:
     """Interpolate `source` into `destination.output`, or resume where an earlier run stopped.
 
     `on_event` is called in this thread, at least once per output frame, and may raise to stop: the
-    chunks committed so far stay. `on_step` is called at every step of a chunk's commit.
+    chunks committed so far stay.
 
     Raises:
         VideoError: the source, encoder, session or destination is unusable.
@@ -152,7 +145,7 @@ def run_job(
             return _result(session, destination, frames_made=0, was_done=True)
         with sole_writer(destination.output):
             _refuse_to_overwrite(session, plan.final, destination)
-            made = make_chunks(session, source, method, plan, on_event=on_event, on_step=on_step)
+            made = make_chunks(session, source, method, plan, on_event=on_event)
             join_session(
                 session,
                 destination.output,
@@ -333,7 +326,6 @@ def make_chunks(
     plan: Plan,
     *,
     on_event: OnEvent = log_notices,
-    on_step: StepHook = no_step,
 ) -> int:
     """Make every chunk that is missing or damaged; return the number of frames made.
 
@@ -361,7 +353,7 @@ def make_chunks(
     _warn_before_it_fails(session, method, plan, on_event)
     announce(method, plan.frames_total)
     for todo in chunks_to_make(session.records().values(), intact, plan):
-        write = partial(write_chunks, session=session, plan=plan, todo=todo, on_step=on_step)
+        write = partial(write_chunks, session=session, plan=plan, todo=todo)
         with closing(prefetch(load_frames(source, plan, todo), QUEUE_FRAMES)) as loaded:
             frames = interpolate(
                 loaded,
@@ -476,7 +468,6 @@ def write_chunks(
     session: Session,
     plan: Plan,
     todo: ChunkRange,
-    on_step: StepHook = no_step,
 ) -> Iterator[ChunkRecord]:
     """Encode frames into the chunks of a range and yield each chunk as it is committed.
 
@@ -492,7 +483,7 @@ def write_chunks(
     frame = next(remaining, None)
     index, start = todo.index, todo.start
     while frame is not None:
-        with session.new_chunk(index, on_step=on_step) as chunk:
+        with session.new_chunk(index) as chunk:
             first_frame, pair = frame.slot.number, frame.pair
             notes: dict[str, list[int]] = {}
             while frame is not None and not is_full(chunk, start, pair, frame.pair):

@@ -86,7 +86,7 @@ def run(tmp_path):
     from comfyui_tlbvfi.tlbvfi.methods import MethodConfig, create_method
 
     def go(source, name="out.mkv", *, method="blend", input_rate=None, destination=None, **options):
-        hooks = {key: options.pop(key) for key in ("on_event", "on_step") if key in options}
+        hooks = {"on_event": options.pop("on_event")} if "on_event" in options else {}
         wishes = ("codec", "crf", "bitrate", "preset", "pix_fmt")
         encoder = {key: options.pop(key) for key in wishes if key in options}
         encoder.setdefault("codec", "ffv1" if name.endswith(".mkv") else "h264")

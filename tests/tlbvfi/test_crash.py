@@ -26,6 +26,7 @@ STEPS = (
 JOBS = """
 import json, os, sys, time
 from fractions import Fraction
+from functools import partialmethod
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 root, source, jobs, pause, kill_signal = sys.argv[1:]
@@ -34,10 +35,13 @@ spec = spec_from_file_location(
 sys.modules["p"] = module = module_from_spec(spec)
 spec.loader.exec_module(module)
 from p.encoding.profiles import EncoderSettings
+from p.encoding.session import Session
 from p.encoding.source import open_source
 from p.tlbvfi.config import ChunkLength, JobConfig
 from p.tlbvfi.job import Destination, run_job
 from p.tlbvfi.methods.blend import BlendMethod
+
+new_chunk = Session.new_chunk
 
 def run(output, fatal):
     seen = []
@@ -46,11 +50,12 @@ def run(output, fatal):
         if step == fatal and seen.count(step) == 3:
             os.kill(os.getpid(), int(kill_signal))
 
+    Session.new_chunk = partialmethod(new_chunk, on_step=on_step)
     config = JobConfig(chunk=ChunkLength(frames=8), encoder=EncoderSettings(codec="h264"))
     with open_source(source) as opened:
         run_job(
             opened, BlendMethod(), config, Destination(output=Path(output), sound=Path(source)),
-            on_step=on_step, on_event=lambda event: time.sleep(float(pause)))
+            on_event=lambda event: time.sleep(float(pause)))
 
 *others, last = json.loads(jobs)
 for job in others:
