@@ -372,15 +372,15 @@ class Session:
         """Remember where the job came from: facts that affect no frame, such as its command."""
         self._note(ORIGIN, origin)
 
-    def origin(self) -> Json | None:
-        """What `note_origin` remembered last, or None.
+    def origin(self) -> Json:
+        """What `note_origin` remembered last; empty if it was never called.
 
         Raises:
             SessionError: the stored origin is damaged.
         """
         found = self._noted(ORIGIN)
         if found is None:
-            return None
+            return {}
         if not is_of_type(found, Json) or not all(
             is_of_type(found[key], hint) for key, hint in ORIGIN_FIELDS.items() if key in found
         ):

@@ -119,7 +119,7 @@ def chunks_of_earlier_runs(session: Session) -> list[int]:
 
     Only the one who queues the graph knows whether they belong to the same clip.
     """
-    if (session.origin() or {}).get("run") != running_prompt_id():
+    if session.origin().get("run") != running_prompt_id():
         return []
     begun = (session.folder / ORIGIN).stat().st_mtime_ns
     chunks = {index: session.chunk_path(index) for index in sorted(session.records())}

@@ -152,7 +152,7 @@ def run_job(
                 final=plan.final,
                 sound=sound,
                 sound_facts=sound_facts,
-                metadata=(session.origin() or {}).get("metadata"),
+                metadata=session.origin().get("metadata"),
                 overwrite=destination.overwrite,
                 keep_chunks=destination.keep_chunks,
                 on_event=on_event,
@@ -286,7 +286,7 @@ def sound_of(session: Session) -> str | None:
     settings = session.manifest.settings
     is_dropped = settings.get("slowmo", "1") != "1" and settings.get("slowmo_sound") != "stretch"
     is_silent = settings.get("audio") is False or is_dropped
-    return None if is_silent else (session.origin() or {}).get("sound")
+    return None if is_silent else session.origin().get("sound")
 
 
 def _is_done(session: Session, output: Path, final: Final) -> bool:

@@ -318,7 +318,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
     from ...encoding.session import Session
 
     root, session_id = session_place(arguments.session, arguments.root)
-    origin = Session.open(root, session_id).origin() or {}
+    origin = Session.open(root, session_id).origin()
     command = origin.get("command")
     if not command:
         raise SessionError(

@@ -73,7 +73,7 @@ def run_concat(arguments: argparse.Namespace) -> int:
             output,
             final=final_of(session, output, wanted),
             sound=Path(sound) if sound else None,
-            metadata=(session.origin() or {}).get("metadata"),
+            metadata=session.origin().get("metadata"),
             overwrite=arguments.overwrite,
             keep_chunks=not arguments.remove_chunks,
             on_event=show,
