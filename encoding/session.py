@@ -22,7 +22,8 @@ import re
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ from .manifest import (
 from .packets import CHUNK, scan_packets
 from .profiles import expected_bits
 from .progress import ChunkRecord, ProgressLog, read_progress
-from .stored import is_of_type, read_json, write_json
+from .stored import is_of_type, read_json, require_types, stored_fraction, write_json
 from .writer import VideoWriter, stores_mastering
 
 if TYPE_CHECKING:
@@ -99,6 +100,20 @@ class Forecast:
     def fits(self) -> bool:
         """Whether there is room for the rest."""
         return self.needed_bytes <= self.free_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalFile:
+    """A file that was made from a session's chunks, or numbered images."""
+
+    output: Path
+    bytes: int
+    shift: Fraction
+    """See `JoinResult.shift`."""
+    final: Json | None = None
+    """What the chunks became, see `delivery.final_to_json`; None: joined as they are."""
+    chunks: str | None = None
+    """The session's `content` when it was made."""
 
 
 class Session:
@@ -338,26 +353,26 @@ class Session:
             whole = int(per_frame * frames / 8)
         return Forecast(needed_bytes=2 * whole - written, free_bytes=free_bytes(self.folder))
 
-    def note_result(self, result: Json) -> None:
+    def note_result(self, made: FinalFile) -> None:
         """Remember a final file made from these chunks; it replaces one at the same `output`."""
-        others = [each for each in self.results() if each["output"] != result["output"]]
-        self._note(RESULT, [*others, result])
+        others = [each for each in self.results() if each.output != made.output]
+        self._note(RESULT, [_final_file_to_json(each) for each in (*others, made)])
 
-    def results(self) -> list[Json]:
+    def results(self) -> list[FinalFile]:
         """Every final file that `note_result` remembered, latest last.
 
         Raises:
             SessionError: the stored results are damaged.
         """
-        found = self._noted(RESULT) or []
-        if not is_of_type(found, list[Json]) or not all(map(_is_result, found)):
-            raise self._damaged(RESULT)
-        return found
+        try:
+            return [_final_file_from_json(each) for each in self._noted(RESULT) or []]
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(RESULT) from error
 
-    def result(self, output: Path | None = None) -> Json | None:
+    def result(self, output: Path | None = None) -> FinalFile | None:
         """The final file at `output`, or the latest; None if there is none."""
-        wanted = None if output is None else str(output.absolute())
-        found = [each for each in self.results() if wanted in (None, each["output"])]
+        wanted = None if output is None else output.absolute()
+        found = [each for each in self.results() if wanted in (None, each.output)]
         return found[-1] if found else None
 
     def note_images(self, claim: Json) -> None:
@@ -626,9 +641,21 @@ def is_device(name: str) -> bool:
     return name.split(".")[0].strip().lower() in WINDOWS_DEVICES
 
 
-def _is_result(noted: Json) -> bool:
-    wanted = {"output": str, "bytes": int, "shift": str}
-    return all(is_of_type(noted.get(key), hint) for key, hint in wanted.items())
+def _final_file_to_json(made: FinalFile) -> Json:
+    return {**asdict(made), "output": str(made.output), "shift": str(made.shift)}
+
+
+def _final_file_from_json(noted: Json) -> FinalFile:
+    """Raises: KeyError, TypeError, ValueError: it is not what `_final_file_to_json` gave."""
+    made = FinalFile(
+        output=Path(noted["output"]),
+        bytes=noted["bytes"],
+        shift=stored_fraction(noted["shift"]),
+        final=noted.get("final"),
+        chunks=noted.get("chunks"),
+    )
+    require_types(made)
+    return made
 
 
 def _session_folder(root: Path, id: str) -> Path:

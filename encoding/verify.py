@@ -111,7 +111,7 @@ def require_whole(session: Session) -> None:
     result = session.result()
     if result is not None and not session.has_chunks():
         raise SessionError(
-            f"Session {session.id} was joined into {result['output']} and its chunks removed: use "
+            f"Session {session.id} was joined into {result.output} and its chunks removed: use "
             "that file, or run its job with another output name, which makes them again."
         )
     missing = session.missing()

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..encoding.delivery import Final, clean_up, final_to_json
 from ..encoding.durable import atomic_file, disk_errors, sole_writer
 from ..encoding.manifest import Json
 from ..encoding.profiles import find_profile
-from ..encoding.session import Session
+from ..encoding.session import FinalFile, Session
 from ..encoding.unchanged import file_facts
 from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.job import is_joined, join_session
@@ -37,12 +37,8 @@ class Made:
 
     path: Path
     """With links resolved, like ComfyUI's folders that it is compared with."""
-    noted: Path
+    noted: FinalFile
     """As recorded in the session."""
-    final: Json | None
-    """How it was made from chunks; None: joined as they are."""
-    chunks: str | None
-    """The session's `content` when it was made."""
 
     def is_named(self, wanted: Path) -> bool:
         """Whether it has the wanted name, possibly with a number."""
@@ -52,11 +48,11 @@ class Made:
 
     def is_of(self, session: Session, final: Final) -> bool:
         """Whether it was made in this way from the chunks that the session has now."""
-        return (self.final, self.chunks) == (final_to_json(final), session.content())
+        return (self.noted.final, self.noted.chunks) == (final_to_json(final), session.content())
 
     def has_form(self, wanted: Path, final: Final) -> bool:
         """Whether it has the wanted container and encoding."""
-        return (self.final, self.path.suffix) == (final_to_json(final), wanted.suffix)
+        return (self.noted.final, self.path.suffix) == (final_to_json(final), wanted.suffix)
 
 
 def graph_metadata(hidden: Any) -> dict[str, str]:  # noqa: ANN401 - ComfyUI's untyped holder
@@ -83,7 +79,7 @@ def require_form(session: Session, wanted: Path, final: Final) -> None:
         return
     last, now = made[-1], final_to_json(final)
     raise SettingsError(
-        f"session {session.id} was joined into {last.path.name} ({_form(last.final)}) and its "
+        f"session {session.id} was joined into {last.path.name} ({_form(last.noted.final)}) and its "
         f"chunks were removed, so it cannot become {wanted.name} ({_form(now)}): delete "
         f"{last.path.name} and queue the graph again, or use another session_id; with "
         "cleanup_chunks off the chunks are kept."
@@ -119,7 +115,7 @@ def join_to(
     if made and not session.has_chunks():
         alike = [each for each in made if each.has_form(wanted, final)] or made
         former = own if own in alike else alike[-1]
-        if is_joined(session, former.noted):
+        if is_joined(session, former.noted.output):
             if former is not own and is_named:
                 return _named_as_well(session, former, wanted)
             if former is not own:
@@ -127,7 +123,7 @@ def join_to(
                     Notice(text=f"session {session.id} was already joined into {former.path.name}.")
                 )
             return former.path
-    elif own is not None and is_joined(session, own.noted) and own.is_of(session, final):
+    elif own is not None and is_joined(session, own.noted.output) and own.is_of(session, final):
         clean_up(session, keep_chunks=keep_chunks)
         return own.path
     output = free_path(wanted) if own is None else own.path
@@ -159,7 +155,7 @@ def _named_as_well(session: Session, former: Made, wanted: Path) -> Path:
         except OSError:
             shutil.copyfile(former.path, file)
         # before it appears, as in a join: after a crash it is known or absent
-        session.note_result({**(session.result(former.noted) or {}), "output": str(output)})
+        session.note_result(replace(former.noted, output=output))
     return output
 
 
@@ -190,14 +186,12 @@ def _made(session: Session) -> list[Made]:
     A file outside the folder that contains the session was not made by a node.
     """
     root, made = session.folder.parent.parent.resolve(), []
-    for result in session.results():
-        noted = Path(result["output"])
-        if not is_file(noted):
+    for noted in session.results():
+        if not is_file(noted.output):
             continue
-        path = noted.resolve()
-        if path.is_relative_to(root) and path.stat().st_size == result["bytes"]:
-            final, chunks = result.get("final"), result.get("chunks")
-            made.append(Made(path=path, noted=noted, final=final, chunks=chunks))
+        path = noted.output.resolve()
+        if path.is_relative_to(root) and path.stat().st_size == noted.bytes:
+            made.append(Made(path=path, noted=noted))
     return made
 
 

@@ -101,8 +101,8 @@ def save_chunk(
         former.remove()
     require_own(root, session_id, manifest)
     session = Session.start(root, session_id, manifest)
-    for result in joined:
-        session.note_result(result)
+    for made in joined:
+        session.note_result(made)
     _note_run(session, settings.sound)
     tags = manifest.stream.color
     meter = Meter(frames_total=len(frames))

@@ -37,7 +37,7 @@ from ..encoding.sequence import (
     refuse_other_images,
     total_bytes,
 )
-from ..encoding.session import ChunkWriter, Session
+from ..encoding.session import ChunkWriter, FinalFile, Session
 from ..encoding.source import Source
 from ..encoding.stored import stored_fraction
 from ..encoding.unchanged import Facts, file_facts, require_unchanged
@@ -201,10 +201,10 @@ def verify_joined(
     Raises:
         SessionError: the session was not joined into that file.
     """
-    result = session.result(output)
-    if result is None:
+    made = session.result(output)
+    if made is None:
         raise SessionError(f"Session {session.id} was not joined into {output or 'anything'} yet.")
-    path = Path(result["output"])
+    path = made.output
     if is_image(path.suffix):
         pattern, frames = image_pattern(path), len(expected_output(session).times.pts)
         problem = problem_with_images(pattern, frames)
@@ -214,11 +214,11 @@ def verify_joined(
         checks, size = [Check(name="file", ok=False, what="is missing")], 0
     else:
         checks, size = (), path.stat().st_size
-        if size == result["bytes"]:  # otherwise it is some other file, perhaps a long one
-            expected = expected_output(session, shift=_stored(result["shift"]))
+        if size == made.bytes:  # otherwise it is some other file, perhaps a long one
+            expected = expected_output(session, shift=made.shift)
             checks = verify_file(path, expected, deep=deep).checks
-    what = f"{size} bytes" if size == result["bytes"] else f"{size} bytes of {result['bytes']}"
-    is_whole = Check(name="size", ok=size == result["bytes"], what=what)
+    what = f"{size} bytes" if size == made.bytes else f"{size} bytes of {made.bytes}"
+    is_whole = Check(name="size", ok=size == made.bytes, what=what)
     return VerifyReport(subject=str(path), checks=(is_whole, *checks))
 
 
@@ -253,13 +253,13 @@ def join_session(
     def note(joined: JoinResult) -> None:
         require_unchanged(sound, sound_facts)
         session.note_result(
-            {
-                "output": str(output.absolute()),
-                "bytes": joined.bytes,
-                "shift": str(joined.shift),
-                "final": final_to_json(final),
-                "chunks": session.content(),
-            }
+            FinalFile(
+                output=output.absolute(),
+                bytes=joined.bytes,
+                shift=joined.shift,
+                final=final_to_json(final),
+                chunks=session.content(),
+            )
         )
 
     with session.locked():
@@ -291,7 +291,8 @@ def sound_of(session: Session) -> str | None:
 
 def _is_done(session: Session, output: Path, final: Final) -> bool:
     """Whether `output` exists, was made from this session and is encoded as `final` says."""
-    is_alike = (session.result(output) or {}).get("final") == final_to_json(final)
+    made = session.result(output)
+    is_alike = made is not None and made.final == final_to_json(final)
     return is_alike and is_joined(session, output)
 
 

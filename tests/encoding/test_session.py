@@ -20,12 +20,13 @@ from comfyui_tlbvfi.encoding.errors import (
     VerificationError,
 )
 from comfyui_tlbvfi.encoding.manifest import manifest_from_json, manifest_to_json
-from comfyui_tlbvfi.encoding.session import FOLDER, Session, check_id, list_sessions
+from comfyui_tlbvfi.encoding.session import FOLDER, FinalFile, Session, check_id, list_sessions
 from comfyui_tlbvfi.encoding.verify import expected_output, verify_session
 from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+SMOOTH = FinalFile(output=Path("smooth.mp4"), bytes=7, shift=Fraction(0))
 STEPS = [
     *("before close", "after close", "after fsync", "after rename"),
     *("before line", "in line", "after line"),
@@ -490,7 +491,7 @@ def test_the_content_of_a_session_changes_with_its_chunks_alone(tmp_path, filled
     session = filled()
     before = session.content()
     assert Session.open(tmp_path, "job").content() == before
-    session.note_result({"output": "smooth.mp4", "bytes": 7, "shift": "0"})
+    session.note_result(SMOOTH)
     assert session.content() == before
     with session.locked():
         commit(session, 1, lambda index: paint(index + 100))
@@ -499,10 +500,10 @@ def test_the_content_of_a_session_changes_with_its_chunks_alone(tmp_path, filled
 
 def test_dropping_chunks_keeps_the_books(tmp_path, filled):
     session = filled()
-    session.note_result({"output": "smooth.mp4", "bytes": 7, "shift": "0"})
+    session.note_result(SMOOTH)
     session.drop_chunks()
     again = Session.open(tmp_path, "job")
-    assert again.result() == {"output": "smooth.mp4", "bytes": 7, "shift": "0"}
+    assert again.result() == SMOOTH
     assert len(again.records()) == 3
     assert again.done() == []
 

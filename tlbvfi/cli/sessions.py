@@ -148,7 +148,7 @@ def _row(session: Session) -> dict[str, Any]:
     """What the list shows for a session."""
     records = session.records().values()
     size = sum(record.bytes for record in records) if session.has_chunks() else 0
-    outputs = ", ".join(result["output"] for result in session.results())
+    outputs = ", ".join(str(made.output) for made in session.results())
     missing = session.missing()
     return {
         "id": session.id,
