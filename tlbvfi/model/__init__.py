@@ -1,8 +1,7 @@
 """The TLB-VFI networks: tensors in, tensors out; no files, no devices, no video."""
 
-from .bands import Bands
 from .geometry import MINIMUM_SIDE, Geometry, Padding, plan_geometry
-from .memory import WHOLE, MemoryPlan, plan_memory
+from .memory import MemoryPlan, plan_memory
 from .precision import COMPUTE_DTYPES
 from .sampling import SamplingOptions, sample
 from .tlbvfi import TLBVFI, FrameFeatures
@@ -11,8 +10,6 @@ __all__ = [
     "COMPUTE_DTYPES",
     "MINIMUM_SIDE",
     "TLBVFI",
-    "WHOLE",
-    "Bands",
     "FrameFeatures",
     "Geometry",
     "MemoryPlan",
