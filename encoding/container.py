@@ -37,6 +37,9 @@ Threads = Literal["AUTO", "NONE"]
 Way = Threads | Hardware
 """How to decode: in software with this threading, or on a GPU."""
 
+MISSING = -(1 << 63)
+"""FFmpeg's number in place of a time that a packet does not have."""
+
 PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
 """Formats that refer to other files, which are unchecked and may change or lie elsewhere."""
 ONLY_ITSELF = {

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from .container import ONLY_ITSELF, TAG_OPTIONS, file_url
+from .container import MISSING, ONLY_ITSELF, TAG_OPTIONS, file_url
 from .errors import VerificationError
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ class PacketScan:
     """int64 [packets], ticks; MISSING where the container stores none (Matroska)."""
     other: tuple[int, ...]
     """Number of packets of every other stream, in stream order."""
-
-
-MISSING = -(1 << 63)
 
 
 CHUNK = {"ignore_editlist": "1"}

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 from av.format import Flags
 
 from .clock import STEADY, Clock, ClockReader
-from .container import VideoInput, exact, open_container, packets, pictures
+from .container import MISSING, VideoInput, exact, open_container, packets, pictures
 from .errors import SourceError
-from .packets import MISSING
 from .timestamps import Timestamps, ascending, filled, timestamps
 from .vpx import is_hidden
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .container import MISSING
 from .errors import SessionError, VerificationError, some_of
-from .packets import CHUNK, MISSING, PacketScan, open_made, scan_packets
+from .packets import CHUNK, PacketScan, open_made, scan_packets
 from .progress import ChunkRecord
 from .session import Session
 from .timetable import MILLISECOND_CONTAINERS, Timetable, timetable
