@@ -63,6 +63,12 @@ def exact(rational: Fraction | AVRational | None) -> Fraction | None:
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
+def begin_of(packet: Packet) -> Fraction | None:
+    """Seconds at which a packet is presented, or else decoded; None if it has no time."""
+    time, base = packet.pts if packet.pts is not None else packet.dts, exact(packet.time_base)
+    return None if time is None or base is None else time * base
+
+
 def text_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """A file's tags as text that can be stored and shown.
 

@@ -16,7 +16,7 @@ import av
 from av.error import FFmpegError
 from av.packet import Packet
 
-from .container import VideoInput, exact, open_container, packets
+from .container import VideoInput, begin_of, exact, open_container, packets
 from .sound import SMALLEST_GAP
 from .track import Convert, Track, codec_name, label
 from .window import Window
@@ -71,9 +71,8 @@ def _full(container: InputContainer, stream: Stream) -> Iterator[Packet]:
 
 
 def _begin(packet: Packet) -> Fraction:
-    """Seconds at which a packet is presented, or else decoded."""
-    time = packet.pts if packet.pts is not None else packet.dts
-    return (time or 0) * (exact(packet.time_base) or Fraction(0))
+    """Seconds at which a packet begins; 0 if it has no time."""
+    return begin_of(packet) or Fraction(0)
 
 
 def _is_playable(times: list[Fraction], file: io.BytesIO) -> bool:
@@ -99,12 +98,12 @@ def has_gap(stream: Stream, origin: VideoInput, window: Window | None) -> bool:
     """
     if stream.type != "audio":
         return False
-    start, end = (window.start, window.end) if window is not None else (Fraction(0), None)
-    due, shortest = start, None
+    window = window or Window(start=Fraction(0))
+    due, shortest = window.start, None
     with open_container(origin) as source:
         for packet in _full(source, source.streams[stream.index]):
             begin = _begin(packet)
-            if begin < start or (end is not None and begin >= end):
+            if not window.holds(begin):
                 continue
             if begin - due > SMALLEST_GAP:
                 return True

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from av import AudioFifo, AudioFrame
 from av.error import FFmpegError
 from av.filter import Graph
 
-from .container import exact
+from .container import begin_of, exact
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -50,6 +51,7 @@ class SlowSound:
 
     def __init__(self, stream: AudioStream, window: Window) -> None:
         self._stream, self._window = stream, window
+        self._decoded = replace(window, start=window.start - PREROLL)
         self._graph: Graph | None = None
         self._slowed = AudioFifo()
         self._start = 0
@@ -69,11 +71,8 @@ class SlowSound:
             yield from self._ready(self._graph)
 
     def _is_near(self, packet: Packet) -> bool:
-        time = packet.pts if packet.pts is not None else packet.dts
-        if time is None:
-            return False
-        seconds, end = time * packet.time_base, self._window.end
-        return seconds >= self._window.start - PREROLL and (end is None or seconds < end)
+        begin = begin_of(packet)
+        return begin is not None and self._decoded.holds(begin)
 
     def _begun(self, like: AudioFrame, begin: Fraction) -> Graph:
         """The graph for sound whose first output sample is at `begin` in the source."""

@@ -20,7 +20,7 @@ from av.subtitles.stream import SubtitleStream
 
 from .channels import channel_layout
 from .clock import Clock
-from .container import VideoInput, exact, is_cover_art, packets, pictures
+from .container import VideoInput, begin_of, exact, is_cover_art, packets, pictures
 from .converted import SUBTITLES, add_slowed_sound, add_sound, add_text, words_for
 from .copied import add_copy, has_gap, holds
 from .errors import OutputError
@@ -178,11 +178,8 @@ def _move_into(packet: Packet, window: Window | None) -> bool:
         return True
     if packet.stream.type == "subtitle":
         _clip(packet, window)
-    time = packet.pts if packet.pts is not None else packet.dts
-    if time is None:
-        return False
-    seconds = time * packet.time_base
-    if seconds < window.start or (window.end is not None and seconds >= window.end):
+    begin = begin_of(packet)
+    if begin is None or not window.holds(begin):
         return False
     shift = round(window.start / packet.time_base)
     packet.pts = None if packet.pts is None else round((packet.pts - shift) * window.stretch)

@@ -18,6 +18,10 @@ class Window:
     stretch: Fraction = Fraction(1)
     """Output seconds per source second, at least 1."""
 
+    def holds(self, source_time: Fraction) -> bool:
+        """Whether it is within the window."""
+        return self.start <= source_time and (self.end is None or source_time < self.end)
+
     def output_time(self, source_time: Fraction) -> Fraction:
         """Seconds on the output's clock."""
         return (source_time - self.start) * self.stretch
