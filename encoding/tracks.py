@@ -50,15 +50,6 @@ def add_tracks(
     tracks, notes = [], [*_notes_on_pictures(source), *_notes_on_data(source)]
     for stream in source.streams:
         if stream.type in ("audio", "subtitle", "attachment"):
-            if isinstance(stream, AudioStream) and not stream.codec_context:
-                notes.append(f"audio stream {stream.index} is in an unknown codec: it is left out.")
-                continue
-            if isinstance(stream, AudioStream) and not channel_layout(stream).nb_channels:
-                notes.append(f"audio stream {stream.index} holds no sound: it is left out.")
-                continue
-            if isinstance(stream, AudioStream) and window is not None and window.stretch != 1:
-                tracks.append(_add_slowed(out, stream, suffix, window))
-                continue
             track, note = _add_track(out, stream, origin, suffix, window)
             tracks += [track] if track else []
             notes += [note] if note else []
@@ -203,6 +194,13 @@ def _clip(packet: Packet, window: Window) -> None:
         packet.dts = None if packet.dts is None else max(packet.dts, begin)
 
 
+def _fault(stream: AudioStream) -> str:
+    """Why there is no sound to take from a stream; empty if there is."""
+    if not stream.codec_context:
+        return "is in an unknown codec"
+    return "" if channel_layout(stream).nb_channels else "holds no sound"
+
+
 def _add_slowed(out: OutputContainer, stream: AudioStream, suffix: str, window: Window) -> Track:
     try:
         return add_slowed_sound(out, stream, suffix, window)
@@ -216,6 +214,12 @@ def _add_slowed(out: OutputContainer, stream: AudioStream, suffix: str, window: 
 def _add_track(
     out: OutputContainer, stream: Stream, origin: VideoInput, suffix: str, window: Window | None
 ) -> tuple[Track | None, str]:
+    """A track for the stream, None if it is left out, and a note, empty if it is copied or slowed."""
+    if isinstance(stream, AudioStream):
+        if fault := _fault(stream):
+            return None, f"audio stream {stream.index} {fault}: it is left out."
+        if window is not None and window.stretch != 1:
+            return _add_slowed(out, stream, suffix, window), ""
     name = f"{suffix} cannot hold {stream.type} stream {stream.index} ({codec_name(stream)})"
     if suffix == ".avi" and has_gap(stream, origin, window):
         name += ", which begins late or has a gap"  # all tracks begin together and never pause
