@@ -112,7 +112,7 @@ def join(
             result = JoinResult(
                 output=output,
                 frames=len(times.pts),
-                duration=int(times.pts[-1] - times.pts[0] + times.last_duration) * times.time_base,
+                duration=times.duration,
                 bytes=temporary.stat().st_size,
                 shift=shift,
                 notes=tuple(notes),

@@ -117,7 +117,7 @@ def write_images(
     return JoinResult(
         output=output,
         frames=total,
-        duration=(times.end - int(times.pts[0])) * times.time_base,
+        duration=times.duration,
         bytes=total_bytes(pattern),
         notes=_notes(form, session.manifest.stream, metadata or {}),
     )

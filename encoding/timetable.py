@@ -35,6 +35,11 @@ class Timetable:
         return int(self.pts[-1]) + self.last_duration
 
     @property
+    def duration(self) -> Fraction:
+        """Seconds from the first frame's beginning to the last one's end."""
+        return (self.end - int(self.pts[0])) * self.time_base
+
+    @property
     def least_distance(self) -> Fraction:
         """Seconds between the two frames that are closest to each other."""
         return int(self.durations().min()) * self.time_base
