@@ -37,6 +37,7 @@ from .progress import ChunkRecord
 from .session import IF_OUTPUT_FULL, Session
 from .timetable import Timetable, require_storable, timetable
 from .track import Track
+from .tracks import is_left_out
 from .verify import Expected, require_whole, verify_file
 from .window import Window, output_window
 from .writer import ISO_MEDIA, MUXERS
@@ -178,20 +179,8 @@ def _write(
         for _, packet in heapq.merge(*streams, key=itemgetter(0)):
             counts[packet.stream_index] += packet.size > 0  # FLAC ends with a header-only packet
             out.mux_one(packet)
-        kept = [track for track in tracks if _is_kept(track, counts, suffix)]
-        notes += [_note_on_empty(track, suffix) for track in tracks if track not in kept]
+        kept = [track for track in tracks if not is_left_out(track, counts[track.target.index])]
         return tuple(_countable(track, counts) for track in kept), notes
-
-
-def _is_kept(track: Track, counts: Counter[int], suffix: str) -> bool:
-    """Whether the finished file has the track; mp4 and mov leave out sound without a packet."""
-    is_empty = track.target.type == "audio" and not counts[track.target.index]
-    return not (is_empty and suffix in ISO_MEDIA)
-
-
-def _note_on_empty(track: Track, suffix: str) -> str:
-    number = track.source.index
-    return f"audio stream {number} has no sound in this part, and {suffix} keeps no empty track."
 
 
 def _countable(track: Track, counts: Counter[int]) -> int | None:

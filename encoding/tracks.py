@@ -26,6 +26,7 @@ from .copied import add_copy, has_gap, holds
 from .errors import OutputError
 from .track import Track, codec_name
 from .window import Window
+from .writer import ISO_MEDIA
 
 if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
@@ -94,7 +95,7 @@ def track_packets(
     `clock`: that of the source's frames. With a window, only packets that begin inside it are kept,
     and subtitles that are shown inside it, on the output's clock. Packets that no muxer accepts,
     because they have no time or come out of order, are left out; at the end `notes` get a sentence
-    for each track that lost some.
+    for each track that lost some, or that is lost because it has none.
     """
     by_index = {track.source.index: track for track in tracks if track.source.type != "attachment"}
     if not by_index:
@@ -114,6 +115,21 @@ def track_packets(
         yield from _timed(track, track.convert(None), orders[index])
         if orders[index].left_out:
             notes.append(_note_on(track, orders[index].left_out))
+        if is_left_out(track, orders[index].count):
+            notes.append(
+                f"audio stream {index} has no sound in this part, and {_suffix(track)} keeps no empty "
+                "track."
+            )
+
+
+def is_left_out(track: Track, count: int) -> bool:
+    """Whether a file lacks a track with this many packets: mp4 and mov keep no sound without any."""
+    return track.target.type == "audio" and not count and _suffix(track) in ISO_MEDIA
+
+
+def _suffix(track: Track) -> str:
+    """What names of files like that of the track end in, for mp4 and mov at least."""
+    return f".{track.target.container.format.name}"
 
 
 def _note_on(track: Track, left_out: int) -> str:
@@ -131,6 +147,8 @@ class _Order:
     """Decode time, in seconds."""
     apart: Fraction | None = None
     """Seconds between the two packets that are closest to each other."""
+    count: int = 0
+    """Packets."""
     left_out: int = 0
 
 
@@ -160,6 +178,7 @@ def _timed(
             # Matroska tells none for ALAC and Speex; mp4 tracks end as long after the last packet.
             packet.duration = round(order.apart / packet.time_base)
         order.last = seconds
+        order.count += packet.size > 0
         yield float(seconds), packet
 
 

@@ -483,6 +483,16 @@ def test_sound_that_one_go_cannot_carry_over_is_told_like_any_other_loss():
     assert "of audio stream 0 has no time of its own or comes out of order" in loss
 
 
+@pytest.mark.parametrize("name", ["out.mp4", None], ids=["disk", "memory"])
+def test_sound_that_ends_before_the_window_is_told_in_memory_as_on_disk(clip, tmp_path, name):
+    source = clip(tmp_path / "in.mp4", 50, rate=Fraction(25))
+    short = clip(tmp_path / "short.mp4", 5, rate=Fraction(25), sound=True)
+    target, told = (tmp_path / name if name else BytesIO()), []
+    interpolate_video(source, target, method="blend", start=1, sound=short, on_event=told.append)
+    (loss,) = [event.text for event in told if isinstance(event, Notice)]
+    assert "has no sound in this part, and .mp4 keeps no empty track" in loss
+
+
 @pytest.mark.parametrize("target", ["out.mp4", BytesIO()], ids=["disk", "memory"])
 @pytest.mark.parametrize(
     ("sound", "message"),
