@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from av.stream import Stream
     from av.video.stream import VideoStream
 
+STRAIGHT_ALPHA = {"png", "apng", "webp", "gif", "vp8", "vp9"}
+"""Codecs whose specifications say that colors are not multiplied by alpha."""
+
 QUICK_SCAN = 1000
 """Packets by which `probe` tells a constant rate from a variable one, unless it counts."""
 
@@ -71,6 +74,11 @@ class VideoInfo:
     metadata: dict[str, str] = field(default_factory=dict)
     mastering: dict[str, str] = field(default_factory=dict)
     """HDR10 static metadata in x265's notation (`master-display`, `max-cll`), if any."""
+
+    @property
+    def alpha_is_straight(self) -> bool:
+        """Whether colors are known not to be multiplied by alpha: by specification, or in memory."""
+        return self.codec in STRAIGHT_ALPHA or self.container == "memory"
 
 
 def probe(source: VideoInput, *, count: bool = False) -> VideoInfo:

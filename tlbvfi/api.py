@@ -26,6 +26,7 @@ from ..encoding.errors import OutputError, SourceError
 from ..encoding.profiles import EncoderSettings
 from ..encoding.source import open_source
 from ..encoding.stored import is_of_type
+from .alpha import Alpha
 from .arrays import A, FrameFormat
 from .config import JobConfig, SlowmoSound, require_settings
 from .errors import FrameError, SettingsError
@@ -33,7 +34,7 @@ from .job import Destination, refuse_the_source, run_job
 from .method import Method, announce
 from .methods import MethodConfig, create_method
 from .one_go import run_in_one_go
-from .pipeline import interpolate
+from .pipeline import Rules, interpolate
 from .plan import make_rules, make_timeline
 from .progress import OnEvent, log_notices
 from .scenes import marked, sampling_step
@@ -72,6 +73,7 @@ def interpolate_frames(
     retime: bool = False,
     depth: int = 3,
     seed: int = 0,
+    alpha: Alpha | None = None,
 ) -> Generator[A, None, None]:
     """Yield all output frames, each computed on demand.
 
@@ -84,7 +86,8 @@ def interpolate_frames(
     `times`: 2**times the frames, (N - 1) * 2**times + 1 in all; the default is 1. Or `fps`, any
     rate, from frames at `input_fps`. Or `slowmo`, how many times longer the result lasts. `cuts`:
     what is shown between two scenes. `retime`: whether repeated frames are replaced by motion.
-    `depth`, `seed`: see `JobConfig`.
+    `alpha`: whether RGBA frames are straight (the default) or premultiplied. `depth`, `seed`: see
+    `JobConfig`.
 
     Only a few frames are held in memory at a time. Closing the generator stops the work.
 
@@ -103,6 +106,7 @@ def interpolate_frames(
         retime=retime,
         depth=_plain(depth),
         seed=_plain(seed),
+        alpha=alpha,
     )
     return _output_frames(
         frames, as_method(method), config, _given(input_fps, parse_rate) or Fraction(1)
@@ -126,6 +130,7 @@ def interpolate_video(
     retime: bool = False,
     depth: int = 3,
     seed: int = 0,
+    alpha: Alpha | None = None,
     codec: str = "auto",
     crf: int | None = None,
     bitrate: str | int | None = None,
@@ -152,6 +157,7 @@ def interpolate_video(
     memory, the job runs in one go and writes nothing but the target.
 
     `times`, `fps`, `slowmo`, `cuts`, `retime`, `depth`, `seed`: as for `interpolate_frames`.
+    `alpha`: as there, for files the default is what their format says, see `JobConfig`.
     `codec`, `crf`, `bitrate`, `preset`, `pix_fmt`: as in ffmpeg. `start`, `end`: seconds or
     hh:mm:ss, half-open. `hwaccel`: what decodes a video: `auto` (a GPU if it returns the same
     frames as software), `none`, `cuda`, or another FFmpeg device. `sound`: file to take the sound
@@ -172,6 +178,7 @@ def interpolate_video(
         retime=retime,
         depth=_plain(depth),
         seed=_plain(seed),
+        alpha=alpha,
         start=_given(start, parse_seconds),
         end=_given(end, parse_seconds),
         encoder=EncoderSettings(
@@ -273,11 +280,12 @@ def _output_frames(
         first = next(given)
         alike = FrameFormat.of(first)
         announce(method, None)
+        rules = make_rules(config, alpha_is_straight=True)
         outputs = interpolate(
-            _source_frames(chain([first], given), alike, config, rate),
+            _source_frames(chain([first], given), alike, rules, rate / config.slowmo),
             method,
             make_timeline(config, rate),
-            make_rules(config),
+            rules,
         )
         for output in outputs:
             if output.source is not None:
@@ -288,9 +296,9 @@ def _output_frames(
 
 
 def _source_frames(
-    frames: Iterable[A], alike: FrameFormat[A], config: JobConfig, rate: Fraction
+    frames: Iterable[A], alike: FrameFormat[A], rules: Rules, rate: Fraction
 ) -> Iterator[SourceFrame[A]]:
-    """The frames in the form the pipeline takes, timed on the output's clock."""
+    """The frames in the form the pipeline takes, at their rate on the output's clock."""
     step = sampling_step(*alike.shape[:2])
 
     def numbered() -> Iterator[tuple[int, A]]:
@@ -301,11 +309,11 @@ def _source_frames(
     def thumbnail(item: tuple[int, A]) -> Tensor:
         return alike.image(item[1][::step, ::step])
 
-    looked_at = marked(numbered(), thumbnail, look=make_rules(config).look)
+    looked_at = marked(numbered(), thumbnail, look=rules.look)
     for (index, frame), begins_scene, repeats in looked_at:
         yield SourceFrame(
             index=index,
-            time=index / rate * config.slowmo,
+            time=index / rate,
             image=alike.image(frame),
             picture=frame,
             begins_scene=begins_scene,

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from ..encoding.profiles import EncoderSettings
 from ..encoding.stored import require_types
+from .alpha import Alpha
 from .errors import SettingsError
 from .spans import CutRule, require_cut_rule
 from .timeline import LOWEST_RATE, MAX_TIMES
@@ -83,6 +84,9 @@ class JobConfig:
     """Whether frames that repeat the one before (animation on twos) are replaced by motion."""
     seed: int = 0
     """Seed of the methods that draw noise."""
+    alpha: Alpha | None = None
+    """How the colors of RGBA frames relate to alpha; None: as the source's format says, and as if
+    premultiplied, which leaves them as they are, where it says nothing."""
     start: Fraction | None = None
     """Seconds after the first frame where the window [start, end) opens."""
     end: Fraction | None = None
@@ -125,5 +129,7 @@ class JobConfig:
         require_cut_rule(self.cuts)
         if not 0 <= self.seed < 2**63:
             raise SettingsError(f"seed must be between 0 and 2**63 - 1, got {self.seed}.")
+        if self.alpha not in (None, *get_args(Alpha)):
+            raise SettingsError(f"alpha must be straight or premultiplied, got {self.alpha!r}.")
         if self.start is not None and self.end is not None and self.start >= self.end:
             raise SettingsError(f"start ({self.start} s) must be before end ({self.end} s).")

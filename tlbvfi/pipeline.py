@@ -14,6 +14,7 @@ from typing import Any, Generic
 
 from torch import Tensor
 
+from .alpha import Alpha, as_seen, as_stored
 from .method import Batching, Checking, Method, PairKey, Request
 from .spans import CutRule, P, SourceFrame, Span, find_spans, require_cut_rule
 from .timeline import MAX_TIMES, Slot, Timeline, is_node, nearest_node
@@ -51,6 +52,8 @@ class Rules:
     """Whether repeated frames are replaced by motion from the last change to the next."""
     depth: int = 3
     """If they cannot reach t, methods that only bisect show the nearest of 2**depth - 1 frames."""
+    alpha: Alpha = "straight"
+    """How the colors of RGBA frames relate to alpha; see `alpha`."""
 
     def __post_init__(self) -> None:
         require_cut_rule(self.cuts)
@@ -94,7 +97,7 @@ def interpolate(
         for frame in _fill_all(spans, method, timeline, rules, first)
         if frame.pair >= start and (stop is None or frame.pair < stop)
     )
-    yield from _brought_to_the_cpu(shown, method)
+    yield from _brought_to_the_cpu(shown, method, rules)
     if last and ends_here:
         pair = max(first, last[0].index - 1)
         for slot in timeline.last(last[0].index - first, last[0].time):
@@ -110,19 +113,20 @@ def _noting_the_last(
 
 
 def _brought_to_the_cpu(
-    frames: Iterable[OutputFrame[P]], method: Method
+    frames: Iterable[OutputFrame[P]], method: Method, rules: Rules
 ) -> Iterator[OutputFrame[P]]:
-    """The same frames, their images on the CPU and checked."""
+    """The same frames, their images on the CPU, checked, and with alpha as in the source."""
     check = method.check if isinstance(method, Checking) else None
-    checked: Tensor | None = None  # one image may be shown several times
+    given, image = None, None  # one image may be shown several times
     for frame, download in one_ahead(_downloading(frames), _takes_time):
         if download is None:
             yield frame
             continue
-        image = download.result()
-        if check is not None and image is not checked:
-            check(image)
-            checked = image
+        arrived = download.result()
+        if arrived is not given:
+            if check is not None:
+                check(arrived)
+            given, image = arrived, as_stored(arrived, rules.alpha)
         yield replace(frame, image=image)
 
 
@@ -201,8 +205,8 @@ def _fill_all(
     batch: list[tuple[_Showing[P], Request]] = []
     for span in spans:
         if features is None:
-            features = method.prepare(span.frame0.image)
-        following = method.prepare(span.frame1.image)
+            features = method.prepare(as_seen(span.frame0.image, rules.alpha))
+        following = method.prepare(as_seen(span.frame1.image, rules.alpha))
         showing = _showing(span, method, timeline, rules, first)
         # Only the batch may hold on to the features of a pair's first frame.
         batch.append((showing, _request(showing, features, following, rules.seed)))

@@ -114,6 +114,7 @@ def make_plan(
     timeline = make_timeline(config, info.rate)
     if isinstance(timeline, TargetRate):
         _refuse_endless_pauses(times, first, stop)
+    rules = make_rules(config, alpha_is_straight=info.alpha_is_straight)
     route = plan_route(
         suffix,
         config.encoder,
@@ -121,10 +122,12 @@ def make_plan(
         mezzanine=config.mezzanine,
         software_twin=config.software_twin,
     )
+    keeps_alpha = info.has_alpha and pixel_layout(route.chunks.pix_fmt).has_alpha
+    settings = _settings(config, times, method) | ({"alpha": rules.alpha} if keeps_alpha else {})
     identity = source.identity if identify else {}
     manifest = Manifest(
         source=identity,
-        settings=_settings(config, times, method) | _other_sound(config, sound, identity),
+        settings=settings | _other_sound(config, sound, identity),
         encoder=route.chunks,
         stream=_stream(source, config, timeline, route.chunks),
         is_vfr=times.is_vfr and isinstance(timeline, Bisection),
@@ -133,13 +136,12 @@ def make_plan(
     )
     least = timeline.step(_least_distance(times, first, stop))
     require_storable(suffix, least, is_vfr=manifest.is_vfr)
-    keeps_alpha = info.has_alpha and pixel_layout(manifest.encoder.pix_fmt).has_alpha
     frames_per_pair = timeline.rate(info.rate) * config.slowmo / info.rate
     return Plan(
         manifest=manifest,
         final=route.final,
         timeline=timeline,
-        rules=make_rules(config),
+        rules=rules,
         first=first,
         stop=stop,
         stretch=config.slowmo,
@@ -256,9 +258,15 @@ def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:
     return first, stop
 
 
-def make_rules(config: JobConfig) -> Rules:
-    """How a job fills the time between source frames."""
-    return Rules(seed=config.seed, cuts=config.cuts, retime=config.retime, depth=config.depth)
+def make_rules(config: JobConfig, *, alpha_is_straight: bool) -> Rules:
+    """How a job fills the time between source frames, whose alpha is straight unless it says so."""
+    return Rules(
+        seed=config.seed,
+        cuts=config.cuts,
+        retime=config.retime,
+        depth=config.depth,
+        alpha=config.alpha or ("straight" if alpha_is_straight else "premultiplied"),
+    )
 
 
 def make_timeline(config: JobConfig, source_rate: Fraction) -> Timeline:

@@ -74,6 +74,20 @@ def channels(path):
     return [np.stack(each) for each in zip(*frames, strict=True)]
 
 
+def two_frames(path):
+    """A frame of transparent black, then one of opaque gray (192), whose codec says nothing of alpha."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "bgra"
+        for color, alpha in ((0, 0), (192, 255)):
+            picture = av.VideoFrame(64, 64, "bgra")
+            for channel, view in enumerate(channel_views(picture)):
+                view[...] = alpha if channel == 3 else color
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+    return path
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "pix_fmt"),
     [
@@ -170,6 +184,28 @@ def test_alpha_of_frames_reaches_prores_and_images(run, film, tmp_path):
     with av.open(str(tmp_path / "out.mov")) as container:
         depth = container.streams.video[0].format.components[3].bits
     assert np.abs(alpha[::2] / (2**depth - 1) - given[3] / 255).max() <= 1.5 / 1023
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"), [(None, 96), ("straight", 192), ("premultiplied", 96)]
+)
+def test_colors_are_mixed_as_visible_where_alpha_is_straight(run, tmp_path, alpha, expected):
+    """The first frame is black and transparent, the second is opaque: what counts is its color."""
+    source = two_frames(tmp_path / "in.mkv")
+    made = channels(run(source, "out.mkv", codec="ffv1", cuts="ignore", alpha=alpha).output)
+    assert [int(channel[1, 0, 0]) for channel in made] == [expected] * 3 + [128]
+
+
+def test_png_is_straight_and_exr_is_premultiplied_as_their_specifications_say(run, tmp_path):
+    for suffix, expected in ((".png", 192), (".exr", 96)):
+        source = two_frames(tmp_path / "in.mkv")
+        run(source, f"{suffix[1:]}/%d{suffix}", codec="auto", cuts="ignore")
+        frames = tmp_path / suffix[1:]
+        (frames / f"3{suffix}").replace(frames / f"2{suffix}")
+        name = f"{suffix[1:]}.mkv"
+        made = channels(run(frames, name, codec="ffv1", cuts="ignore", input_rate=25).output)
+        unit = 255 if suffix == ".png" else 65535
+        assert [round(channel[1, 0, 0] / unit * 255) for channel in made] == [expected] * 3 + [128]
 
 
 def test_alpha_that_a_codec_drops_is_told(run, film, caplog):

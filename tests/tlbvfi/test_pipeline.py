@@ -375,3 +375,27 @@ def test_features_of_two_frames_are_held_and_no_more():
 
     out = interpolate(clip(6), Holding(), Bisection(times=1))
     assert values(out) == [i / 2 for i in range(11)]
+
+
+@given(st.lists(st.integers(0, 255), min_size=2, max_size=2), st.integers(0, 255))
+def test_mid_frames_of_straight_alpha_are_those_of_the_pictures_seen(alphas, hidden):
+    """Over black, a mid frame is the mix of the two frames over black, whatever was invisible."""
+    given_alphas = torch.tensor(alphas) / 255
+    frames = [
+        torch.cat(
+            [
+                torch.full((3, 4, 4), hidden / 255 if a == 0 else 0.75),
+                torch.full((1, 4, 4), float(a)),
+            ]
+        )
+        for a in given_alphas
+    ]
+    source = [
+        SourceFrame(index=i, time=Fraction(i), image=frame, picture=i)
+        for i, frame in enumerate(frames)
+    ]
+    out = list(interpolate(source, Counting(), Bisection(times=1)))
+    assert out[1].image is not None
+    color, alpha = out[1].image[:3], out[1].image[3:]
+    assert torch.allclose(alpha, given_alphas.mean().expand(1, 4, 4))
+    assert torch.allclose(color * alpha, 0.75 * alpha, atol=1e-5)

@@ -135,6 +135,12 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--retime", action="store_true", help="turn repeated frames (animation on twos) into motion"
     )
+    group.add_argument(
+        "--alpha",
+        choices=("straight", "premultiplied"),
+        help="how colors relate to alpha, where the format does not say (ProRes, FFV1, UtVideo, TIFF; "
+        "default there: premultiplied)",
+    )
     group.add_argument("--no-audio", action="store_true", help="leave the sound out")
 
 
@@ -377,6 +383,7 @@ def job_config(arguments: argparse.Namespace) -> JobConfig:
         cuts=arguments.cuts,
         retime=arguments.retime,
         seed=arguments.seed,
+        alpha=arguments.alpha,
         start=given(arguments.start, parse_seconds),
         end=given(arguments.end, parse_seconds),
         encoder=encoder_settings(arguments) or EncoderSettings(),
