@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
@@ -17,10 +18,12 @@ from av.subtitles.stream import SubtitleStream
 from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from .channels import channel_layout, is_custom
+from .container import exact
 from .errors import OutputError
 from .sound import SlowSound, UnbrokenSound
 from .track import Track, label
 from .window import Window
+from .writer import ISO_MEDIA
 
 if TYPE_CHECKING:
     from av.audio.codeccontext import AudioCodecContext
@@ -175,23 +178,85 @@ def add_text(out: OutputContainer, stream: SubtitleStream, suffix: str) -> Track
     target = cast(SubtitleStream, out.add_stream(SUBTITLES[suffix]))
     target.codec_context.subtitle_header = stream.codec_context.subtitle_header
     target.codec_context.time_base = target.time_base = Fraction(1, 1000)
+    arranged = _one_at_a_time() if suffix in ISO_MEDIA else _as_they_come
 
     def convert(packet: Packet | None) -> Iterator[Packet]:
-        found = stream.decode2(packet) if packet is not None else None
-        for line in found or ():
-            if isinstance(line, AssSubtitle) and packet is not None:
-                made = _encoded_line(target, line, packet)
-                if made.size:  # players lose the cluster after an empty WebVTT block
-                    yield made
+        for text in arranged(_texts(stream, packet)):
+            made = _encoded_text(target, text, exact(stream.time_base) or Fraction(1, 1000))
+            if made.size:  # players lose the cluster after an empty WebVTT block
+                yield made
 
     label(target, stream, out)
     return Track(source=stream, target=target, convert=convert)
 
 
-def _encoded_line(target: SubtitleStream, line: AssSubtitle, like: Packet) -> Packet:
-    length = round((like.duration or 0) * like.time_base * 1000)
-    made = target.codec_context.encode_subtitle(SubtitleSet.create(line.ass, 0, length))
-    made.time_base = like.time_base
-    made.pts = made.dts = like.pts
-    made.duration = like.duration
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Text:
+    """A text and when it is shown, in ticks of its stream."""
+
+    begin: int
+    end: float
+    """Infinite if it lasts until the next one."""
+    ass: bytes
+    """ReadOrder, Layer, Style, Name, three margins, Effect, Text."""
+
+
+Arrange = Callable[[Iterable[_Text] | None], Iterable[_Text]]
+"""Texts to write for those of a packet; None means the end."""
+
+
+def _texts(stream: SubtitleStream, packet: Packet | None) -> Iterable[_Text] | None:
+    if packet is None:
+        return None
+    begin, lasts = packet.pts or 0, packet.duration or math.inf
+    return [
+        _Text(begin=begin, end=begin + lasts, ass=line.ass)
+        for line in stream.decode2(packet) or ()
+        if isinstance(line, AssSubtitle)
+    ]
+
+
+def _as_they_come(texts: Iterable[_Text] | None) -> Iterable[_Text]:
+    return texts or ()
+
+
+def _one_at_a_time() -> Arrange:
+    """Puts texts of the same time into one: those of mp4 and mov follow each other.
+
+    FFmpeg would show the next one when the one before ends, and all that overlap ever later.
+    """
+    shown: list[_Text] = []
+
+    def until(end: float) -> Iterator[_Text]:
+        """What is shown before `end`, where the next text begins."""
+        while shown and (begin := max(each.begin for each in shown)) < end:
+            stop = min(end, *(each.end for each in shown))
+            if stop > begin:
+                lines = dict.fromkeys(each.ass.split(b",", 8)[-1] for each in shown)
+                fields = shown[0].ass.split(b",", 8)[:-1]
+                joined = b",".join([*fields, rb"{\r}\N".join(lines)])
+                yield _Text(begin=begin, end=stop, ass=joined)
+            shown[:] = [
+                replace(each, begin=int(stop)) for each in shown if stop < each.end < math.inf
+            ]
+
+    def arrange(texts: Iterable[_Text] | None) -> Iterator[_Text]:
+        if texts is None:
+            yield from until(math.inf)
+            return
+        for text in texts:
+            yield from until(text.begin)
+            shown.append(text)
+
+    return arrange
+
+
+def _encoded_text(target: SubtitleStream, text: _Text, base: Fraction) -> Packet:
+    lasts = 0 if text.end == math.inf else int(text.end) - text.begin
+    made = target.codec_context.encode_subtitle(
+        SubtitleSet.create(text.ass, 0, round(lasts * base * 1000))
+    )
+    made.time_base = base
+    made.pts = made.dts = text.begin
+    made.duration = lasts
     return made

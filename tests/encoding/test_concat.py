@@ -27,7 +27,7 @@ SRT = "1\n00:00:00,100 --> 00:00:00,500\nHello\n\n2\n00:00:00,700 --> 00:00:00,9
 def sounding(tmp_path):
     """Factory for a source: one second of video and sound, chapters, titles, optional subtitles."""
 
-    def make(name="source.mkv", *, audio="aac", rate=44100, subtitles=False):
+    def make(name="source.mkv", *, audio="aac", rate=44100, subtitles=""):
         path = tmp_path / name
         with av.open(str(path), "w") as out:
             video = out.add_stream("libx264", rate=24)
@@ -36,7 +36,7 @@ def sounding(tmp_path):
             sound = out.add_stream(audio, rate=rate, layout="stereo")
             sound.metadata["language"] = "deu"
             sound.codec_context.open()
-            text = subtitle_stream(out, tmp_path) if subtitles else None
+            text = subtitle_stream(out, tmp_path, subtitles) if subtitles else None
             out.metadata["title"] = "A film"
             out.set_chapters([chapter(0, 0, 400, "One"), chapter(1, 400, 1000, "Two")])
             for number in range(24):
@@ -79,8 +79,8 @@ def tone(start, size, rate, kind):
     return frame
 
 
-def subtitle_stream(out, folder):
-    (folder / "lines.srt").write_text(SRT)
+def subtitle_stream(out, folder, text):
+    (folder / "lines.srt").write_text(text)
     with av.open(str(folder / "lines.srt")) as lines:
         return out.add_stream_from_template(lines.streams.subtitles[0])
 
@@ -487,7 +487,7 @@ def test_sound_ends_where_its_file_is_damaged_beyond_reading(tmp_path, filled, s
 
 
 def test_subtitles_are_copied_or_become_what_the_container_knows(tmp_path, filled, sounding):
-    source = sounding(subtitles=True)
+    source = sounding(subtitles=SRT)
     session = filled("h264")
     join(session, tmp_path / "out.mkv", source=source)
     assert payload(tmp_path / "out.mkv", "subtitles")[0][1] == b"Hello"
@@ -501,9 +501,30 @@ def test_subtitles_are_copied_or_become_what_the_container_knows(tmp_path, fille
     ]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_subtitles_of_the_same_time_are_shown_together_and_begin_when_they_should(
+    tmp_path, filled, sounding, suffix
+):
+    lines = [(100, 600, "A"), (100, 900, "B"), (300, 950, "A")]
+    text = "".join(
+        f"{number}\n00:00:00,{begin} --> 00:00:00,{end}\n{word}\n\n"
+        for number, (begin, end, word) in enumerate(lines)
+    )
+    output = tmp_path / f"out{suffix}"
+    join(filled("h264"), output, source=sounding(subtitles=text))
+    with av.open(str(output)) as container:
+        packets = [packet for packet in container.demux(subtitles=0) if packet.size > 2]
+    assert [(p.pts, p.pts + p.duration, bytes(p)[2:]) for p in packets] == [
+        (100, 300, b"A\nB"),
+        (300, 600, b"A\nB"),
+        (600, 900, b"B\nA"),
+        (900, 950, b"A"),
+    ]
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_subtitles_in_an_unknown_codec_are_left_out_with_a_note(tmp_path, filled, sounding, suffix):
-    source = sounding(subtitles=True)
+    source = sounding(subtitles=SRT)
     source.write_bytes(source.read_bytes().replace(b"S_TEXT/UTF8", b"S_TEXT/XYZ8"))
     output = tmp_path / f"out{suffix}"
     assert join(filled("h264"), output, source=source).notes == (
@@ -581,7 +602,7 @@ def test_a_window_takes_the_packets_and_chapters_inside_it(tmp_path, filled, sou
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
 def test_subtitles_are_cut_to_the_window(tmp_path, filled, sounding, ffprobe, suffix):
-    source = sounding(subtitles=True)  # shown from 0.1 to 0.5 and from 0.7 to 0.9 seconds
+    source = sounding(subtitles=SRT)  # shown from 0.1 to 0.5 and from 0.7 to 0.9 seconds
     window = Window(start=Fraction("0.25"), end=Fraction("0.75"))
     output = tmp_path / f"out{suffix}"
     join(filled("h264", start=window.start), output, source=source, window=window)
