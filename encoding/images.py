@@ -25,6 +25,7 @@ from av.error import FFmpegError
 
 from .closable import Closable
 from .color import BT601, FULL, convert, from_rgb, rounded_to_half, to_rgb
+from .container import exact
 from .errors import OutputError, SourceError
 from .exr import is_cut_off
 from .frame import ColorTags, Frame, is_mirrored
@@ -268,7 +269,7 @@ def _describe(folder: Path, first: Path, times: Timestamps) -> VideoInfo:
         bit_depth=max(component.bits for component in picture.format.components),
         has_alpha=pixel_layout(picture.format.name).has_alpha,
         color=ColorTags.of(decoder),
-        sample_aspect_ratio=None,
+        sample_aspect_ratio=exact(decoder.sample_aspect_ratio),
         rotation=picture.rotation,  # of EXIF: cameras write pictures as their sensor lies
         is_mirrored=is_mirrored(picture),
         time_base=times.time_base,
@@ -293,6 +294,11 @@ class ImageFormat:
     """FFmpeg's encoder, or `opencv` for TIFF with floating-point samples, which FFmpeg lacks."""
     pix_fmt: str
     options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def keeps_aspect(self) -> bool:
+        """Whether files tell the sample aspect ratio."""
+        return self.encoder not in ("libwebp", "opencv")
 
 
 def image_format(suffix: str, info: Picture, *, depth: Depth | None = None) -> ImageFormat:
@@ -350,12 +356,18 @@ def _formats(*, alpha: bool) -> dict[tuple[str, Depth], tuple[str, str, dict[str
     }
 
 
-def encoded_image(picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags) -> bytes:
+def encoded_image(
+    picture: av.VideoFrame,
+    image_format: ImageFormat,
+    tags: ColorTags,
+    aspect: Fraction | None = None,
+) -> bytes:
     """The content of an image file; `tags` are those of the picture (`color.resolve`).
 
-    Samples that the format can hold are stored exactly; others are rounded to its depth.
+    Samples that the format can hold are stored exactly; others are rounded to its depth. `aspect`:
+    the sample aspect ratio, for formats that keep it.
     """
-    return _encoded(_converted(picture, image_format, tags), image_format)
+    return _encoded(_converted(picture, image_format, tags), image_format, aspect)
 
 
 def _converted(picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTags) -> av.VideoFrame:
@@ -367,7 +379,7 @@ def _converted(picture: av.VideoFrame, image_format: ImageFormat, tags: ColorTag
     return convert(picture, image_format.pix_fmt, tags)
 
 
-def _encoded(picture: av.VideoFrame, image_format: ImageFormat) -> bytes:
+def _encoded(picture: av.VideoFrame, image_format: ImageFormat, aspect: Fraction | None) -> bytes:
     if image_format.encoder == "opencv":
         pixels = np.moveaxis(to_rgb(picture, ColorTags()), 0, -1)
         order = [2, 1, 0, 3][: pixels.shape[-1]]
@@ -381,4 +393,6 @@ def _encoded(picture: av.VideoFrame, image_format: ImageFormat) -> bytes:
     encoder.time_base = Fraction(1)
     encoder.options = dict(image_format.options)
     encoder.thread_count = 1
+    if aspect is not None:
+        encoder.sample_aspect_ratio = aspect
     return b"".join(bytes(packet) for packet in [*encoder.encode(picture), *encoder.encode(None)])

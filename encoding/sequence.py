@@ -217,7 +217,7 @@ def _write(path: Path, encode: Encode, texts: Mapping[str, str]) -> None:
 
 def _images(session: Session, form: ImageFormat, start: int) -> Generator[Encode, None, None]:
     """Functions that encode the images from frame `start` on; each may run in any thread."""
-    encoder, tags = session.manifest.encoder, session.manifest.stream.color
+    encoder, stream = session.manifest.encoder, session.manifest.stream
     kind = form.options.get("format")
     if form.encoder == encoder.name == "exr" and kind == encoder.options.get("format"):
         with closing(_packets(session)) as packets:
@@ -226,7 +226,7 @@ def _images(session: Session, form: ImageFormat, start: int) -> Generator[Encode
         return
     with closing(decoded_frames(session, start)) as pictures:
         for picture in pictures:
-            yield partial(encoded_image, picture, form, tags)
+            yield partial(encoded_image, picture, form, stream.color, stream.sample_aspect_ratio)
 
 
 def _packets(session: Session) -> Generator[bytes, None, None]:
@@ -255,7 +255,7 @@ def _notes(form: ImageFormat, stream: StreamSpec, metadata: Mapping[str, str]) -
         f"rotation by {stream.rotation} degrees": stream.rotation != 0,
         "mirroring": stream.is_mirrored,
         f"sample aspect ratio {stream.sample_aspect_ratio}": (
-            stream.sample_aspect_ratio not in (None, 1)
+            stream.sample_aspect_ratio not in (None, 1) and not form.keeps_aspect
         ),
     }
     notes = [f"{form.suffix} images do not keep the {what}." for what in lost if lost[what]]

@@ -340,19 +340,32 @@ def test_a_photograph_is_turned_as_its_exif_says(folder):
         assert source.info.rotation == -90
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".exr"])
+def test_images_of_an_anamorphic_film_keep_its_sample_aspect_ratio(
+    tmp_path, filled, stream, ffprobe, suffix
+):
+    session = filled(stream=stream(color=TAGS, sample_aspect_ratio=Fraction(4, 3)))
+    form = image_format(suffix, describe("gbrp"))
+    assert write_images(session, tmp_path / "i" / f"f_%d{suffix}", form).notes == ()
+    found = ffprobe(tmp_path / "i" / f"f_1{suffix}")["streams"][0]
+    assert found["sample_aspect_ratio"] == "4:3"
+    with open_source(tmp_path / "i", input_rate=RATE) as source:
+        assert source.info.sample_aspect_ratio == Fraction(4, 3)
+
+
 def test_what_images_do_not_keep_of_a_video_is_told(tmp_path, filled, stream):
     facts = {"rotation": 90, "is_mirrored": True, "sample_aspect_ratio": Fraction(4, 3)}
-    form = image_format(".tif", describe("gbrp"))
+    form = image_format(".webp", describe("gbrp"))
     turned = filled(stream=stream(color=TAGS, **facts))
-    notes = write_images(turned, tmp_path / "f_%d.tif", form, metadata={"prompt": "{}"}).notes
+    notes = write_images(turned, tmp_path / "f_%d.webp", form, metadata={"prompt": "{}"}).notes
     assert notes == (
-        ".tif images do not keep the rotation by 90 degrees.",
-        ".tif images do not keep the mirroring.",
-        ".tif images do not keep the sample aspect ratio 4/3.",
-        ".tif images do not keep the prompt: .png images do.",
+        ".webp images do not keep the rotation by 90 degrees.",
+        ".webp images do not keep the mirroring.",
+        ".webp images do not keep the sample aspect ratio 4/3.",
+        ".webp images do not keep the prompt: .png images do.",
     )
     plain = filled(id="plain", stream=stream(color=TAGS, sample_aspect_ratio=Fraction(1)))
-    assert write_images(plain, tmp_path / "g_%d.tif", form).notes == ()
+    assert write_images(plain, tmp_path / "g_%d.webp", form).notes == ()
 
 
 def test_an_image_that_vanishes_is_named(folder):
