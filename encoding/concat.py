@@ -327,10 +327,11 @@ def _undescribed(path: Path, manifest: Manifest) -> list[str]:
         found = ColorTags.of(stream.codec_context)
         aspect = stream.sample_aspect_ratio or 1
         is_turned = planned.rotation != 0 or planned.is_mirrored
+        but_for = ", except in each frame" if manifest.encoder.name == "ffv1" else ""
         shown = next(container.decode(video=0)) if is_turned else None
         lost = {
             "color tags": not _tells(found, planned.color),
-            f"sample aspect ratio {planned.sample_aspect_ratio}": (
+            f"sample aspect ratio {planned.sample_aspect_ratio}{but_for}": (
                 planned.sample_aspect_ratio not in (None, aspect)
             ),
             f"rotation by {planned.rotation} degrees": (

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import av
+from av import VideoFormat
 from av.error import FFmpegError
+from av.filter import Graph
 from av.video.stream import VideoStream
 
 from .color import rounded_to_half
@@ -127,6 +129,7 @@ class VideoWriter:
         )
         self._durations: dict[int, int] = {}
         self._held: deque[Packet] = deque()
+        self._alike = _made_alike(stream, encoder.pix_fmt) if encoder.name == "ffv1" else None
         where = file_url(self._file.temporary) if self._file else target
         with self._disk_errors():
             self._container = av.open(
@@ -158,6 +161,8 @@ class VideoWriter:
         self._note_pts(pts)
         if self._encoder.options.get("format") == "half":
             picture = rounded_to_half(picture)
+        if self._alike is not None:
+            picture = self._alike(picture)
         picture.pts, picture.time_base = pts, self._spec.time_base
         picture.pict_type = 0  # else the source's I/P/B pattern is imposed on the encoder
         self._tag(picture)
@@ -300,6 +305,27 @@ class VideoWriter:
 
     def _disk_errors(self) -> AbstractContextManager[None]:
         return disk_errors(self._name, if_full=self._if_full)
+
+
+def _made_alike(spec: StreamSpec, pix_fmt: str) -> Callable[[VideoFrame], VideoFrame]:
+    """Gives every frame the sample aspect ratio of the stream, and makes it progressive.
+
+    FFV1 stores both with each frame. Source frames have their own and mid frames have none, and
+    players would change the shape of the picture from frame to frame.
+    """
+    graph = Graph()
+    source = graph.add_buffer(
+        width=spec.width, height=spec.height, format=VideoFormat(pix_fmt), time_base=spec.time_base
+    )
+    aspect = graph.add("setsar", str(spec.sample_aspect_ratio or 0))
+    graph.link_nodes(source, aspect, graph.add("setfield", "prog"), graph.add("buffersink"))
+    graph.configure()
+
+    def alike(picture: VideoFrame) -> VideoFrame:
+        graph.vpush(picture)
+        return graph.vpull()
+
+    return alike
 
 
 def stores_mastering(encoder: Encoder) -> bool:

@@ -219,7 +219,9 @@ def test_tags_aspect_and_rotation_survive_the_join(tmp_path, filled, stream, ffp
 def test_what_a_container_does_not_keep_is_told(tmp_path, filled, stream):
     session = filled("ffv1", stream=stream(sample_aspect_ratio=Fraction(4, 3)))
     notes = join(session, tmp_path / "out.mkv").notes
-    assert notes == (".mkv with ffv1 does not keep the sample aspect ratio 4/3.",)
+    assert notes == (
+        ".mkv with ffv1 does not keep the sample aspect ratio 4/3, except in each frame.",
+    )
     turned = filled("utvideo", id="turned", stream=stream(rotation=90, is_mirrored=True))
     assert join(turned, tmp_path / "out.avi").notes == (
         ".avi with utvideo does not keep the rotation by 90 degrees.",

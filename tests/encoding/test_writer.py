@@ -75,6 +75,24 @@ def test_tags_aspect_and_rotation_reach_the_file(
     assert (found["r_frame_rate"], found["nb_frames"]) == ("48000/1001", "3")
 
 
+def test_every_frame_of_ffv1_tells_the_same_whatever_it_came_from(
+    tmp_path, encoder, stream, paint, ffprobe
+):
+    plain = paint(0)
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=plain.width, height=plain.height, format=plain.format, time_base=Fraction(1, 25)
+    )
+    dvd = graph.add("setsar", "16/11"), graph.add("setfield", "tff")
+    graph.link_nodes(source, *dvd, graph.add("buffersink")).configure()
+    graph.vpush(plain)
+    spec, path = stream(sample_aspect_ratio=Fraction(4, 3)), tmp_path / "clip.mkv"
+    write(path, encoder("ffv1"), spec, [graph.vpull(), paint(1)])
+    entries = "frame=sample_aspect_ratio,interlaced_frame"
+    frames = ffprobe(path, "-show_entries", entries)["frames"]
+    assert [(f["sample_aspect_ratio"], f["interlaced_frame"]) for f in frames] == [("4:3", 0)] * 2
+
+
 @pytest.mark.parametrize("degrees", [0, 90, 180, -90])
 @pytest.mark.parametrize("hflip", [False, True])
 @pytest.mark.parametrize("vflip", [False, True])
