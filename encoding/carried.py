@@ -8,17 +8,17 @@ with open_carried(Path("clip.mp4")) as carried, av.open("out.mp4", "w") as out:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from .clock import STEADY, Clock
-from .container import PYAV, VideoInput, exact, open_container, pictures
+from .container import PYAV, VideoInput, exact, open_container, pictures, text_tags
 from .scan import may_jump, read_clock
 from .timecode import moved_timecode
-from .track import Track, track_tags
+from .track import Track, track_tags, unlabeled
 from .tracks import add_tracks, track_packets
 from .window import Window
 from .writer import ISO_MEDIA
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer, OutputContainer
     from av.container.core import Chapter
     from av.packet import Packet
+    from av.stream import Stream
 
 TIMECODE = (*ISO_MEDIA, ".mkv")
 """Containers whose muxer keeps the timecode of a stream; in .mp4 and .mov it becomes a track."""
@@ -115,6 +116,29 @@ class Carried:
         if self.source is None:
             return iter(())
         return track_packets(self.source, tracks, self.window, self.clock, notes)
+
+    def unkept(self, made: InputContainer, suffix: str, sources: Sequence[Stream]) -> list[str]:
+        """A note on each thing that `add_to` wrote and the finished file does not tell.
+
+        `sources`: the streams of the source that its tracks come from.
+        """
+        told = text_tags(made.metadata)
+        known = {key.lower() for key in told} | set(told.values())
+        tags = sorted(
+            key
+            for key, text in text_tags(self.metadata).items()
+            if not known & {key.lower(), text}  # AVI has other keys for some
+        )
+        lost = [f"the {'tag' if len(tags) == 1 else 'tags'} {', '.join(tags)}"] if tags else []
+        if self.source is not None and _chapters(self.source, self.window) and not made.chapters():
+            lost.append("the chapters")
+        for kind in ("audio", "subtitle"):
+            ours = (stream for stream in made.streams if stream.type == kind)
+            theirs = (stream for stream in sources if stream.type == kind)
+            for source, stream in zip(theirs, ours, strict=False):
+                of = f"of {kind} stream {source.index}"
+                lost += [f"{what} {of}" for what in unlabeled(source, stream)]
+        return [f"{suffix} does not keep {what}." for what in lost]
 
 
 def _timecode(source: InputContainer) -> str | None:

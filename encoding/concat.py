@@ -12,7 +12,6 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from operator import itemgetter
@@ -162,25 +161,24 @@ def _write(
 ) -> tuple[tuple[int | None, ...], list[str]]:
     """Write the joined file; packet counts of the streams other than video, and notes."""
     suffix = path.suffix.lower()
-    with ExitStack() as stack:
-        carried = stack.enter_context(
-            open_carried(plan.source, window=plan.window, metadata=metadata)
-        )
+    with open_carried(plan.source, window=plan.window, metadata=metadata) as carried:
         options = container_options(suffix, plan.times.time_base, carried.metadata)
-        out = stack.enter_context(
-            av.open(file_url(path), "w", MUXERS[suffix], container_options=options)
-        )
-        video = _add_video(out, plan, suffix)
-        manifest = plan.session.manifest
-        rate = None if manifest.is_vfr else manifest.stream.rate
-        tracks, notes = carried.add_to(out, suffix, rate)
-        streams = [_video_packets(plan, video, on_progress), carried.packets(tracks, notes)]
-        counts = Counter[int]()
-        for _, packet in heapq.merge(*streams, key=itemgetter(0)):
-            counts[packet.stream_index] += packet.size > 0  # FLAC ends with a header-only packet
-            out.mux_one(packet)
-        kept = [track for track in tracks if not is_left_out(track, counts[track.target.index])]
-        return tuple(_countable(track, counts) for track in kept), notes
+        with av.open(file_url(path), "w", MUXERS[suffix], container_options=options) as out:
+            video = _add_video(out, plan, suffix)
+            manifest = plan.session.manifest
+            rate = None if manifest.is_vfr else manifest.stream.rate
+            tracks, notes = carried.add_to(out, suffix, rate)
+            streams = [_video_packets(plan, video, on_progress), carried.packets(tracks, notes)]
+            counts = Counter[int]()
+            for _, packet in heapq.merge(*streams, key=itemgetter(0)):
+                # FLAC ends with a packet that is only a header.
+                counts[packet.stream_index] += packet.size > 0
+                out.mux_one(packet)
+            kept = [track for track in tracks if not is_left_out(track, counts[track.target.index])]
+            other = tuple(_countable(track, counts) for track in kept)
+        with open_made(path) as made:
+            notes += carried.unkept(made, suffix, [track.source for track in kept])
+    return other, notes
 
 
 def _countable(track: Track, counts: Counter[int]) -> int | None:

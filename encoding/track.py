@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from av.packet import Packet
+from av.stream import Disposition
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -49,6 +50,18 @@ def track_tags(source: Stream, out: OutputContainer) -> dict[str, str]:
     if out.format.name == "mov" and "language" in tags:
         tags["language"] = MOV_LANGUAGES.get(tags["language"], tags["language"])
     return tags
+
+
+def unlabeled(source: Stream, made: Stream) -> list[str]:
+    """What a finished track does not tell of the language, the title and the marks of its source."""
+    tags = source.metadata
+    language, title = tags.get("language", "und"), tags.get("title", "")
+    found = made.metadata.get("language", "und")
+    is_same = MOV_LANGUAGES.get(language, language) == MOV_LANGUAGES.get(found, found)
+    lost = [] if is_same or language == "und" else [f"the language {language}"]
+    lost += [f"the title {title!r}"] if title and title not in made.metadata.values() else []
+    marks = source.disposition & ~made.disposition & ~Disposition.default
+    return lost + [f"the mark {mark.name}" for mark in Disposition if mark & marks]
 
 
 def codec_name(stream: Stream) -> str:

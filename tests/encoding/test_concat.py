@@ -7,6 +7,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from comfyui_tlbvfi.encoding.concat import join
 from comfyui_tlbvfi.encoding.errors import (
     OutputError,
@@ -229,6 +230,36 @@ def test_what_a_container_does_not_keep_is_told(tmp_path, filled, stream):
     )
     square = filled("ffv1", id="square", stream=stream(sample_aspect_ratio=Fraction(1)))
     assert join(square, tmp_path / "square.mkv").notes == ()
+
+
+def test_tags_chapters_and_marks_that_a_container_does_not_keep_are_told(
+    tmp_path, filled, sounding
+):
+    source = tmp_path / "marked.mkv"
+    with av.open(str(sounding(subtitles=SRT))) as given, av.open(str(source), "w") as out:
+        out.set_chapters(given.chapters())
+        tracks = {each.index: out.add_stream_from_template(each) for each in given.streams}
+        for each in given.streams:
+            tracks[each.index].metadata.update(each.metadata)
+        out.streams.audio[0].metadata["title"] = "Main"
+        out.streams.subtitles[0].disposition = Disposition.forced
+        for packet in given.demux():
+            if packet.size:
+                packet.stream = tracks[packet.stream.index]
+                out.mux(packet)
+    session, lossless = filled("h264"), filled("utvideo", id="avi")
+    workflow = {"workflow": "{}", "title": "A film"}
+    told = {
+        suffix: join(each, tmp_path / f"out{suffix}", source=source, metadata=workflow).notes
+        for suffix, each in ((".mkv", session), (".mov", session), (".avi", lossless))
+    }
+    assert told[".mkv"] == ()
+    assert told[".mov"][1:] == (".mov does not keep the mark forced of subtitle stream 2.",)
+    assert told[".avi"][1:] == (
+        ".avi does not keep the tag workflow.",
+        ".avi does not keep the chapters.",
+        ".avi does not keep the language deu of audio stream 1.",
+    )
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
