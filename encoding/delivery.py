@@ -29,6 +29,7 @@ from .profiles import Encoder, EncoderSettings, Picture, find_profile, resolve_e
 from .sequence import DEFAULT_STEM, is_image, write_images
 from .session import Session
 from .window import Window
+from .writer import stores_mastering
 
 log = logging.getLogger("tlbvfi.delivery")
 
@@ -117,7 +118,16 @@ def final_of(session: Session, output: Path, wanted: EncoderSettings | None = No
             session.manifest.encoder.profile,
         )
     _refuse_images(output.suffix, wanted)
-    return resolve_encoder(wanted, decoded_picture(session), container=output.suffix)
+    encoder = resolve_encoder(wanted, decoded_picture(session), container=output.suffix)
+    tell_of_mastering(encoder, session.manifest.stream.mastering)
+    return encoder
+
+
+def tell_of_mastering(final: Encoder | ImageFormat, mastering: Mapping[str, str]) -> None:
+    """Warn if the HDR10 metadata of a source, if any, is not stored in the output."""
+    if mastering and not (isinstance(final, Encoder) and stores_mastering(final)):
+        name = final.profile if isinstance(final, Encoder) else final.suffix
+        log.warning("%s drops the HDR10 mastering metadata.", name)
 
 
 def final_to_json(final: Final) -> Json | None:

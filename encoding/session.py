@@ -55,7 +55,7 @@ from .packets import CHUNK, scan_packets
 from .profiles import expected_bits
 from .progress import ChunkRecord, ProgressLog, read_progress
 from .stored import is_of_type, read_json, require_types, stored_fraction, write_json
-from .writer import VideoWriter, stores_mastering
+from .writer import VideoWriter
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -169,8 +169,6 @@ class Session:
                 f"{folder} has lost its {MANIFEST} and cannot be used without it: delete the "
                 "folder or choose another session id."
             )
-        if manifest.stream.mastering and not stores_mastering(manifest.encoder):
-            log.warning("%s drops the HDR10 mastering metadata.", manifest.encoder.profile)
         session = cls(folder, manifest, library_versions())
         with disk_errors(folder, if_full=IF_FULL):
             make_folder(folder)

@@ -19,7 +19,7 @@ from ..encoding.source import Source
 from ..encoding.timetable import start_ticks
 from ..encoding.unchanged import file_facts, require_unchanged
 from ..encoding.window import Window, output_window
-from ..encoding.writer import MUXERS, VideoWriter, stores_mastering
+from ..encoding.writer import MUXERS, VideoWriter
 from .config import JobConfig
 from .job import QUEUE_FRAMES, encode_frames, load_frames, output_picture, used_window
 from .method import Method, announce
@@ -62,9 +62,6 @@ def run_in_one_go(
         )
     plan = make_plan(source, method, config, suffix=suffix, identify=False)
     window = output_window(used_window(plan.manifest), plan.manifest.start, suffix)
-    if source.info.mastering and not stores_mastering(plan.manifest.encoder):
-        profile = plan.manifest.encoder.profile
-        on_event(Notice(text=f"{profile} drops the HDR10 mastering metadata."))
     todo = ChunkRange(index=0, start=plan.first, stop=None, is_last=True)
     meter = Meter(frames_total=plan.frames_total)
     heard = sound if config.has_sound else None

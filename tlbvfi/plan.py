@@ -10,7 +10,7 @@ from typing import Any
 
 from ..encoding.color import resolve
 from ..encoding.container import VideoInput
-from ..encoding.delivery import Final, plan_route
+from ..encoding.delivery import Final, plan_route, tell_of_mastering
 from ..encoding.errors import SourceError
 from ..encoding.frame import ColorTags
 from ..encoding.layout import pixel_layout
@@ -122,6 +122,7 @@ def make_plan(
         mezzanine=config.mezzanine,
         software_twin=config.software_twin,
     )
+    tell_of_mastering(route.final or route.chunks, info.mastering)
     keeps_alpha = info.has_alpha and pixel_layout(route.chunks.pix_fmt).has_alpha
     settings = _settings(config, times, method) | ({"alpha": rules.alpha} if keeps_alpha else {})
     identity = source.identity if identify else {}

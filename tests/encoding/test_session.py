@@ -590,11 +590,6 @@ def test_other_libraries_than_at_the_start_are_told(tmp_path, filled, manifest, 
     assert "was started with PyAV 1.0" in caplog.text
 
 
-def test_dropped_hdr_metadata_is_told(tmp_path, manifest, stream, caplog):
-    Session.create(tmp_path, "job", manifest(stream=stream(mastering={"max-cll": "1000,400"})))
-    assert "ffv1 drops the HDR10 mastering metadata" in caplog.text
-
-
 DEEP = "[" * 100_000
 BOOKS = ("manifest.json", "origin.json", "result.json", "progress.jsonl")
 ODD = [None, True, -1, 10**30, 1.5, "x", "1/0", "1e9999999", "/../../x", [], {}, [[]], {"a": 1}]

@@ -129,9 +129,21 @@ def test_hlg_and_twelve_bits_go_through_lossless(run, film):
         assert np.abs(after[1::2] - middle).max() <= 1
 
 
-def test_mastering_metadata_that_a_codec_cannot_store_is_told(run, hdr10, caplog):
-    run(hdr10, "out.mov", codec="prores")
-    assert "prores drops the HDR10 mastering metadata." in caplog.messages
+@pytest.mark.parametrize(
+    ("name", "codec", "mezzanine", "told"),
+    [
+        ("out.mov", "prores", None, ["prores"]),
+        ("out.mp4", "h264", FFV1, ["h264"]),
+        ("out.mp4", "hevc", FFV1, []),
+        ("f_%d.png", "png", None, [".png"]),
+    ],
+)
+def test_mastering_metadata_that_the_output_cannot_store_is_told_once(
+    run, hdr10, caplog, name, codec, mezzanine, told
+):
+    run(hdr10, name, codec=codec, mezzanine=mezzanine)
+    lost = [text for text in caplog.messages if "mastering" in text]
+    assert lost == [f"{each} drops the HDR10 mastering metadata." for each in told]
 
 
 def test_mastering_metadata_that_a_file_in_memory_cannot_store_is_told(hdr10, caplog):
