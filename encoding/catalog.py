@@ -68,7 +68,7 @@ class Profile:
     needs_even: bool = False
     """Sizes must be multiples of the chroma subsampling."""
     least_size: tuple[int, int] = (1, 1)
-    """Width and height; smaller pictures make the encoder crash, or never end."""
+    """Width and height; smaller pictures are refused, or make the encoder crash or never end."""
     is_intra: bool = False
     is_lossless: bool = False
     is_limited: bool = False
@@ -243,6 +243,7 @@ PROFILES: tuple[Profile, ...] = (
             "yuv422p10le": {"profile": "dnxhr_hqx"},
             "yuv444p10le": {"profile": "dnxhr_444"},
         },
+        least_size=(256, 120),
         is_intra=True,
     ),
     Profile(
@@ -281,6 +282,7 @@ PROFILES: tuple[Profile, ...] = (
         chunk_suffix=".nut",
         containers=(".nut", ".avi"),
         pix_fmts=_plain("yuv420p yuv422p yuv444p gbrp gbrap"),
+        needs_even=True,
         is_intra=True,
         is_lossless=True,
     ),

@@ -157,7 +157,7 @@ def test_a_bitrate_that_fits_no_video_is_refused_with_its_value(text, word):
         ({"codec": "h264", "preset": "warp"}, ["'warp'", "veryslow"]),
         ({"codec": "prores", "preset": "fast"}, ["prores has no presets"]),
         ({"codec": "ffv1", "crf": 5}, ["ffv1 is lossless", "no crf"]),
-        ({"codec": "dnxhr", "bitrate": "8M"}, ["dnxhr takes no bitrate"]),
+        ({"codec": "prores", "bitrate": "8M"}, ["prores takes no bitrate"]),
         ({"codec": "av1", "pix_fmt": "yuv444p"}, ["yuv444p", "yuv420p, yuv420p10le"]),
     ],
 )
@@ -194,6 +194,17 @@ def test_odd_size_with_subsampled_chroma_names_both_ways_out(encoder, shape):
         encoder("h264", shape(width=65, height=49))
     assert encoder("h264", shape(width=65, height=49, pix_fmt="yuv444p")).pix_fmt == "yuv444p"
     assert encoder("ffv1", shape(width=65, height=49)).pix_fmt == "yuv420p"
+    with pytest.raises(EncoderError, match="crop or scale to 64x48, or choose pix_fmt yuv444p"):
+        encoder("utvideo", shape(width=65, height=49))
+    with pytest.raises(EncoderError, match="crop or scale to 64x49, or choose pix_fmt yuv444p"):
+        encoder("utvideo", shape(width=65, height=49, pix_fmt="yuv422p"))
+    assert encoder("utvideo", shape(width=65, height=49, pix_fmt="gbrp")).pix_fmt == "gbrp"
+
+
+def test_pictures_too_small_for_dnxhr_are_refused_with_the_size_to_scale_to(encoder, shape):
+    with pytest.raises(EncoderError, match="scale them to 256x120 or more"):
+        encoder("dnxhr", shape(width=255, height=119))
+    assert encoder("dnxhr", shape(width=256, height=120)).profile == "dnxhr"
 
 
 @pytest.mark.parametrize(
@@ -208,9 +219,9 @@ def test_ffv1_takes_any_odd_size(shape, codec, pix_fmt, size):
     assert (encoder.profile, encoder.pix_fmt) == ("ffv1", pix_fmt)
 
 
-def test_size_an_encoder_cannot_do_is_found_before_work(encoder):
-    with pytest.raises(EncoderError, match="dnxhd is listed but cannot be opened here at 64x48"):
-        encoder("dnxhr")
+def test_size_an_encoder_cannot_do_is_found_before_work(encoder, shape):
+    with pytest.raises(EncoderError, match="libsvtav1 is listed but cannot be opened here at 200"):
+        encoder("av1", shape(width=20_000))
 
 
 def test_auto_opens_something_and_says_which(shape, caplog):
