@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from fractions import Fraction
@@ -181,7 +182,9 @@ def _open(source: VideoInput, accelerator: HWAccel | None, stack: ExitStack) -> 
             av.open(file, "r", container_options=ONLY_ITSELF, **TAG_OPTIONS, hwaccel=accelerator)
         )
     except FileNotFoundError as error:
-        raise SourceError(f"{source} does not exist: check the path.") from error
+        is_pattern = isinstance(source, str | Path) and re.search(r"%\d*d|\*", Path(source).name)
+        remedy = "name the folder that holds the images" if is_pattern else "check the path"
+        raise SourceError(f"{source} does not exist: {remedy}.") from error
     except (IsADirectoryError, PermissionError) as error:  # Windows refuses to open a folder
         if isinstance(source, str | Path) and Path(source).is_dir():
             raise SourceError(f"{source} is a folder; name a video file.") from error

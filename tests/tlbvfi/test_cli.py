@@ -311,6 +311,7 @@ def bad(*words, message):
     ("words", "message"),
     [
         bad("missing.mp4", "out.mp4", message="missing.mp4 does not exist"),
+        bad("f_%04d.png", "out.mp4", message="name the folder that holds the images"),
         bad("text.mp4", "out.mp4", message="text.mp4 is not a video"),
         bad("sound.m4a", "out.mp4", message="has no video stream; it holds only sound"),
         bad("one.mp4", "out.mp4", message="only one frame"),
