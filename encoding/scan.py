@@ -59,6 +59,8 @@ class _Packets:
 
     pts: array[int]
     """In decoding order; MISSING where a packet has none."""
+    dts: array[int]
+    """Of the same packets."""
     end: int = MISSING
     """When the last picture ends, in units of the stream's time base."""
     is_reordered: bool = False
@@ -112,9 +114,11 @@ def scan(
     is_ordered = is_known and not without and len(set(ticks)) == len(ticks)
     if is_known:
         ticks = [tick for tick in ticks if tick >= (first.pts or 0)]
+    shown_at = _decoded_at(found, ticks) if container.format.name == "avi" else ticks
     is_stopped = limit is not None and len(found.pts) >= limit
-    ticks = array("q", ascending(ticks[:-REORDER] if is_stopped else ticks))
-    times = timestamps(ticks, base, rates)
+    kept = slice(-REORDER if is_stopped else None)
+    ticks = array("q", ascending(ticks[kept]))
+    times = timestamps(array("q", ascending(shown_at[kept])), base, rates)
     return Scan(
         timestamps=replace(times, count=None) if is_stopped else times,
         ticks=ticks,
@@ -158,7 +162,7 @@ def _timed_streams(container: InputContainer, main: Stream) -> list[Stream]:
 
 
 def _demux(container: InputContainer, stream: VideoStream, limit: int | None) -> _Packets:
-    found = _Packets(pts=array("q"))
+    found = _Packets(pts=array("q"), dts=array("q"))
     watch = ClockReader(stream) if may_jump(container) else None
     codec = stream.codec_context.codec.canonical_name
     for packet in packets(container, *_timed_streams(container, stream)):
@@ -174,6 +178,7 @@ def _demux(container: InputContainer, stream: VideoStream, limit: int | None) ->
             found.is_reordered |= bool(found.pts) and MISSING < pts < found.pts[-1]
             found.is_packed |= codec == "mpeg4" and bytes(packet).count(VOP) > 1
             found.pts.append(pts)
+            found.dts.append(MISSING if packet.dts is None else packet.dts)
             if pts != MISSING:
                 found.end = max(found.end, pts + (packet.duration or 0))
             if limit is not None and len(found.pts) >= limit:
@@ -223,6 +228,21 @@ def _with_missing(
     )
     known = [None if tick == MISSING else tick for tick in pts]
     return filled(known, 1 / (_first_of(rates) * base))
+
+
+def _decoded_at(found: _Packets, ticks: Sequence[int]) -> Sequence[int]:
+    """When the pictures with these ascending pts are shown in AVI: in turn, as they are decoded.
+
+    AVI has no other times, and FFmpeg guesses pts that are up to some frames later, which the sound
+    is not. Empty packets behind the first picture stand for a delay of the encoder, not for a longer
+    duration, which is why that picture keeps its distance to the next.
+    """
+    if MISSING in found.dts:
+        return ticks
+    times = sorted(found.dts)[len(found.dts) - len(ticks) :]
+    if len(times) > 1:
+        times[0] = max(times[0], times[1] - (ticks[1] - ticks[0]))
+    return times
 
 
 def _first_of(rates: Iterable[Fraction | None]) -> Fraction:

@@ -524,6 +524,31 @@ def test_packets_that_show_no_frame_count_as_none(tmp_path, clip, samples, name,
     assert probe(hiding, count=True).frame_count == 30
 
 
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [("libx264", {"bf": "0"}), ("libx264", {}), ("mpeg4", {"bf": "2"}), ("mpeg2video", {})],
+)
+def test_avi_begins_with_its_sound_whatever_times_are_guessed_for_it(clip, codec, options):
+    with VideoSource(clip("a.avi", codec=codec, options=options)) as source:
+        assert [frame.time for frame in source.frames()] == [Fraction(i, 25) for i in range(30)]
+
+
+def test_frames_missing_in_avi_are_missed_where_they_are(tmp_path, clip):
+    path, numbers = tmp_path / "dropped.avi", [0, 1, 2, 3, 9, 10, 11, 12]
+    with (
+        av.open(str(clip("a.avi", frames=8, options={"bf": "0"}))) as given,
+        av.open(str(path), "w") as out,
+    ):
+        stream = out.add_stream_from_template(given.streams.video[0])
+        packets = (packet for packet in given.demux(video=0) if packet.size)
+        for number, packet in zip(numbers, packets, strict=True):
+            packet.pts = packet.dts = number
+            packet.time_base, packet.stream = Fraction(1, 25), stream
+            out.mux_one(packet)
+    with VideoSource(path) as source:
+        assert [frame.time * 25 for frame in source.frames()] == numbers
+
+
 DIVX_PACKED = b"\0\0\1\xb2DivX503b1393p"
 VOP = b"\0\0\1\xb6"
 NO_PICTURE = VOP + b"\x51\x00\x7f"
