@@ -161,9 +161,10 @@ def unpacked(picture: av.VideoFrame) -> av.VideoFrame:
 
 
 def copied(picture: av.VideoFrame) -> av.VideoFrame:
-    """An independent picture with the same samples and tags."""
-    copy = av.VideoFrame(picture.width, picture.height, picture.format.name)
-    for given, kept in zip(channel_views(picture), channel_views(copy), strict=True):
+    """An independent picture with the same samples and tags, unpacked if it must be."""
+    source = unpacked(picture)
+    copy = av.VideoFrame(source.width, source.height, source.format.name)
+    for given, kept in zip(channel_views(source), channel_views(copy), strict=True):
         kept[...] = given
     copy.colorspace, copy.color_range = picture.colorspace, picture.color_range
     return copy
