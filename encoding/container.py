@@ -322,10 +322,21 @@ def _without_deflated(packet: Packet, decoder: VideoCodecContext) -> Packet:
     clean = DEFLATED.get(decoder.name)
     if clean is None or not packet.size:
         return packet
-    cleaned = av.Packet(clean(bytes(packet)))
+    cleaned = packet_of(clean(bytes(packet)))
     cleaned.pts, cleaned.dts, cleaned.time_base = packet.pts, packet.dts, packet.time_base
     cleaned.is_keyframe = packet.is_keyframe  # other pictures depend on the one before
     return cleaned
+
+
+def packet_of(data: bytes) -> Packet:
+    """A packet with a copy of the data, followed by the zeros that FFmpeg's decoders read.
+
+    A packet made of the bytes themselves needs Python to be freed: a decoder with threads that is
+    closed while one of them does so waits forever.
+    """
+    packet = av.Packet(len(data))
+    packet.update(data)
+    return packet
 
 
 def _drained(decoder: VideoCodecContext) -> Iterator[av.VideoFrame | None]:

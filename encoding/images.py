@@ -25,7 +25,7 @@ from av.error import FFmpegError
 
 from .closable import Closable
 from .color import BT601, FULL, convert, from_rgb, rounded_to_half, to_rgb
-from .container import exact
+from .container import exact, packet_of
 from .errors import OutputError, SourceError
 from .exr import is_cut_off
 from .frame import ColorTags, Frame, is_mirrored
@@ -227,7 +227,7 @@ def _decoded(path: Path) -> tuple[av.VideoFrame, VideoCodecContext]:
         data = without_deflated(path.read_bytes())
         if is_cut_off(data):
             raise SourceError(f"{path} is cut off: its last lines are missing. Render it again.")
-        pictures = [*decoder.decode(av.Packet(data)), *decoder.decode(None)]
+        pictures = [*decoder.decode(packet_of(data)), *decoder.decode(None)]
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}).") from error
     except FFmpegError as error:

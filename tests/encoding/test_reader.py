@@ -15,6 +15,7 @@ import av
 import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding import reader
+from comfyui_tlbvfi.encoding.color import resolve, to_rgb
 from comfyui_tlbvfi.encoding.errors import SourceError
 from comfyui_tlbvfi.encoding.layout import channel_views, pixel_layout
 from comfyui_tlbvfi.encoding.probe import probe
@@ -363,6 +364,29 @@ def test_damage_within_keeps_count_and_order_and_is_told(tmp_path, clip, samples
         assert "damaged inside" in str(source.shortfall())
 
 
+def test_damage_in_a_video_with_a_palette_repeats_the_frame_before(tmp_path):
+    path, count = tmp_path / "palette.mov", 6
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "pal8"
+        for number in range(count):
+            picture = av.VideoFrame(64, 48, "pal8")
+            picture.planes[0].update(bytes([number]) * picture.planes[0].buffer_size)
+            picture.planes[1].update(np.arange(256, dtype="<u4") * 0x010101 + 0xFF000000)
+            picture.pts = number
+            out.mux(stream.encode(picture))
+        out.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        third = [packet.pos for packet in container.demux(video=0) if packet.size][2]
+    data = bytearray(path.read_bytes())
+    data[third : third + 60] = bytes(60)
+    path.write_bytes(bytes(data))
+    with VideoSource(path) as source:
+        shown = [to_rgb(frame.picture, resolve(source.info)) for frame in source.frames()]
+        assert [round(255 * float(rgb[0].mean())) for rgb in shown] == [0, 1, 1, 3, 4, 5]
+        assert "damaged inside" in str(source.shortfall())
+
+
 def test_a_file_of_nothing_but_damage_is_refused(tmp_path, clip):
     data = bytearray(clip("a.mkv", frames=6, options={"qp": "0", "g": "1"}).read_bytes())
     start = data.index(b"\x1f\x43\xb6\x75")  # the first cluster
@@ -486,6 +510,29 @@ def test_memory_does_not_grow_with_the_length(clip, root):
         assert count == frames
         peaks.append(peak)
     assert peaks[1] < 1.05 * peaks[0]
+
+
+LEAVE = """
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+root = Path(sys.argv[1])
+spec = spec_from_file_location("pack", root / "__init__.py", submodule_search_locations=[str(root)])
+sys.modules["pack"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["pack"])
+from pack.encoding.reader import VideoSource
+
+with VideoSource(sys.argv[2]) as source:
+    for start in range(20):
+        next(source.frames(start))
+"""
+
+
+def test_a_video_of_png_pictures_can_be_left_at_any_frame(root, clip):
+    path = clip("a.mov", codec="png", pix_fmt="rgb24")
+    command = [sys.executable, "-c", LEAVE, str(root), str(path)]
+    subprocess.run(command, check=True, timeout=60)  # it waited forever
 
 
 def test_reading_goes_on_where_another_stopped(clip, samples):
