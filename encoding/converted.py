@@ -208,9 +208,11 @@ Arrange = Callable[[Iterable[_Text] | None], Iterable[_Text]]
 def _texts(stream: SubtitleStream, packet: Packet | None) -> Iterable[_Text] | None:
     if packet is None:
         return None
-    begin, lasts = packet.pts or 0, packet.duration or math.inf
+    if packet.pts is None:  # never shown
+        return ()
+    lasts = packet.duration or math.inf
     return [
-        _Text(begin=begin, end=begin + lasts, ass=line.ass)
+        _Text(begin=packet.pts, end=packet.pts + lasts, ass=line.ass)
         for line in stream.decode2(packet) or ()
         if isinstance(line, AssSubtitle)
     ]
