@@ -38,6 +38,8 @@ MOVIE_TIMESCALE = 400_000
 Edit lists end a track at a tick; where ticks are coarser, readers miss a last packet of few samples."""
 # Written by muxers about the file they make: wrong for another file.
 MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
+NO_TIME = "1970-01-01T00:00:00"
+"""What files say whose creation time is not known."""
 TRACK_METADATA = {"language", "title", "stereo_mode"}
 """What describes the pictures themselves; other tags of a track tell how its file was made."""
 # Keys that mp4 and mov have an atom for; other keys need the free form of QuickTime.
@@ -201,7 +203,9 @@ def container_options(
 def kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """The non-empty entries that still hold for a file made from another."""
     return {
-        key: text for key, text in metadata.items() if text and key.lower() not in MUXER_METADATA
+        key: text
+        for key, text in metadata.items()
+        if text and key.lower() not in MUXER_METADATA and not text.startswith(NO_TIME)
     }
 
 

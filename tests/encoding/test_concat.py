@@ -262,6 +262,13 @@ def test_tags_chapters_and_marks_that_a_container_does_not_keep_are_told(
     )
 
 
+def test_a_creation_time_that_says_unknown_is_not_missed(tmp_path, filled, sounding):
+    unknown = {"creation_time": "1970-01-01T00:00:00.000000Z"}
+    assert (
+        join(filled("h264"), tmp_path / "out.mp4", source=sounding(), metadata=unknown).notes == ()
+    )
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_sound_is_copied_packet_by_packet(tmp_path, filled, sounding, suffix):
     source = sounding("source.mp4")
