@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -22,6 +23,8 @@ from .hardware import Hardware, in_software_format
 from .png import chunks_without_deflated, without_deflated
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from av.codec.hwaccel import HWAccel
     from av.container import InputContainer
     from av.packet import Packet
@@ -171,16 +174,24 @@ def open_container(
 
 
 def _open(source: VideoInput, accelerator: HWAccel | None, stack: ExitStack) -> InputContainer:
-    try:
-        if isinstance(source, str | Path):
-            _refuse_streams(Path(source))
-            file: BinaryIO = stack.enter_context(SourceFile(source))
-        else:  # readers open a file several times at once; BytesIO objects share their bytes
-            file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
-            file.seek(0)
+    def opened(file: BinaryIO) -> InputContainer:
         return stack.enter_context(
             av.open(file, "r", container_options=ONLY_ITSELF, **TAG_OPTIONS, hwaccel=accelerator)
         )
+
+    try:
+        if isinstance(source, str | Path):
+            _refuse_streams(Path(source))
+            try:
+                return opened(stack.enter_context(SourceFile(source)))
+            except OSError as error:
+                if isinstance(error, FFmpegError) or not is_damage(error):
+                    raise
+                return opened(stack.enter_context(_DamagedFile(source)))
+        # Readers open a file several times at once; BytesIO objects share their bytes.
+        file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
+        file.seek(0)
+        return opened(file)
     except FileNotFoundError as error:
         is_pattern = isinstance(source, str | Path) and re.search(r"%\d*d|\*", Path(source).name)
         remedy = "name the folder that holds the images" if is_pattern else "check the path"
@@ -199,16 +210,27 @@ def _open(source: VideoInput, accelerator: HWAccel | None, stack: ExitStack) -> 
             f"({error.strerror}); play it elsewhere to make sure."
         ) from error
     except OSError as error:
+        if error.filename is None:
+            raise  # SourceFile names it
         raise SourceError(f"{source} cannot be opened ({error.strerror}).") from error
     except ValueError as error:
         raise SourceError(f"{source!r} has a NUL in its name: check the path.") from error
 
 
-class SourceFile(io.FileIO):
-    """A file on a disk or a network that may fail while it is read.
+def is_damage(error: OSError | FFmpegError) -> bool:
+    """Whether the content of a file is at fault, not its disk.
 
-    FFmpeg would take that for damage, or for the end of the file, and go on without the frames.
-    What `read` raises, PyAV raises.
+    A damaged file can send FFmpeg to where no file has a position.
+    """
+    return isinstance(error, FFmpegError) or error.errno == errno.EINVAL
+
+
+class SourceFile(io.FileIO):
+    """A file on a disk or a network that may fail while it is read, open for a `with` block.
+
+    FFmpeg would take that for damage, or for the end of the file, and go on without the frames;
+    what reading this raises, PyAV raises. No method that FFmpeg calls may be written in Python:
+    Ctrl-C would be raised inside of it, and PyAV drops all that is no `Exception`.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -216,20 +238,32 @@ class SourceFile(io.FileIO):
         self._path = path
         self.name = file_url(path)
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        """The next bytes, at most `size`; PyAV always says how many.
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file.
 
         Raises:
-            SourceError: they cannot be read.
+            SourceError: reading it failed in the block.
         """
-        with reading(self._path):
-            return os.read(self.fileno(), -1 if size is None else size)
+        super().__exit__(kind, error, trace)
+        is_named = getattr(error, "filename", None) is not None  # then it is another file
+        if isinstance(error, OSError) and not isinstance(error, FFmpegError) and not is_named:
+            with reading(self._path):
+                raise error
+
+
+class _DamagedFile(SourceFile):
+    """A file that sends FFmpeg to where no file has a position: it goes on if it is told so."""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """The new position, or -1, which is FFmpeg's sign of failure."""
         try:
             return super().seek(offset, whence)
-        except OSError:  # before the beginning
+        except OSError:
             return -1
 
 
@@ -278,7 +312,9 @@ def packets(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
     while True:
         try:
             packet = next(demuxed, None)
-        except FFmpegError:
+        except (FFmpegError, OSError) as error:
+            if not is_damage(error):
+                raise
             return
         if packet is None:
             return

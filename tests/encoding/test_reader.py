@@ -4,9 +4,11 @@ import errno
 import gc
 import io
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding import reader
 from comfyui_tlbvfi.encoding.color import resolve, to_rgb
+from comfyui_tlbvfi.encoding.container import SourceFile
 from comfyui_tlbvfi.encoding.errors import SourceError
 from comfyui_tlbvfi.encoding.layout import channel_views, pixel_layout
 from comfyui_tlbvfi.encoding.probe import probe
@@ -254,17 +257,17 @@ def test_a_disk_that_fails_once_while_a_file_is_read_costs_no_frame(
     clip, samples, monkeypatch, name
 ):
     path = clip(name, codec="rawvideo", frames=12, size=(160, 120))
-    expected, read, done = everything(VideoSource(path), samples), os.read, []
+    expected, read, done = everything(VideoSource(path), samples), SourceFile.read, []
 
     def fail_at(number):
-        def failing(descriptor, size):
+        def failing(file, size):
             done.append(size)
             if len(done) == number:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return read(descriptor, size)
+            return read(file, size)
 
         done.clear()
-        monkeypatch.setattr(os, "read", failing)
+        monkeypatch.setattr(SourceFile, "read", failing)
 
     fail_at(0)
     assert everything(VideoSource(path), samples) == expected
@@ -272,6 +275,40 @@ def test_a_disk_that_fails_once_while_a_file_is_read_costs_no_frame(
         fail_at(number)
         with pytest.raises(SourceError, match=rf"{name} cannot be read \(.*\): check the disk"):
             everything(VideoSource(path), samples)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # interrupted as it was opened
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no interval timer")
+@pytest.mark.parametrize("name", ["a.mkv", "a.mov"])
+def test_ctrl_c_while_a_file_is_read_ends_that_and_never_shortens_it(clip, monkeypatch, name):
+    path = clip(name, codec="rawvideo", pix_fmt="uyvy422", frames=60, size=(160, 120))
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: dropped.append(what.exc_type))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def is_interrupted(seconds):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            with VideoSource(path) as source:
+                assert source.timestamps.count == 60
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except KeyboardInterrupt:
+            return True
+        return False
+
+    begun = time.monotonic()
+    assert not is_interrupted(60)
+    whole = time.monotonic() - begun
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        assert sum(is_interrupted(whole * n / 150) for n in range(1, 150)) > 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        gc.collect()
+    assert KeyboardInterrupt not in dropped
 
 
 @pytest.mark.parametrize("name", ["slow.mp4", "slow.mkv"])
