@@ -69,6 +69,8 @@ class Profile:
     """Sizes must be multiples of the chroma subsampling."""
     least_size: tuple[int, int] = (1, 1)
     """Width and height; smaller pictures are refused, or make the encoder crash or never end."""
+    highest_rate: int | None = None
+    """Frames per second that the encoder takes, if there is a limit."""
     is_intra: bool = False
     is_lossless: bool = False
     is_limited: bool = False
@@ -136,6 +138,7 @@ _SVT_AV1 = Profile(
     presets=Presets(option="preset", words=_same(map(str, range(14))), default="8"),
     threads=4,
     least_size=(32, 32),  # SVT-AV1 4.1 reads out of bounds, or waits forever, with 24 and less
+    highest_rate=240,
 )
 _VP9 = Profile(
     name="vp9",
@@ -186,6 +189,7 @@ def _nvenc(twin: Profile, default: int, pix_fmts: str) -> Profile:
         presets=Presets(option="preset", words={**_same(NVENC_PRESETS), **near}, default="p5"),
         threads=1,
         needs_even=True,
+        highest_rate=None,
         twin=twin.name,
     )
 

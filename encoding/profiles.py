@@ -176,6 +176,20 @@ def written_tags(tags: ColorTags, encoder: Encoder) -> ColorTags:
     return stream_tags(tags, encoder.pix_fmt)
 
 
+def require_rate(encoder: Encoder, rate: Fraction) -> None:
+    """Refuse an output rate at which the encoder does not open.
+
+    Raises:
+        EncoderError: the rate is too high.
+    """
+    highest = find_profile(encoder.profile).highest_rate
+    if highest is not None and rate > highest:
+        raise EncoderError(
+            f"{encoder.profile} takes at most {highest} frames per second, and the output would have "
+            f"{float(rate):.6g}: choose another codec, fewer times or a lower fps."
+        )
+
+
 def available_encoders() -> list[EncoderStatus]:
     """Every profile and whether it works here, tested by opening it at 640x360."""
     return [

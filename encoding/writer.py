@@ -29,7 +29,7 @@ from .container import file_url
 from .durable import AtomicFile, StepHook, disk_errors, no_step
 from .errors import EncoderError
 from .frame import ColorTags
-from .profiles import Encoder, configure_context, quiet_encoders
+from .profiles import Encoder, configure_context, quiet_encoders, require_rate
 
 if TYPE_CHECKING:
     from av import Packet, VideoFrame
@@ -208,6 +208,7 @@ class VideoWriter:
         self, suffix: str, beside: Beside
     ) -> tuple[VideoStream, Iterator[tuple[float, Packet]]]:
         spec, encoder = self._spec, with_mastering(self._encoder, self._spec.mastering)
+        require_rate(encoder, spec.rate)
         try:
             stream = self._container.add_stream(encoder.name, rate=spec.rate)
             assert isinstance(stream, VideoStream)  # narrows the type; the catalog has only video

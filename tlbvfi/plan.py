@@ -15,7 +15,7 @@ from ..encoding.errors import SourceError
 from ..encoding.frame import ColorTags
 from ..encoding.layout import pixel_layout
 from ..encoding.manifest import Manifest
-from ..encoding.profiles import Encoder, written_tags
+from ..encoding.profiles import Encoder, require_rate, written_tags
 from ..encoding.progress import ChunkRecord
 from ..encoding.reader import file_identity
 from ..encoding.source import Source
@@ -106,7 +106,7 @@ def make_plan(
     Raises:
         SourceError: the source cannot be read.
         SettingsError: the window is empty, or the times cannot be stored.
-        EncoderError: the encoder's settings do not fit, or it cannot run here.
+        EncoderError: an encoder's settings or the rate do not fit, or it cannot run here.
         OutputError: files with this suffix cannot hold the times.
     """
     info, times = source.info, source.timestamps
@@ -122,6 +122,10 @@ def make_plan(
         mezzanine=config.mezzanine,
         software_twin=config.software_twin,
     )
+    rate = timeline.rate(info.rate)
+    for encoder in (route.chunks, route.final):
+        if isinstance(encoder, Encoder):
+            require_rate(encoder, rate)
     tell_of_mastering(route.final or route.chunks, info.mastering)
     keeps_alpha = info.has_alpha and pixel_layout(route.chunks.pix_fmt).has_alpha
     settings = _settings(config, times, method) | ({"alpha": rules.alpha} if keeps_alpha else {})
@@ -137,7 +141,7 @@ def make_plan(
     )
     least = timeline.step(_least_distance(times, first, stop))
     require_storable(suffix, least, is_vfr=manifest.is_vfr)
-    frames_per_pair = timeline.rate(info.rate) * config.slowmo / info.rate
+    frames_per_pair = rate * config.slowmo / info.rate
     return Plan(
         manifest=manifest,
         final=route.final,
@@ -253,8 +257,9 @@ def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:
         )
     if stop is not None and stop - first < 2:
         raise SettingsError(
-            f"the window from start ({_seconds(config.start)}) to end ({_seconds(config.end)}) holds "
-            f"{max(stop - first, 0)} frames and interpolation needs two frames: widen it."
+            f"the window from start ({_seconds(config.start)}) to end "
+            f"({'that of the source' if config.end is None else _seconds(config.end)}) has "
+            f"{max(stop - first, 0)} of the source's frames and interpolation needs two: widen it."
         )
     return first, stop
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding.errors import (
+    EncoderError,
     OutputError,
     SessionError,
     SessionMismatch,
@@ -439,8 +440,22 @@ def test_an_empty_window_is_refused(clip, run, tmp_path):
     source = clip(tmp_path / "in.mp4", 25, rate=Fraction(25))
     with pytest.raises(SettingsError, match=r"ends 0\.960 s after"):
         run(source, start=Fraction(2))
-    with pytest.raises(SettingsError, match="two frames"):
+    with pytest.raises(SettingsError, match=r"to end \(0\.220 s\) has 1 of the source's frames"):
         run(source, start=Fraction("0.2"), end=Fraction("0.22"))
+    with pytest.raises(SettingsError, match=r"to end \(that of the source\) has 1 of"):
+        run(source, start=Fraction("0.95"))
+
+
+@pytest.mark.parametrize("mezzanine", [None, EncoderSettings(codec="ffv1")])
+def test_a_rate_that_the_encoder_does_not_take_is_refused_before_work(
+    clip, run, tmp_path, mezzanine
+):
+    source = clip(tmp_path / "in.mp4", 3, rate=Fraction(60))
+    options = {"codec": "av1", "preset": "12", "mezzanine": mezzanine}
+    with pytest.raises(EncoderError, match=r"av1 takes at most 240 frames per second.* have 480:"):
+        run(source, "out.mp4", times=3, **options)
+    assert not (tmp_path / "output").exists()
+    assert run(source, "out.mp4", times=2, **options).frames == 9
 
 
 def test_a_truncated_source_gives_what_decodes_and_tells_the_loss(clip, run, tmp_path):
