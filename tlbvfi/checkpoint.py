@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -43,6 +44,12 @@ UNUSED = re.compile(
 )
 """Tensors of the official file that inference does not need: the schedule, which is arithmetic,
 counters of training, and layers that the reference creates but never runs."""
+
+DAMAGE = (
+    *(zipfile.BadZipFile, RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError),
+    *(ArithmeticError, AttributeError, AssertionError, struct.error),
+)
+"""Errors that reading a damaged archive raises."""
 
 OTHER_NETWORKS = (
     ("FILM", "extract.extract_sublevels."),
@@ -180,9 +187,16 @@ def _format(path: Path) -> Format:
         head = file.read(512)
     if head[8:9] == b"{":
         return "safetensors"
-    if zipfile.is_zipfile(path):
-        return "zip"
+    try:
+        if zipfile.is_zipfile(path):
+            return "zip"
+    except zipfile.BadZipFile as error:
+        raise _damaged(path) from error
     raise CheckpointError(f"{path.name} {_unreadable(head)}")
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path.name} is damaged: download it again.")
 
 
 def _unreadable(head: bytes) -> str:
@@ -218,8 +232,12 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
             f"{path.name} holds something other than weights, which could be code and was not "
             "opened: use the official file or a .safetensors file."
         ) from error
-    except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path.name} is damaged: download it again.") from error
+    except SafetensorError as error:  # newer versions of torch go by the name
+        raise CheckpointError(
+            f"{path.name} is a .pth file by another name: rename it to {path.stem}.pth."
+        ) from error
+    except DAMAGE as error:
+        raise _damaged(path) from error
     weights = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(weights, Mapping):
         raise CheckpointError(
@@ -233,8 +251,8 @@ def _refuse_foreign_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path.name} is damaged: download it again.") from error
+    except DAMAGE as error:
+        raise _damaged(path) from error
     names = [Path(entry.filename).name for entry in entries]
     if "constants.pkl" in names:
         raise CheckpointError(

@@ -177,11 +177,40 @@ def test_a_broken_table_of_weights_is_damage(tmp_path, content):
     refused(tmp_path / "model.pth", "model.pth")
 
 
-def test_a_broken_archive_is_damage(tmp_path):
+@pytest.mark.parametrize(
+    ("mark", "at", "change"),
+    [
+        (b"PK\x01\x02", 0, b"XXXX"),
+        pytest.param(b"PK\x01\x02", 6, b"\xff\xff", id="version"),
+        pytest.param(b"PK\x01\x02", 8, b"\x00\x08", id="names-in-UTF-8"),
+        pytest.param(b"PK\x06\x07", 16, b"\x09", id="disks"),
+    ],
+)
+def test_a_broken_archive_is_damage(tmp_path, mark, at, change):
     path = tmp_path / "model.pth"
     torch.save({"model": {"a": torch.zeros(9)}}, path)
-    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"XXXX", 1))
+    content = bytearray(path.read_bytes().replace(b"/data.pkl", b"/dat\xff.pkl"))
+    at += content.index(mark)
+    content[at : at + len(change)] = change
+    path.write_bytes(content)
     refused(path, "damaged")
+
+
+def test_numbers_beyond_all_memory_are_damage(tmp_path):
+    calls_bytearray = b"\x80\x02cbuiltins\nbytearray\n(\x8a\x0a" + b"\xff" * 9 + b"\x01tR."
+    with zipfile.ZipFile(tmp_path / "model.pth", "w") as archive:
+        for member, data in (("data.pkl", calls_bytearray), ("version", b"3\n")):
+            archive.writestr(f"model/{member}", data)
+    refused(tmp_path / "model.pth", "damaged")
+
+
+def test_a_pth_by_another_name_is_read_or_its_name_refused(official, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(official.read_bytes())
+    try:
+        assert read_weights(path).keys() == read_weights(official).keys()
+    except CheckpointError as error:
+        assert "rename it to model.pth" in str(error)  # noqa: PT017 - depends on torch's version
 
 
 @pytest.mark.parametrize(
