@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import errno
+import ctypes
 import io
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
@@ -174,24 +175,16 @@ def open_container(
 
 
 def _open(source: VideoInput, accelerator: HWAccel | None, stack: ExitStack) -> InputContainer:
-    def opened(file: BinaryIO) -> InputContainer:
-        return stack.enter_context(
-            av.open(file, "r", container_options=ONLY_ITSELF, **TAG_OPTIONS, hwaccel=accelerator)
-        )
-
     try:
         if isinstance(source, str | Path):
             _refuse_streams(Path(source))
-            try:
-                return opened(stack.enter_context(SourceFile(source)))
-            except OSError as error:
-                if isinstance(error, FFmpegError) or not is_damage(error):
-                    raise
-                return opened(stack.enter_context(_DamagedFile(source)))
-        # Readers open a file several times at once; BytesIO objects share their bytes.
-        file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
-        file.seek(0)
-        return opened(file)
+            file: BinaryIO = stack.enter_context(SourceFile(source))
+        else:  # readers open a file several times at once; BytesIO objects share their bytes
+            file = io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source
+            file.seek(0)
+        return stack.enter_context(
+            av.open(file, "r", container_options=ONLY_ITSELF, **TAG_OPTIONS, hwaccel=accelerator)
+        )
     except FileNotFoundError as error:
         is_pattern = isinstance(source, str | Path) and re.search(r"%\d*d|\*", Path(source).name)
         remedy = "name the folder that holds the images" if is_pattern else "check the path"
@@ -217,14 +210,6 @@ def _open(source: VideoInput, accelerator: HWAccel | None, stack: ExitStack) -> 
         raise SourceError(f"{source!r} has a NUL in its name: check the path.") from error
 
 
-def is_damage(error: OSError | FFmpegError) -> bool:
-    """Whether the content of a file is at fault, not its disk.
-
-    A damaged file can send FFmpeg to where no file has a position.
-    """
-    return isinstance(error, FFmpegError) or error.errno == errno.EINVAL
-
-
 class SourceFile(io.FileIO):
     """A file on a disk or a network that may fail while it is read, open for a `with` block.
 
@@ -237,6 +222,7 @@ class SourceFile(io.FileIO):
         super().__init__(path)
         self._path = path
         self.name = file_url(path)
+        self.seek = _c_seek(self.fileno())
 
     def __exit__(
         self,
@@ -256,15 +242,12 @@ class SourceFile(io.FileIO):
                 raise error
 
 
-class _DamagedFile(SourceFile):
-    """A file that sends FFmpeg to where no file has a position: it goes on if it is told so."""
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """The new position, or -1, which is FFmpeg's sign of failure."""
-        try:
-            return super().seek(offset, whence)
-        except OSError:
-            return -1
+def _c_seek(descriptor: int) -> Callable[..., int]:
+    """C's own `lseek`: it returns -1, FFmpeg's sign of failure, where Python's raises."""
+    library = ctypes.CDLL("ucrtbase" if os.name == "nt" else None)
+    seek = library["_lseeki64" if os.name == "nt" else "lseek"]
+    seek.restype, seek.argtypes = ctypes.c_int64, (ctypes.c_int, ctypes.c_int64, ctypes.c_int)
+    return partial(seek, descriptor)
 
 
 @contextmanager
@@ -312,9 +295,7 @@ def packets(container: InputContainer, *streams: Stream) -> Iterator[Packet]:
     while True:
         try:
             packet = next(demuxed, None)
-        except (FFmpegError, OSError) as error:
-            if not is_damage(error):
-                raise
+        except FFmpegError:
             return
         if packet is None:
             return

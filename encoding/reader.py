@@ -17,16 +17,7 @@ import av
 from av.error import FFmpegError
 
 from .closable import Closable
-from .container import (
-    VideoInput,
-    Way,
-    decode,
-    is_damage,
-    open_video,
-    packets,
-    reading,
-    source_name,
-)
+from .container import VideoInput, Way, decode, open_video, packets, reading, source_name
 from .errors import DecoderError, SourceError
 from .frame import Frame
 from .hwaccel import find_hardware
@@ -328,9 +319,7 @@ def _seek(container: InputContainer, stream: VideoStream, target: int) -> int | 
             if packet.is_keyframe and packet.pts is not None:
                 container.seek(target, stream=stream)
                 return packet.pts
-    except (FFmpegError, OSError) as error:
-        if not is_damage(error):
-            raise
+    except FFmpegError:
         log.debug("The file cannot seek to %d; it is decoded from the beginning.", target)
     return None
 

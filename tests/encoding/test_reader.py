@@ -4,6 +4,7 @@ import errno
 import gc
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -422,6 +423,27 @@ def test_damage_in_a_video_with_a_palette_repeats_the_frame_before(tmp_path):
         shown = [to_rgb(frame.picture, resolve(source.info)) for frame in source.frames()]
         assert [round(255 * float(rgb[0].mean())) for rgb in shown] == [0, 1, 1, 3, 4, 5]
         assert "damaged inside" in str(source.shortfall())
+
+
+@pytest.mark.parametrize(
+    ("name", "mark", "at"), [("a.apng", b"fdAT", 40), ("a.mov", b"IDAT", 4)], ids=["apng", "png"]
+)
+def test_damage_in_png_pictures_holds_up_no_thread_for_ever(clip, name, mark, at):
+    path = clip(name, codec=name[2:].replace("mov", "png"), pix_fmt="rgba", frames=8)
+    content = path.read_bytes()
+    places = [found.start() + at for found in re.finditer(mark, content)][1:-1]
+    assert len(places) > 4
+    for place in places:
+        path.write_bytes(content[:place] + b"\xff" * 4 + content[place + 4 :])
+        with VideoSource(path) as source:
+            counts = []
+            thread = threading.Thread(
+                target=lambda read=source, out=counts: out.append(len(list(read.frames()))),
+                daemon=True,
+            )
+            thread.start()
+            thread.join(30)
+            assert counts == [8]
 
 
 def test_a_file_of_nothing_but_damage_is_refused(tmp_path, clip):
