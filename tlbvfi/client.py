@@ -13,7 +13,7 @@ import math
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
@@ -183,7 +183,8 @@ class _Watch:
             entry = self._ask(prompt_id)
             if entry is not None:
                 if not ended:  # images may still be on their way
-                    self._listen(socket, prompt_id, silence=SETTLE_SECONDS)
+                    with suppress(ServerLostError):  # as some proxies close every websocket
+                        self._listen(socket, prompt_id, silence=SETTLE_SECONDS)
                 return entry
             ended = self._listen(socket, prompt_id, silence=POLL_SECONDS, total=POLL_SECONDS)
 

@@ -397,6 +397,22 @@ def test_a_server_that_says_nothing_over_the_websocket_is_asked(comfy, fetch):
     assert fetch().frames == FRAMES
 
 
+def test_a_websocket_that_never_stays_open_does_not_hold_up_a_finished_prompt(comfy, fetch):
+    quiet = threading.Event()
+
+    def closing():
+        while not quiet.wait(0.005):
+            comfy.drop_sockets()
+
+    threading.Thread(target=closing, daemon=True).start()
+    limit = threading.Timer(5, quiet.set)
+    limit.start()
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert not quiet.is_set()
+    limit.cancel()
+    quiet.set()
+
+
 def test_what_else_a_server_says_does_not_hold_up_a_finished_prompt(comfy, fetch):
     quiet = threading.Event()
 
