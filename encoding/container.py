@@ -114,13 +114,18 @@ def open_video(
                 f"{source_name(source)} has no video stream{only_audio}; choose a file with pictures."
             )
         _require_decoder(source, stream)
-        stream.codec_context.thread_type = "NONE" if isinstance(way, Hardware) else way
+        make_safe(stream, "NONE" if isinstance(way, Hardware) else way)
         if way != "NONE":
             stream.codec_context.options = {"err_detect": "explode"}
-        if stream.codec_context.name == "apng" and stream.codec_context.extradata:
-            header = chunks_without_deflated(stream.codec_context.extradata)
-            stream.codec_context.extradata = header
         yield container, stream
+
+
+def make_safe(stream: VideoStream, threads: Threads = "AUTO") -> None:
+    """Prepare to `decode` a stream: with these threads, and nothing but pixels is inflated."""
+    context = stream.codec_context
+    context.thread_type = threads
+    if context.name == "apng" and context.extradata:
+        context.extradata = chunks_without_deflated(context.extradata)
 
 
 def _require_decoder(source: VideoInput, stream: VideoStream) -> None:

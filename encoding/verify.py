@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .container import MISSING
+from .container import MISSING, decode, make_safe
 from .errors import SessionError, VerificationError, some_of
 from .packets import CHUNK, PacketScan, open_made, scan_packets
 from .progress import ChunkRecord
@@ -240,9 +240,13 @@ def _undecodable(path: Path, frames: int, options: dict[str, str] | None = None)
     count = 0
     try:
         with open_made(path, options) as container:
-            container.streams.video[0].thread_type = "AUTO"
-            for picture in container.decode(video=0):
-                if picture.is_corrupt:  # the decoder made up the missing part
+            stream = container.streams.video[0]
+            if not stream.codec_context:  # PyAV's types do not show it
+                return f"{path.name} uses a video codec that no decoder here supports"
+            make_safe(stream)
+            for picture in decode(container, stream):
+                # Corrupt are those whose missing part the decoder made up.
+                if picture is None or picture.is_corrupt:
                     return f"{path.name} is damaged in frame {count}"
                 count += 1
     except VerificationError as error:

@@ -25,6 +25,7 @@ from comfyui_tlbvfi.encoding.layout import channel_views, pixel_layout
 from comfyui_tlbvfi.encoding.probe import probe
 from comfyui_tlbvfi.encoding.reader import VideoSource
 from comfyui_tlbvfi.encoding.source import open_source
+from comfyui_tlbvfi.encoding.verify import verify_file
 
 OPEN_GOP = {"qp": "0", "preset": "ultrafast", "bf": "3", "g": "9", "x264-params": "open-gop=1"}
 X265_OPEN = {
@@ -433,17 +434,20 @@ def test_damage_in_png_pictures_holds_up_no_thread_for_ever(clip, name, mark, at
     content = path.read_bytes()
     places = [found.start() + at for found in re.finditer(mark, content)][1:-1]
     assert len(places) > 4
-    for place in places:
-        path.write_bytes(content[:place] + b"\xff" * 4 + content[place + 4 :])
+    done = []
+
+    def read():
         with VideoSource(path) as source:
-            counts = []
-            thread = threading.Thread(
-                target=lambda read=source, out=counts: out.append(len(list(read.frames()))),
-                daemon=True,
-            )
-            thread.start()
-            thread.join(30)
-            assert counts == [8]
+            assert len(list(source.frames())) == 8
+        assert not verify_file(path, deep=True).ok
+        done.append(True)
+
+    for number, place in enumerate(places, 1):
+        path.write_bytes(content[:place] + b"\xff" * 4 + content[place + 4 :])
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        thread.join(30)
+        assert len(done) == number
 
 
 def test_a_file_of_nothing_but_damage_is_refused(tmp_path, clip):

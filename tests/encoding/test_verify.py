@@ -1,10 +1,14 @@
 import json
+import struct
+import zlib
 from fractions import Fraction
 from hashlib import sha256
 
 import av
 import pytest
+from comfyui_tlbvfi.encoding import verify
 from comfyui_tlbvfi.encoding.concat import join
+from comfyui_tlbvfi.encoding.container import decode
 from comfyui_tlbvfi.encoding.errors import VerificationError
 from comfyui_tlbvfi.encoding.verify import expected_output, verify_file, verify_session
 
@@ -130,6 +134,32 @@ def test_damaged_pictures_are_found_by_decoding_only(tmp_path, filled):
     output.write_bytes(content)
     assert verify_file(output, expected_output(session)).ok
     assert failed(verify_file(output, expected_output(session), deep=True)) == ["pictures"]
+
+
+def test_a_profile_that_inflates_to_anything_is_not_inflated(clip, monkeypatch):
+    path = clip("a.apng", frames=3, codec="apng", pix_fmt="rgb24", options={})
+    plain = path.read_bytes()
+    data = b"iCCP" + b"profile\0\0" + zlib.compress(bytes(1 << 20))
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    path.write_bytes(plain[:33] + chunk + plain[33:])
+    profiles = []
+
+    def watched(*given):
+        for picture in decode(*given):
+            profiles.append(len(picture.side_data))
+            yield picture
+
+    monkeypatch.setattr(verify, "decode", watched)
+    assert verify_file(path, deep=True).ok
+    assert profiles == [0, 0, 0]
+
+
+def test_pictures_in_an_unknown_codec_are_told(clip):
+    path = clip("a.mp4", frames=3)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    report = verify_file(path, deep=True)
+    assert not report.ok
+    assert "a.mp4 uses a video codec that no decoder here supports" in report.text
 
 
 def test_pictures_that_decode_with_their_damage_concealed_are_found(tmp_path, filled):
