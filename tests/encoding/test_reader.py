@@ -285,7 +285,9 @@ def test_a_disk_that_fails_once_while_a_file_is_read_costs_no_frame(
 def test_ctrl_c_while_a_file_is_read_ends_that_and_never_shortens_it(clip, monkeypatch, name):
     path = clip(name, codec="rawvideo", pix_fmt="uyvy422", frames=60, size=(160, 120))
     dropped = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda what: dropped.append(what.exc_type))
+    monkeypatch.setattr(
+        sys, "unraisablehook", lambda what: dropped.append(f"{what.object} {what.err_msg}")
+    )
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -310,7 +312,7 @@ def test_ctrl_c_while_a_file_is_read_ends_that_and_never_shortens_it(clip, monke
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         gc.collect()
-    assert KeyboardInterrupt not in dropped
+    assert not [each for each in dropped if "pyio" in each]
 
 
 @pytest.mark.parametrize("name", ["slow.mp4", "slow.mkv"])
