@@ -223,7 +223,7 @@ def test_24_bits_stay_24_bits_where_sound_is_converted(tmp_path, filled, codec, 
         stream.codec_context.format = form
         for first in range(0, len(codes), 4096):
             piece = codes[None, first : first + 4096]
-            samples = piece if form == "s32" else piece.astype(np.float32) / 2**31
+            samples = piece if form == "s32" else piece.astype(np.float32) / np.float32(2**31)
             frame = av.AudioFrame.from_ndarray(samples, form, "mono")
             frame.sample_rate, frame.time_base, frame.pts = 48000, Fraction(1, 48000), first
             out.mux(stream.encode(frame))

@@ -719,7 +719,7 @@ def test_frames_are_linked_from_an_output_folder_on_this_machine(comfy, fetch, t
 def test_frames_are_on_the_disk_before_the_record_says_so(
     comfy, fetch, tmp_path, monkeypatch, is_local
 ):
-    output, safe, fsync, replace = tmp_path / "output", [], os.fsync, os.replace
+    output, safe, fsync, replace = tmp_path / "output", [], os.fsync, Path.replace
     output.mkdir()
     for name, data in comfy.files.items():
         (output / name).write_bytes(data)
@@ -729,17 +729,14 @@ def test_frames_are_on_the_disk_before_the_record_says_so(
         safe.append(os.fstat(descriptor).st_ino)
 
     def check_rename(source, target):
-        if (
-            Path(target).name == "generation.json"
-            and json.loads(Path(source).read_text())["frames"]
-        ):
+        if Path(target).name == "generation.json" and json.loads(source.read_text())["frames"]:
             names = tmp_path / "frames" / "frames"
             assert {path.stat().st_ino for path in (names, *names.iterdir())} <= set(safe)
             safe.append("checked")
-        replace(source, target)
+        return replace(source, target)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(os, "replace", check_rename)
+    monkeypatch.setattr(Path, "replace", check_rename)
     fetch(output_folder=output if is_local else None)
     assert "checked" in safe
 
