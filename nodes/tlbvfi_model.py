@@ -180,6 +180,8 @@ class HostedTlbvfi:
         mm.load_models_gpu(
             [self._patcher], memory_required=plan.peak / FREE_SHARE, force_full_load=True
         )
+        # started with --novram, ComfyUI leaves the weights of layers that are not its own in RAM
+        self._patcher.model.to(self.device)
 
     def _pairs(self, geometry: Geometry) -> int:
         return self.pairs_at_once(geometry.height, geometry.width)

@@ -35,14 +35,14 @@ LEAST = plan_memory(GEOMETRY, available=0).peak
 PLAN_ARGUMENT = {"encode": 2, "forward": 5}
 
 
-def random_model() -> LoadedModel:
+def random_model(device: torch.device = CPU) -> LoadedModel:
     torch.manual_seed(0)
     network = TLBVFI().eval().requires_grad_(False)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
     for buffer in network.buffers():
         buffer.fill_(1)
-    patcher = ModelPatcher(HostedNetwork(network), load_device=CPU, offload_device=CPU)
+    patcher = ModelPatcher(HostedNetwork(network), load_device=device, offload_device=CPU)
     return LoadedModel(patcher=patcher, network=network, weights_hash="")
 
 
@@ -88,6 +88,18 @@ class MemoryTest(unittest.TestCase):
         assert encoded[0] == FASTEST
         assert encoded[2] == tried[0]
         assert all(a > b >= LEAST for a, b in pairwise(peaks)), peaks
+
+    def test_without_vram_for_weights_frames_are_still_computed_on_the_device(self):
+        device = torch.device("meta")  # stands for a GPU, which holds no values here
+        model = random_model(device)
+        self.addCleanup(mm.current_loaded_models.clear)
+        with (
+            patch.object(mm, "vram_state", mm.VRAMState.NO_VRAM),
+            patch.object(mm, "free_memory", lambda *_, **__: []),
+            patch.object(mm, "get_free_memory", lambda *_: 1e12),
+        ):
+            features = HostedTlbvfi(model, OPTIONS).prepare(self.frames[0])
+        assert (model.network.device, features.frame.device) == (device, device)
 
     def test_other_models_make_room_before_the_budget_shrinks(self):
         other = ModelPatcher(torch.nn.Linear(8, 8), load_device=CPU, offload_device=CPU)

@@ -33,4 +33,4 @@ def test_the_model_keeps_to_the_memory_comfyui_has_left(root):
     command = [python, "-c", RUN_TESTS, str(root), str(file)]
     done = subprocess.run(command, cwd=code, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "Ran 9 tests" in done.stderr
+    assert "Ran 10 tests" in done.stderr
