@@ -7,6 +7,10 @@ import torch
 from .errors import SettingsError
 
 
+COMPLETE = ("cpu", "cuda", "meta")
+"""Types of devices on which PyTorch has all its number types and operators."""
+
+
 def choose_device(name: str) -> torch.device:
     """Device called `name` (cpu, cuda, cuda:1, ...); `auto` is a GPU if there is one.
 
@@ -23,6 +27,14 @@ def choose_device(name: str) -> torch.device:
             f"The device {name} cannot be used here: choose cpu, cuda, cuda:1, ... or auto."
         ) from error
     return device
+
+
+def is_complete(device: torch.device) -> bool:
+    """Whether PyTorch has all its number types and operators there.
+
+    GPUs of Apple and some of Intel have no float64, nor has DirectML; Apple's lack operators too.
+    """
+    return device.type in COMPLETE
 
 
 def require_dtype(dtype: torch.dtype, device: torch.device) -> None:

@@ -12,12 +12,13 @@ SHORTAGE = (
     "out of memory",
     "allocate memory",
     "not enough memory",
+    "not enough GPU video memory",
     "ALLOC_FAILED",
     "could not create a primitive",
 )
 """Texts of out-of-memory errors that have no type of their own.
 
-In order: drivers and MPS, PyTorch on a CPU, the same on Windows, NVIDIA's libraries, oneDNN.
+In order: drivers and MPS, PyTorch on a CPU, the same on Windows, DirectML, NVIDIA's libraries, oneDNN.
 """
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..device import is_complete
 from .bands import (
     SPLITS,
     Bands,
@@ -33,6 +34,9 @@ from .split import is_available as can_split
 
 WINDOW = 8
 """Side of an attention window, and of the grid of far-apart tokens, in cells."""
+
+ATTENTION_WEIGHTS = 1 << 26
+"""Weights held at once, in 256 MB, where PyTorch has no attention that never holds them."""
 
 GROUPS = 4
 NORM_EPS = 1e-6
@@ -222,7 +226,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, splits: bool = False) -> Tensor:
     # weights; GPU kernels need the channels of a token next to each other.
     q, k, v = (x if x.is_cuda and x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     q, k, v = (x[:, None] for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v)[:, 0]
+    if is_complete(q.device) and torch.version.hip is None:
+        return F.scaled_dot_product_attention(q, k, v)[:, 0]
+    # GPUs of others than NVIDIA may hold the weights of all queries: nearly 4 GB at 2160 lines.
+    some = q.split(max(1, ATTENTION_WEIGHTS // (len(q) * k.shape[2])), dim=2)
+    return torch.cat([F.scaled_dot_product_attention(part, k, v) for part in some], dim=2)[:, 0]
 
 
 class ClipAttention(nn.Module):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..device import is_complete
+
 
 @dataclass(frozen=True, slots=True)
 class Taps:
@@ -66,9 +68,9 @@ def look_up(tokens: Tensor, size: tuple[int, int], down: Taps, across: Taps) -> 
     image = torch.arange(0, B * H * W, H * W, device=tokens.device).view(B, 1, 1, 1, 1)
     index = (down.index[..., None] * W + image + across.index[..., None, :]).view(-1, 4)
     weight = (down.weight[..., None] * across.weight[..., None, :]).view(-1, 4)
-    if tokens.dtype == torch.float32:
+    if tokens.dtype == torch.float32 and is_complete(tokens.device):
         found = F.embedding_bag(index, tokens, per_sample_weights=weight, mode="sum")
-    else:  # embedding_bag would round the weights to the dtype of the tokens
+    else:  # embedding_bag rounds weights to the dtype of the tokens; Apple's GPUs have none
         corners = (tokens[index[:, i]].float() * weight[:, i, None] for i in range(4))
         found = reduce(torch.add, corners)
     return found.view(B, h, w, -1).permute(0, 3, 1, 2)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..device import is_complete
 from .norm_kernel import NormActivation, fits_map, is_available
 from .norm_kernel import factor_and_offset as fused_factor_and_offset
 from .norm_kernel import merged as fused_moments
@@ -69,8 +70,7 @@ class Gathering:
         if self._has_kernels:
             mean, squares = fused_moments(self._means, self._squares, self._width)
             return Moments(self._width * self._rows, mean, squares)
-        # Apple's GPUs have no float64.
-        exact = torch.float32 if self._means.device.type == "mps" else torch.float64
+        exact = torch.float64 if is_complete(self._means.device) else torch.float32
         means, squares = self._means.to(exact), self._squares.to(exact)
         mean = means.mean(dim=1, keepdim=True)
         apart = (means - mean).square().sum(dim=1) * self._width

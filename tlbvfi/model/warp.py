@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..device import is_complete
+
 
 def sampling_grid(flow: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
     """Grid for `sample_at` that looks up (u + flow_x, v + flow_y) for the pixel at column u, row v.
@@ -22,9 +24,10 @@ def sampling_grid(flow: Tensor, start: int = 0, stop: int | None = None) -> Tens
 
 def sample_at(image: Tensor, grid: Tensor) -> Tensor:
     """`image` [B, C, H, W] at the positions of `grid`; positions outside are clamped to the border."""
-    sampled = F.grid_sample(
-        image.float(), grid, mode="bilinear", padding_mode="border", align_corners=True
-    )
+    if is_complete(image.device):
+        sampled = F.grid_sample(image.float(), grid, padding_mode="border", align_corners=True)
+    else:  # Apple's GPUs lack that padding before PyTorch 2.13
+        sampled = F.grid_sample(image.float(), grid.clamp(-1, 1), align_corners=True)
     return sampled.to(image.dtype)
 
 

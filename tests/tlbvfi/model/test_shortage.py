@@ -113,6 +113,12 @@ def test_the_errors_of_a_full_memory_are_known():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9.0 GB)"))
+    assert is_out_of_memory(
+        RuntimeError(
+            "Could not allocate tensor with 234881024 bytes. There is not enough GPU video memory "
+            "available!"
+        )
+    )
     assert is_out_of_memory(RuntimeError("CUDNN_STATUS_ALLOC_FAILED"))
     assert is_out_of_memory(RuntimeError("could not create a primitive"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
