@@ -1,11 +1,14 @@
-"""Which device a network runs on, and whether it can compute there."""
+"""Which device a network runs on, and what it can compute there."""
 
 from __future__ import annotations
 
 import torch
 
-from .errors import SettingsError
+from .errors import MemoryBudgetError, SettingsError
+from .memory import is_out_of_memory
 
+NO_KERNELS = ("no kernel image", "invalid device function")
+"""Texts of the errors of CUDA and of ROCm on a GPU that a PyTorch was not built for."""
 
 COMPLETE = ("cpu", "cuda", "meta")
 """Types of devices on which PyTorch has all its number types and operators."""
@@ -15,18 +18,36 @@ def choose_device(name: str) -> torch.device:
     """Device called `name` (cpu, cuda, cuda:1, ...); `auto` is a GPU if there is one.
 
     Raises:
-        SettingsError: there is no such device here.
+        SettingsError: there is no such device here, or this PyTorch cannot compute on it.
+        MemoryBudgetError: its memory is full.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device).cpu()  # meta exists everywhere and computes nothing
+        # A kernel, because copies work on GPUs that this PyTorch was not built for; and a copy,
+        # because meta exists everywhere and computes nothing.
+        torch.ones(1, device=device).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise SettingsError(
-            f"The device {name} cannot be used here: choose cpu, cuda, cuda:1, ... or auto."
-        ) from error
+        if is_out_of_memory(error):
+            raise MemoryBudgetError(
+                f"The memory of {name} is full: close the programs that use it, or choose another "
+                "device."
+            ) from error
+        raise SettingsError(_why_not(name, str(error))) from error
     return device
+
+
+def _why_not(name: str, fault: str) -> str:
+    reason = fault.strip().partition("\n")[0]
+    if any(text in fault for text in NO_KERNELS):
+        return (
+            f"This PyTorch was not built for {torch.cuda.get_device_name(name)} ({reason}): install "
+            "one that was, see https://pytorch.org/get-started/locally, or choose the device cpu."
+        )
+    return (
+        f"The device {name} cannot be used here ({reason}): choose cpu, cuda, cuda:1, ... or auto."
+    )
 
 
 def is_complete(device: torch.device) -> bool:

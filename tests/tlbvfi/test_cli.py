@@ -15,7 +15,9 @@ from types import SimpleNamespace
 import av
 import pytest
 import torch
+from comfyui_tlbvfi.tlbvfi import device
 from comfyui_tlbvfi.tlbvfi.cli import main, sessions
+from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.model import kernels
 from filelock import FileLock
 
@@ -279,8 +281,15 @@ def test_probe_refuses_a_rate_for_a_file_that_has_one(tlbvfi, source):
     assert re.fullmatch(ONE_SENTENCE, err)
 
 
-def test_doctor_tells_of_each_gpu_whether_triton_works(tlbvfi, monkeypatch):
-    names = ("GPU A", "GPU B")
+def test_doctor_tells_of_each_gpu_whether_it_and_triton_work(tlbvfi, monkeypatch):
+    names = ("GPU A", "GPU B", "GPU C")
+
+    def choose(name):
+        if name == "cuda:2":
+            raise SettingsError("This PyTorch was not built for GPU C.")
+        return torch.device(name)
+
+    monkeypatch.setattr(device, "choose_device", choose)
     memory = SimpleNamespace(total_memory=8 * 10**9)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
@@ -292,7 +301,16 @@ def test_doctor_tells_of_each_gpu_whether_triton_works(tlbvfi, monkeypatch):
     assert json.loads(out)["gpu"] == {
         "cuda:0": "GPU A, 8.0 GB, with Triton",
         "cuda:1": "GPU B, 8.0 GB, without Triton",
+        "cuda:2": "GPU C, 8.0 GB, This PyTorch was not built for GPU C.",
     }
+
+
+@pytest.mark.parametrize(("built", "told"), [(None, ", as this PyTorch has no CUDA"), ("12.8", "")])
+def test_doctor_tells_why_there_is_no_gpu(tlbvfi, monkeypatch, built, told):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    gpus = json.loads(tlbvfi("doctor", "--json")[1])["gpu"]
+    assert gpus == {"cuda": f"not available{told}: networks run on the CPU"}
 
 
 def test_doctor_names_encoders_models_and_versions(tlbvfi):

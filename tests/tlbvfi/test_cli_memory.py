@@ -73,7 +73,8 @@ def test_memory_that_runs_out_is_one_sentence(tlbvfi, source, monkeypatch, tmp_p
     code, out, err = tlbvfi("interpolate", source, tmp_path / "out.mp4", "--method", "blend")
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == (
-        "tlbvfi: out of memory, scale the frames down: CUDA out of memory. Tried to allocate 2 GB."
+        "tlbvfi: out of memory, close other programs or scale the frames down: CUDA out of memory. "
+        "Tried to allocate 2 GB."
     )
 
 

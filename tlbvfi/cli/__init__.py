@@ -68,7 +68,7 @@ def _run(words: list[str]) -> int:
         if arguments.verbose or not is_out_of_memory(error):
             raise
         what = str(error).split("\n", 1)[0]
-        say(f"out of memory, scale the frames down: {what}")
+        say(f"out of memory, close other programs or scale the frames down: {what}")
         return 1
     except OSError as error:
         is_full = error.filename is None and error.errno in FULL

@@ -84,15 +84,25 @@ def _gpus() -> dict[str, str]:
     import torch
 
     if not torch.cuda.is_available():
-        return {"cuda": "not available: networks run on the CPU"}
+        reason = "" if torch.version.cuda or torch.version.hip else ", as this PyTorch has no CUDA"
+        return {"cuda": f"not available{reason}: networks run on the CPU"}
+    return {f"cuda:{i}": _gpu(i) for i in range(torch.cuda.device_count())}
+
+
+def _gpu(index: int) -> str:
+    import torch
+
+    from ..device import choose_device
+    from ..errors import InterpolationError
     from ..model.kernels import has_triton
 
-    return {
-        f"cuda:{i}": f"{torch.cuda.get_device_name(i)}, "
-        f"{size_in_words(torch.cuda.get_device_properties(i).total_memory)}, "
-        f"{'with' if has_triton(torch.device('cuda', i)) else 'without'} Triton"
-        for i in range(torch.cuda.device_count())
-    }
+    memory = size_in_words(torch.cuda.get_device_properties(index).total_memory)
+    try:
+        device = choose_device(f"cuda:{index}")
+        state = f"{'with' if has_triton(device) else 'without'} Triton"
+    except InterpolationError as error:
+        state = str(error)
+    return f"{torch.cuda.get_device_name(index)}, {memory}, {state}"
 
 
 def _encoders() -> dict[str, str]:
