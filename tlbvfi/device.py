@@ -58,6 +58,13 @@ def is_complete(device: torch.device) -> bool:
     return device.type in COMPLETE
 
 
+def nvidia_capability(device: torch.device) -> tuple[int, int] | None:
+    """Compute capability of an NVIDIA GPU; None for others, AMD's too, which PyTorch calls cuda."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return None
+    return torch.cuda.get_device_capability(device)
+
+
 def require_dtype(dtype: torch.dtype, device: torch.device) -> None:
     """Refuse bfloat16 on a GPU older than the A100 and RTX 30, for which cuDNN has none.
 
@@ -66,9 +73,8 @@ def require_dtype(dtype: torch.dtype, device: torch.device) -> None:
     Raises:
         SettingsError: it is one.
     """
-    if dtype != torch.bfloat16 or device.type != "cuda":
-        return
-    if torch.cuda.get_device_capability(device) < (8, 0):
+    capability = nvidia_capability(device)
+    if dtype == torch.bfloat16 and capability is not None and capability < (8, 0):
         raise SettingsError(
             f"{torch.cuda.get_device_name(device)} does not compute in bfloat16: set precision to "
             "float16 or float32."

@@ -21,11 +21,15 @@ def use_expandable_segments() -> None:
 
     Maps differ in size from stage to stage. Segments of fixed size get gaps that no later map fits
     into, so that PyTorch may hold nearly twice what its tensors take. Left as it is where the
-    user has set up the allocator, on Windows, whose PyTorch cannot do it, and in WSL, where drivers
-    fail at it (PyTorch issue 192330).
+    user has set up the allocator, on Windows, whose PyTorch cannot do it, in WSL, where drivers
+    fail at it (PyTorch issue 192330), and on AMD's GPUs, where PyTorch ignores it or, since 2.12,
+    may hang (issue 192259).
     """
-    is_wsl = "microsoft" in platform.release().lower()
-    if sys.platform == "linux" and not is_wsl and not any(name in os.environ for name in VARIABLES):
+    if sys.platform != "linux" or "microsoft" in platform.release().lower():
+        return
+    import torch
+
+    if torch.version.hip is None and not any(name in os.environ for name in VARIABLES):
         os.environ.update(dict.fromkeys(VARIABLES, EXPANDABLE))
 
 

@@ -80,6 +80,12 @@ def test_where_segments_cannot_grow_nothing_is_set(settings, monkeypatch, system
     assert settings() == {}
 
 
+def test_on_gpus_of_amd_nothing_is_set(settings, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.2.53211")
+    use_expandable_segments()
+    assert settings() == {}
+
+
 def test_a_budget_limits_what_pytorch_holds(settings, limits):
     use_expandable_segments()
     keep_within(4_000_000_000, method(3_900_000_000), 2160, 3840)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..device import nvidia_capability
 from .bridge import TIMESTEPS, BridgeStep, bridge_steps
 from .kernels import are_right, example_values, kernel_named
 from .layers import weight_and_bias
@@ -45,7 +46,8 @@ BLOCK_VALUES = 1024
 @cache
 def is_available(device: torch.device) -> bool:
     """Whether the kernels run on `device`, are fast there, and right."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < OLDEST:
+    capability = nvidia_capability(device)
+    if capability is None or capability < OLDEST:
         return False
     return are_right("the sampler", examples, device)
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..device import nvidia_capability
 from .kernels import are_right, example_values, kernel_named, rows_of, triton_version
 
 PAYS_OFF = ((8, 0), (9, 0), (10, 0))
@@ -52,7 +53,7 @@ For others the compiler chooses. On 8.0 and 9.0 nothing is spilled either way.
 @cache
 def is_available(device: torch.device) -> bool:
     """Whether the kernels are right on `device` and should be faster there than plain float32."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) not in PAYS_OFF:
+    if nvidia_capability(device) not in PAYS_OFF:
         return False
     return are_right("split factors", examples, device)
 
@@ -63,8 +64,7 @@ def examples(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     Raises:
         RuntimeError: Triton is too old to be asked on this device.
     """
-    is_hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) == HOPPER
-    if is_hopper and triton_version() < COMPILES_FOR_HOPPER:
+    if nvidia_capability(device) == HOPPER and triton_version() < COMPILES_FOR_HOPPER:
         raise RuntimeError("Triton before 3.2 would abort this program")
     x, weight = example_values(device, 1, 64, 9, 20), example_values(device, 64, 64, 3, 3, seed=1)
     bias = example_values(device, 64, seed=2)
@@ -78,9 +78,8 @@ def examples(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
 @cache
 def registers(device: torch.device) -> int | None:
     """Most registers that a thread of the kernel may have."""
-    if device.type != "cuda":  # in Triton's interpreter
-        return None
-    return REGISTERS.get(torch.cuda.get_device_capability(device)[0])
+    capability = nvidia_capability(device)  # None in Triton's interpreter
+    return None if capability is None else REGISTERS.get(capability[0])
 
 
 def fits(x: Tensor, weight: Tensor, groups: int = 1) -> bool:
