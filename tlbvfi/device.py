@@ -65,16 +65,22 @@ def nvidia_capability(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device)
 
 
-def require_dtype(dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse bfloat16 on a GPU older than the A100 and RTX 30, for which cuDNN has none.
+def has_bfloat16(device: torch.device) -> bool:
+    """False on NVIDIA GPUs older than the A100 and RTX 30, for which cuDNN has none.
 
     PyTorch's own convolutions take many times the memory and time there.
+    """
+    capability = nvidia_capability(device)
+    return capability is None or capability >= (8, 0)
+
+
+def require_dtype(dtype: torch.dtype, device: torch.device) -> None:
+    """Refuse bfloat16 on a device that has none.
 
     Raises:
         SettingsError: it is one.
     """
-    capability = nvidia_capability(device)
-    if dtype == torch.bfloat16 and capability is not None and capability < (8, 0):
+    if dtype == torch.bfloat16 and not has_bfloat16(device):
         raise SettingsError(
             f"{torch.cuda.get_device_name(device)} does not compute in bfloat16: set precision to "
             "float16 or float32."

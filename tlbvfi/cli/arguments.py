@@ -83,7 +83,7 @@ def add_network(group: argparse._ActionsContainer) -> None:
         choices=get_args(Compile),
         default="auto",
         help="tlbvfi: fuse the network's blocks with torch.compile, which takes minutes the first "
-        "time (default auto: on a GPU for 5000 frames or more, off in bench)",
+        "time (default auto: on a GPU with Triton for 5000 frames or more, off in bench)",
     )
 
 

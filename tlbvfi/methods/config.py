@@ -36,7 +36,7 @@ class MethodConfig:
     device: str = "auto"
     """tlbvfi, film: `auto` is a GPU if there is one."""
     compile: Compile = "auto"
-    """tlbvfi: whether blocks go through torch.compile; `auto`: on a GPU, for long jobs.
+    """tlbvfi: whether blocks go through torch.compile; `auto`: on a GPU with Triton, for long jobs.
 
     The first time, this takes minutes before the first frame. Frames are equal up to rounding.
     """

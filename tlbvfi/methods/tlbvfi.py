@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import load_checkpoint, weights_hash
-from ..device import choose_device, require_dtype
+from ..device import choose_device, has_bfloat16, require_dtype
 from ..errors import FrameError, MemoryBudgetError, SettingsError
 from ..memory import free_memory, give_back_freed_memory, is_out_of_memory, used_memory
 from ..method import PairKey, Request
@@ -25,7 +25,7 @@ from ..model import (
     SamplingOptions,
     plan_memory,
 )
-from ..model.compiled import compile_blocks
+from ..model.compiled import compile_blocks, pays_off
 from ..model.graphs import Graphs
 from ..model.memory import LIBRARIES
 from ..model.precision import matmul_precision
@@ -83,9 +83,8 @@ def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
 def memory_left(device: torch.device, budget: int | None) -> int:
     """Bytes that frames may take once the weights are loaded, of a budget or of what is free."""
     libraries = LIBRARIES.get(device.type, 0)
-    if budget is None:
-        return int(FREE_SHARE * free_memory(device)) - libraries
-    return max(0, budget - used_memory(device) - libraries)
+    left = FREE_SHARE * free_memory(device) if budget is None else budget - used_memory(device)
+    return max(0, int(left) - libraries)
 
 
 LONG_JOB = 5000
@@ -202,8 +201,8 @@ class TlbvfiMethod:
 
     def expect(self, frames: int) -> None:
         """Compile the network's blocks, if that is wanted for a job of `frames` output frames."""
-        is_long = frames >= LONG_JOB and self.device.type == "cuda"
-        if self._compile == "on" or (self._compile == "auto" and is_long):
+        is_long = frames >= LONG_JOB
+        if self._compile == "on" or (self._compile == "auto" and is_long and pays_off(self.device)):
             self._compile = "off"  # once is enough
             log.info("compiling for %s: the first frames take minutes.", self.device)
             compile_blocks(self.model, str(cache_folder() / "compiled"))
@@ -433,9 +432,10 @@ class TlbvfiMethod:
             geometry, available=0, device=self.device.type, dtype=self.model.compute_dtype
         ).peak
         if plan.peak <= least:
+            half = "bfloat16" if has_bfloat16(self.device) else "float16"
             raise MemoryBudgetError(
                 f"Frames of {geometry.width}x{geometry.height} do not fit into the memory of "
-                f"{self.device}: set precision to bfloat16 and padding to tight, allow more memory "
+                f"{self.device}: set precision to {half} and padding to tight, allow more memory "
                 "if a budget limits it, or scale the frames down."
             ) from shortage
         self.available = max(least, int(SHRINK * plan.peak))

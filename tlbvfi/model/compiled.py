@@ -11,7 +11,9 @@ import os
 import torch
 from torch import nn
 
+from ..device import nvidia_capability
 from .flow import FlowBlock
+from .kernels import has_triton
 from .layers import FeedForward, GroupAttention
 
 BLOCKS = (FeedForward, FlowBlock, GroupAttention)
@@ -21,6 +23,16 @@ CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 SHAPES = 256
 """Shapes that the blocks of one kind are compiled for; PyTorch's default of 8 is too few."""
+
+OLDEST = (7, 0)
+"""Lowest compute capability of NVIDIA GPUs that PyTorch compiles for."""
+
+
+def pays_off(device: torch.device) -> bool:
+    """Whether compiling makes long jobs faster: on GPUs for which PyTorch can compile."""
+    capability = nvidia_capability(device)
+    is_too_old = capability is not None and capability < OLDEST
+    return not is_too_old and has_triton(device)  # which PyTorch compiles with
 
 
 def compile_blocks(network: nn.Module, cache: str) -> None:

@@ -12,6 +12,7 @@ from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.method import Batching, PairKey, Request
 from comfyui_tlbvfi.tlbvfi.methods import tlbvfi as tlbvfi_method
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
+from comfyui_tlbvfi.tlbvfi.model import compiled
 from comfyui_tlbvfi.tlbvfi.model.compiled import CACHE_VARIABLE
 from comfyui_tlbvfi.tlbvfi.model.memory import WHOLE
 from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, sample
@@ -156,6 +157,25 @@ def test_a_cpu_compiles_only_if_asked_to(model, monkeypatch, wish, frames, is_co
     method = TlbvfiMethod(model, compile=wish)
     for _ in range(2):
         method.expect(frames)
+    assert networks == [model] * is_compiled
+
+
+@pytest.mark.parametrize(
+    ("capability", "has_triton", "is_compiled"),
+    [((8, 6), True, True), ((8, 6), False, False), ((6, 1), True, False)],
+)
+def test_a_long_job_compiles_by_itself_where_pytorch_can(
+    model, monkeypatch, capability, has_triton, is_compiled
+):
+    networks = []
+    monkeypatch.setattr(
+        tlbvfi_method, "compile_blocks", lambda network, _: networks.append(network)
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(compiled, "has_triton", lambda device: has_triton)
+    monkeypatch.setattr(TlbvfiMethod, "device", torch.device("cuda"))
+    method = TlbvfiMethod(model, compile="auto")
+    method.expect(10**6)
     assert networks == [model] * is_compiled
 
 

@@ -8,6 +8,7 @@ import torch
 from comfyui_tlbvfi.tlbvfi.errors import MemoryBudgetError
 from comfyui_tlbvfi.tlbvfi.memory import is_out_of_memory
 from comfyui_tlbvfi.tlbvfi.method import PairKey, Request
+from comfyui_tlbvfi.tlbvfi.methods import tlbvfi
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
 from comfyui_tlbvfi.tlbvfi.model import SamplingOptions, plan_memory
 
@@ -68,6 +69,16 @@ def test_what_does_not_fit_in_the_least_is_refused_with_what_to_do(sketch, frame
     assert (tried[0], tried[-1]) == (FASTEST, LEAST)
     assert all(a > b for a, b in pairwise(tried))
     assert len(tried) < 20
+
+
+@pytest.mark.parametrize(("has_it", "advice"), [(True, "bfloat16"), (False, "float16")])
+def test_what_does_not_fit_is_told_of_a_precision_that_its_device_has(
+    sketch, frames, short_of_memory, monkeypatch, has_it, advice
+):
+    short_of_memory("forward", range(1000))
+    monkeypatch.setattr(tlbvfi, "has_bfloat16", lambda device: has_it)
+    with pytest.raises(MemoryBudgetError, match=f"set precision to {advice} and"):
+        mid_frames(TlbvfiMethod(sketch, OPTIONS), frames)
 
 
 def test_others_make_room_before_less_is_made_do_with(sketch, frames, short_of_memory):
