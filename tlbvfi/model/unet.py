@@ -34,7 +34,7 @@ def unet_norm(ops: Operations, channels: int) -> nn.Module:
 def resample(x: Tensor, how: Resampling | None) -> Tensor:
     """A clip at half or twice the height and width; the number of frames stays."""
     if how == "down":
-        return F.avg_pool3d(x, (1, 2, 2))
+        return F.avg_pool2d(x.flatten(1, 2), 2).unflatten(1, x.shape[1:3])
     if how == "up":
         return F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest")
     return x

@@ -63,7 +63,9 @@ def test_all_numbers_have_types_that_every_gpu_has(asked):
 
 
 def test_no_operator_is_used_that_apple_s_gpus_lack(asked):
-    assert not any("embedding_bag" in name for name in asked.arguments)
+    """In PyTorch 2.4, of which the others have kernels in its native_functions.yaml."""
+    lacking = {"_embedding_bag", "_embedding_bag_forward_only", "avg_pool3d"}
+    assert not lacking & set(asked.arguments)
 
 
 def test_warps_need_no_padding_with_the_border(asked):
