@@ -59,7 +59,7 @@ def run_kernels(root, tmp_path_factory, device):
         command = [sys.executable, "-c", RUN_KERNELS, *files, device]
         environment = {**os.environ, "TRITON_INTERPRET": "1" if device == "cpu" else "0"}
         subprocess.run(command, check=True, env=environment, timeout=timeout)
-        found = torch.load(folder / "found.pt", map_location="cpu")
+        found = torch.load(folder / "found.pt", map_location="cpu", weights_only=True)
         return dict(zip(calls, found, strict=True))
 
     return run
