@@ -21,8 +21,7 @@ def choose_device(name: str) -> torch.device:
         SettingsError: there is no such device here, or this PyTorch cannot compute on it.
         MemoryBudgetError: its memory is full.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = device_type(name) if name == "auto" else name
     try:
         device = torch.device(name)
         # A kernel, because copies work on GPUs that this PyTorch was not built for; and a copy,
@@ -36,6 +35,13 @@ def choose_device(name: str) -> torch.device:
             ) from error
         raise SettingsError(_why_not(name, str(error))) from error
     return device
+
+
+def device_type(name: str) -> str:
+    """Type of the device called `name` (cpu, cuda), which takes no memory of a GPU."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name.partition(":")[0]
 
 
 def _why_not(name: str, fault: str) -> str:

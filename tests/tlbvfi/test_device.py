@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.device import choose_device, require_dtype
+from comfyui_tlbvfi.tlbvfi.device import choose_device, device_type, require_dtype
 from comfyui_tlbvfi.tlbvfi.errors import MemoryBudgetError, SettingsError
 
 
@@ -68,6 +68,12 @@ def test_bfloat16_is_refused_where_a_gpu_has_none(monkeypatch, capability):
     refused = pytest.raises(SettingsError, match="T4 does not compute in bfloat16: set precision")
     with refused if capability < (8, 0) else nullcontext():
         require_dtype(torch.bfloat16, gpu)
+
+
+def test_the_type_of_a_device_is_known_without_it(gpu_that_fails):
+    gpu_that_fails("CUDA error: out of memory")
+    types = [device_type(name) for name in ("auto", "cuda:1", "cpu", "xpu:0")]
+    assert types == ["cuda", "cuda", "cpu", "xpu"]
 
 
 def test_device_is_chosen_by_itself():

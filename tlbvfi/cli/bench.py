@@ -55,10 +55,10 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if not arguments.aims:
         return _measure(arguments)[0]
     from ..bench.aims import RUNS, are_met
-    from ..device import choose_device
+    from ..device import device_type
     from ..errors import SettingsError
 
-    device = choose_device(arguments.device).type
+    device = device_type(arguments.device)
     if device not in RUNS:
         raise SettingsError(f"There are no aims for {device}: choose --device cpu or cuda.")
     _refuse_what_aims_set(arguments, RUNS[device])
