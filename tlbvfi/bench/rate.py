@@ -180,7 +180,7 @@ def plain_frames(task: Task, device: torch.device) -> Generator[Tensor]:
         )
     assert config.model is not None
     model = load_checkpoint(config.model, device=device)
-    # torch's stubs lack this overload.
+    # torch's types lack this overload.
     model.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     baseline = load_plain()(model)
     frames = _frames(task)

@@ -189,7 +189,7 @@ def _dis(luma0: Array, luma1: Array, scale: int, start: Array | None = None) -> 
     # Before OpenCV 4.13 it starts at the coarsest scale again, which takes longer, for 0.01 dB less.
     if start is not None and hasattr(dis, "setCoarsestScale"):
         dis.setCoarsestScale(scale + COARSER_SCALES)
-    return dis.calc(luma0, luma1, start)  # pyright: ignore[reportCallIssue, reportArgumentType] - stubs forbid None
+    return dis.calc(luma0, luma1, start)  # pyright: ignore[reportCallIssue, reportArgumentType] - its types forbid None
 
 
 def _search(source: Array, target: Array) -> Array:
@@ -372,4 +372,4 @@ def _pixel_grid(height: int, width: int, top: int = 0) -> Array:
 
 def _sample(image: Array, where: Array, interpolation: int) -> Array:
     """`image` at positions `where`, [H, W, 2] in pixels, x then y; edge pixels beyond the border."""
-    return cv2.remap(image, where, None, interpolation, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore[reportCallIssue, reportArgumentType] - stubs forbid None
+    return cv2.remap(image, where, None, interpolation, borderMode=cv2.BORDER_REPLICATE)  # pyright: ignore[reportCallIssue, reportArgumentType] - its types forbid None
