@@ -60,6 +60,7 @@ class FakeComfy:
         self.node_errors = {}
         self.run = lambda prompt_id: self.finish(prompt_id)
         self.sockets, self.flags = [], []
+        self.greeting = threading.Lock()  # who has been greeted is told everything from then on
         self.connected = threading.Event()
         fake = self
 
@@ -159,16 +160,17 @@ class FakeComfy:
         request.send_header("Connection", "Upgrade")
         accept = base64.b64encode(hashlib.sha1(magic.encode()).digest()).decode()
         request.send_header("Sec-WebSocket-Accept", accept)
-        request.end_headers()
-        self.sockets.append(request.connection)
-        self.connected.set()
+        with self.greeting:
+            request.end_headers()
+            self.sockets.append(request.connection)
+            self.connected.set()
         with suppress(OSError):
             while data := request.connection.recv(65536):
                 self.flags.append(data)
                 if data[0] == 0x88:  # the client's close frame
                     request.connection.sendall(b"\x88\x00")
                     break
-        if request.connection in self.sockets:
+        with self.greeting, suppress(ValueError):  # dropped before
             self.sockets.remove(request.connection)
         request.close_connection = True
 
@@ -181,7 +183,9 @@ class FakeComfy:
         )
         if len(raw) >= 2**16:
             size = b"\x7f" + struct.pack(">Q", len(raw))
-        for socket in list(self.sockets):
+        with self.greeting:
+            sockets = list(self.sockets)
+        for socket in sockets:
             with suppress(OSError):
                 socket.sendall(first + size + raw)
 
@@ -189,8 +193,10 @@ class FakeComfy:
         self.send({"type": event, "data": data})
 
     def drop_sockets(self):
-        self.connected.clear()
-        for socket in list(self.sockets):
+        with self.greeting:
+            self.connected.clear()
+            dropped, self.sockets = self.sockets, []
+        for socket in dropped:
             with suppress(OSError):
                 socket.shutdown(2)
 
@@ -358,13 +364,14 @@ def test_frames_that_were_sent_while_the_connection_was_down_are_sent_again(comf
     prompt["9"]["class_type"] = "SaveImageWebsocket"
 
     def run(prompt_id):
+        is_first = len(comfy.queued) == 1
         comfy.tell("executing", node="9", prompt_id=prompt_id)
-        for n in range(FRAMES):
-            if n == 2 and len(comfy.queued) == 1:
-                comfy.drop_sockets()
+        for n in range(2 if is_first else FRAMES):
             comfy.tell("progress", node="9", value=n, max=FRAMES, prompt_id=prompt_id)
             comfy.send(struct.pack(">II", 1, 2) + png(n))
-        comfy.connected.wait(5)
+        if is_first:
+            comfy.drop_sockets()  # the other two would reach nobody
+            assert comfy.connected.wait(5)
         comfy.finish(prompt_id, outputs={})
 
     comfy.run = run
