@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -48,7 +48,7 @@ POLL_SECONDS = 5.0
 """Messages can be missed, so the history is polled at least this often."""
 RETRY_SECONDS = 1.0
 SETTLE_SECONDS = 1.0
-"""Silence after which no more messages are expected for a prompt that has ended."""
+"""Messages of a prompt that has ended are waited for at least this long."""
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PREVIEW, PREVIEW_WITH_NODE = 1, 4
 """Binary messages that carry an image (ComfyUI protocol.py)."""
@@ -172,6 +172,8 @@ class _Watch:
     running: str = ""
     steps: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(value, maximum) of the nodes that reported them."""
+    images: int = 0
+    """How many came, previews included."""
     begun: float = field(default_factory=time.monotonic)
     heard: float = 0.0
     """When the server last answered a request; 0: never."""
@@ -182,11 +184,11 @@ class _Watch:
         while True:
             entry = self._ask(prompt_id)
             if entry is not None:
-                if not ended:  # images may still be on their way
+                if not ended:
                     with suppress(ServerLostError):  # as some proxies close every websocket
-                        self._listen(socket, prompt_id, silence=SETTLE_SECONDS)
+                        self._settle(socket, prompt_id)
                 return entry
-            ended = self._listen(socket, prompt_id, silence=POLL_SECONDS, total=POLL_SECONDS)
+            ended = self._listen(socket, prompt_id, POLL_SECONDS)
 
     def _ask(self, prompt_id: str) -> Json | None:
         position = queue_position(self.server, prompt_id)  # first: from here it goes to the history
@@ -207,21 +209,28 @@ class _Watch:
             self.on_event(Queued(position))
         return entry
 
-    def _listen(
-        self, socket: ClientConnection, prompt_id: str, *, silence: float, total: float = math.inf
-    ) -> bool:
-        """Handle messages until one says that the prompt has ended (True) or time is up (False).
+    def _settle(self, socket: ClientConnection, prompt_id: str) -> None:
+        """Handle what is still on its way for a prompt that has ended.
 
-        Only images break a `silence`: other messages, about the load of the server, may never cease.
+        A large image takes the server long to compress and to send. It answers a ping behind it, so
+        once a ping is answered and no image came before the answer, none is left.
         """
-        begun = heard = time.monotonic()
-        while (left := min(heard + silence, begun + total) - time.monotonic()) > 0:
+        seen, answered = self.images, _ping(socket)
+        while not self._listen(socket, prompt_id, SETTLE_SECONDS):
+            if answered.is_set():
+                if self.images == seen:
+                    return
+                seen, answered = self.images, _ping(socket)
+
+    def _listen(self, socket: ClientConnection, prompt_id: str, seconds: float) -> bool:
+        """Handle messages until one says that the prompt has ended (True) or time is up (False)."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
             message = _receive(socket, left)
             if message is None:
                 break
             if isinstance(message, bytes):
                 self._image(message)
-                heard = time.monotonic()
             elif self._text(message, prompt_id):
                 return True
         return False
@@ -263,6 +272,7 @@ class _Watch:
         except (ValueError, RecursionError) as error:
             log.debug("no image in a binary message: %s", error)
             return
+        self.images += 1
         node = node or self.running
         index, count = self.steps.get(node, (0, 0))  # reported just before the image
         self.on_image(ReceivedImage(node, index, count, data))
@@ -319,6 +329,7 @@ def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
                     proxy=None,
                     compression=None,
                     open_timeout=server.answer_seconds,
+                    ping_timeout=max(server.answer_seconds, server.lost_seconds),
                     max_size=limit,
                 )
             )
@@ -335,11 +346,24 @@ def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
 
 def _receive(socket: ClientConnection, seconds: float) -> str | bytes | None:
     """The next message, or None if none comes in time."""
+    with _closed_is_lost():
+        try:
+            return socket.recv(timeout=seconds)
+        except TimeoutError:
+            return None
+
+
+def _ping(socket: ClientConnection) -> threading.Event:
+    """Ping the server; the event is set when it answers."""
+    with _closed_is_lost():
+        return socket.ping()
+
+
+@contextmanager
+def _closed_is_lost() -> Iterator[None]:
     from websockets.exceptions import ConnectionClosed
 
     try:
-        return socket.recv(timeout=seconds)
-    except TimeoutError:
-        return None
+        yield
     except ConnectionClosed as error:
         raise ServerLostError(f"The server closed the connection ({error}).") from error

@@ -60,7 +60,7 @@ class FakeComfy:
         self.node_errors = {}
         self.run = lambda prompt_id: self.finish(prompt_id)
         self.sockets, self.flags = [], []
-        self.greeting = threading.Lock()  # who has been greeted is told everything from then on
+        self.writing = threading.RLock()  # to the sockets, and to the list of them
         self.connected = threading.Event()
         fake = self
 
@@ -160,22 +160,30 @@ class FakeComfy:
         request.send_header("Connection", "Upgrade")
         accept = base64.b64encode(hashlib.sha1(magic.encode()).digest()).decode()
         request.send_header("Sec-WebSocket-Accept", accept)
-        with self.greeting:
+        with self.writing:  # who has been greeted is told everything from then on
             request.end_headers()
             self.sockets.append(request.connection)
             self.connected.set()
+        answers = {8: b"\x88", 9: b"\x8a"}  # to close and to ping
         with suppress(OSError):
-            while data := request.connection.recv(65536):
-                self.flags.append(data)
-                if data[0] == 0x88:  # the client's close frame
-                    request.connection.sendall(b"\x88\x00")
+            while start := request.rfile.read(2):
+                masked = request.rfile.read(4 + start[1] % 128)  # our messages are short
+                self.flags.append(start + masked)
+                data = bytes(byte ^ masked[n % 4] for n, byte in enumerate(masked[4:]))
+                if answer := answers.get(start[0] % 16):
+                    with self.writing:
+                        request.connection.sendall(answer + bytes([len(data)]) + data)
+                if start[0] % 16 == 8:
                     break
-        with self.greeting, suppress(ValueError):  # dropped before
+        with self.writing, suppress(ValueError):  # dropped before
             self.sockets.remove(request.connection)
         request.close_connection = True
 
-    def send(self, message):
-        """Send a websocket message to everyone connected now; it is not repeated."""
+    def send(self, message, seconds=0.0):
+        """Send a websocket message to everyone connected now; it is not repeated.
+
+        It takes that many seconds on the way.
+        """
         raw = message if isinstance(message, bytes) else json.dumps(message).encode()
         first = bytes([0x82 if isinstance(message, bytes) else 0x81])
         size = (
@@ -183,22 +191,23 @@ class FakeComfy:
         )
         if len(raw) >= 2**16:
             size = b"\x7f" + struct.pack(">Q", len(raw))
-        with self.greeting:
-            sockets = list(self.sockets)
-        for socket in sockets:
-            with suppress(OSError):
-                socket.sendall(first + size + raw)
+        with self.writing:
+            for socket in self.sockets:
+                with suppress(OSError):
+                    socket.sendall(first + size)
+                    time.sleep(seconds)
+                    socket.sendall(raw)
 
     def tell(self, event, **data):
         self.send({"type": event, "data": data})
 
     def drop_sockets(self):
-        with self.greeting:
+        with self.writing:
             self.connected.clear()
-            dropped, self.sockets = self.sockets, []
-        for socket in dropped:
-            with suppress(OSError):
-                socket.shutdown(2)
+            for socket in self.sockets:
+                with suppress(OSError):
+                    socket.shutdown(2)
+            self.sockets.clear()
 
     def finish(self, prompt_id, *messages, outputs=None, status="success", told=True):
         images = [
@@ -334,6 +343,25 @@ def test_frames_sent_over_the_websocket_are_kept_and_previews_are_not(
     assert numbers(fetch()) == list(range(FRAMES))
     assert b"supports" not in b"".join(comfy.flags)  # masked, as the standard requires of clients
     assert comfy.flags
+
+
+def test_frames_still_on_a_slow_connection_when_the_prompt_has_ended_are_waited_for(
+    comfy, fetch, prompt
+):
+    prompt["9"]["class_type"] = "SaveImageWebsocket"
+
+    def run(prompt_id):
+        with comfy.writing:
+            comfy.finish(prompt_id, outputs={}, told=False)
+            comfy.tell("executing", node="9", prompt_id=prompt_id)
+            for n in range(FRAMES):
+                comfy.tell("progress", node="9", value=n, max=FRAMES, prompt_id=prompt_id)
+                comfy.send(struct.pack(">II", 1, 2) + png(n), seconds=4 * client.SETTLE_SECONDS)
+            comfy.tell("execution_success", prompt_id=prompt_id)
+
+    comfy.run = run
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert len(comfy.queued) == 1
 
 
 def test_a_large_frame_comes_over_the_websocket(comfy, fetch, prompt):
