@@ -25,12 +25,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import av
 from filelock import FileLock, Timeout
 
 from .callbacks import OnProgress, no_progress
+from .chunk import ChunkWriter
 from .durable import (
     StepHook,
     disk_errors,
@@ -41,7 +42,7 @@ from .durable import (
     no_step,
     retry_while_open,
 )
-from .errors import SessionError, SessionMismatch, VerificationError, some_of
+from .errors import SessionError, SessionMismatch, some_of
 from .manifest import (
     SCHEMA,
     Json,
@@ -51,14 +52,10 @@ from .manifest import (
     manifest_to_json,
     read_manifest,
 )
-from .packets import CHUNK, scan_packets
+from .names import check_id
 from .profiles import expected_bits
 from .progress import ChunkRecord, ProgressLog, read_progress
 from .stored import is_of_type, read_json, require_types, stored_fraction, write_json
-from .writer import VideoWriter
-
-if TYPE_CHECKING:
-    from av import VideoFrame
 
 log = logging.getLogger("tlbvfi.session")
 
@@ -75,9 +72,6 @@ ORIGIN_FIELDS = {
     **{"metadata": dict[str, str], "sound": str | None},
 }
 """Fields that the origin of a job may have, with their types."""
-WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
-    f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)
-}
 IF_FULL = (
     "free some space or, on the command line, choose another --root; "
     "committed chunks are kept, and running the same job again resumes it"
@@ -331,7 +325,14 @@ class Session:
         """
         if self._progress is None:
             raise SessionError(f"Session {self.id} is not locked: make chunks inside locked().")
-        return ChunkWriter(self, index, on_step=on_step)
+        return ChunkWriter(
+            self.chunk_path(index),
+            index,
+            self.manifest,
+            on_made=lambda record: self._append(record, on_step),
+            if_full=IF_FULL,
+            on_step=on_step,
+        )
 
     def forecast(self, frames: int) -> Forecast:
         """Disk space for the rest of an output of `frames` frames: all chunks and the final file.
@@ -503,108 +504,6 @@ class Session:
                 path.unlink()
 
 
-class ChunkWriter:
-    """A chunk being made. Leaving the `with` block without `commit` leaves nothing behind."""
-
-    def __init__(self, session: Session, index: int, *, on_step: StepHook = no_step) -> None:
-        """Use `Session.new_chunk`."""
-        self.index = index
-        self._session, self._on_step = session, on_step
-        self._pts: list[int] = []
-        self._bytes, self._sha256 = 0, ""
-        self._writer = VideoWriter(
-            session.chunk_path(index),
-            session.manifest.encoder,
-            session.manifest.stream,
-            if_full=IF_FULL,
-            on_step=on_step,
-        )
-
-    def __enter__(self) -> ChunkWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.abort()
-
-    @property
-    def frames(self) -> int:
-        """Frames written so far."""
-        return len(self._pts)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes encoded so far."""
-        return self._writer.bytes
-
-    def write(self, picture: VideoFrame, pts: int) -> None:
-        """Encode `picture`, shown `pts` ticks after the first frame of the output.
-
-        Raises:
-            EncoderError: another size or pix_fmt than planned, or pts not after the last one.
-        """
-        first = self._pts[0] if self._pts else pts
-        self._writer.write(picture, pts - first)  # played alone, each chunk starts at 0
-        self._pts.append(pts)
-
-    def commit(
-        self,
-        *,
-        pairs: tuple[int, int],
-        first_frame: int | None = None,
-        is_last: bool = False,
-        notes: dict[str, list[int]] | None = None,
-    ) -> ChunkRecord:
-        """Make the chunk durable, then record it as done.
-
-        `pairs`: half-open range of source pairs. `first_frame`: number of its first frame in the
-        output, or None if chunks come in any order and are numbered when they are joined. `notes`:
-        as in `ChunkRecord`.
-
-        Raises:
-            SessionError: the pts do not follow the session's constant rate.
-            VerificationError: the file does not hold what was written.
-            OutputError: the disk is full.
-        """
-        self._require_rate(first_frame)
-        self._writer.finish(self._check)
-        record = ChunkRecord(
-            index=self.index,
-            pairs=pairs,
-            first_frame=first_frame,
-            frames=len(self._pts),
-            first_pts=self._pts[0],
-            last_pts=self._pts[-1],
-            pts=tuple(self._pts) if self._session.manifest.is_vfr else None,
-            bytes=self._bytes,
-            sha256=self._sha256,
-            is_last=is_last,
-            notes=notes or {},
-        )
-        self._session._append(record, self._on_step)
-        return record
-
-    def _require_rate(self, first_frame: int | None) -> None:
-        manifest = self._session.manifest
-        if manifest.is_vfr or not self._pts:
-            return
-        step = manifest.stream.step
-        first = self._pts[0] if first_frame is None else first_frame * step
-        if self._pts != list(range(first, first + len(self._pts) * step, step)):
-            raise SessionError(
-                f"Chunk {self.index} has pts {self._pts[0]} to {self._pts[-1]}, which does not "
-                f"follow a constant rate from {first} in steps of {step}: number frames in order."
-            )
-
-    def _check(self, path: Path) -> None:
-        found = len(scan_packets(path, CHUNK).pts)
-        if found != len(self._pts):
-            raise VerificationError(
-                f"{path.name} holds {found} frames instead of {len(self._pts)}: "
-                "choose another codec or check the disk."
-            )
-        self._bytes, self._sha256 = path.stat().st_size, file_sha256(path)
-
-
 def list_sessions(root: Path) -> list[Session]:
     """Sessions below `root`, by id; folders without a usable manifest are skipped."""
     base = root / FOLDER
@@ -618,25 +517,6 @@ def list_sessions(root: Path) -> list[Session]:
         else:
             found += [session] if session is not None else []
     return found
-
-
-def check_id(id: str) -> None:
-    """Refuse ids that are not a safe folder name on every system.
-
-    Raises:
-        SessionError: not 1 to 64 of A-Z a-z 0-9 . _ -, a leading or final dot, or a device name.
-    """
-    is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", id) and not id.endswith(".")
-    if not is_plain or is_device(id):
-        raise SessionError(
-            f"{id!r:.80} is not a session id: use 1 to 64 letters, digits, '.', '_' or '-', "
-            "not beginning or ending with a dot, and not a Windows device name."
-        )
-
-
-def is_device(name: str) -> bool:
-    """Whether Windows takes a file name for a device: `con`, `nul.mp4`."""
-    return name.split(".")[0].strip().lower() in WINDOWS_DEVICES
 
 
 def _final_file_to_json(made: FinalFile) -> Json:

@@ -11,8 +11,10 @@ from ..encoding.memory import MemorySource
 from ..encoding.probe import VideoInfo
 from ..encoding.session import MANIFEST, Session
 from ..encoding.unchanged import Facts
+from ..tlbvfi.chunks import make_chunks
 from ..tlbvfi.config import ChunkLength, JobConfig
-from ..tlbvfi.job import Destination, is_joined, make_chunks, start_session
+from ..tlbvfi.job import Destination, start_session
+from ..tlbvfi.join import is_joined
 from ..tlbvfi.method import Method
 from ..tlbvfi.plan import make_plan
 from ..tlbvfi.progress import Notice, Reading

@@ -22,7 +22,7 @@ from ..encoding.profiles import find_profile
 from ..encoding.session import FinalFile, Session
 from ..encoding.unchanged import file_facts
 from ..tlbvfi.errors import SettingsError
-from ..tlbvfi.job import is_joined, join_session
+from ..tlbvfi.join import is_joined, join_session
 from ..tlbvfi.progress import Notice
 from .host import NodeProgress
 from .paths import is_file

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..encoding.session import is_device
+from ..encoding.names import is_device
 from ..tlbvfi.errors import SettingsError
 
 LONGEST_NAME = 230

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..encoding.errors import VideoError
+from ..encoding.names import check_id
 from ..encoding.profiles import parse_bitrate
-from ..encoding.session import check_id
 from ..tlbvfi.errors import InterpolationError
 from .output_settings import exact_rate
 from .paths import plain_file_name

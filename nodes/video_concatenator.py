@@ -13,7 +13,7 @@ from ..encoding.profiles import Encoder, resolve_encoder
 from ..encoding.session import Session
 from ..encoding.writer import MUXERS
 from ..tlbvfi.errors import SettingsError
-from ..tlbvfi.job import sound_of
+from ..tlbvfi.join import sound_of
 from ..tlbvfi.progress import Notice
 from . import choices
 from .final_file import graph_metadata, join_to, require_form, shown

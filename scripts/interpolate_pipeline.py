@@ -103,7 +103,7 @@ def run_keeping_frames(arguments: argparse.Namespace) -> int:
     from comfyui_tlbvfi.encoding.delivery import output_path
     from comfyui_tlbvfi.encoding.session import Session
     from comfyui_tlbvfi.tlbvfi.cli import main as tlbvfi
-    from comfyui_tlbvfi.tlbvfi.job import is_joined
+    from comfyui_tlbvfi.tlbvfi.join import is_joined
 
     words, root = interpolate_words(arguments), arguments.output.absolute().parent / "output"
     name = session_name(arguments, words)

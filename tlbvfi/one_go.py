@@ -20,8 +20,9 @@ from ..encoding.timetable import start_ticks
 from ..encoding.unchanged import file_facts, require_unchanged
 from ..encoding.window import Window, output_window
 from ..encoding.writer import MUXERS, VideoWriter
+from .chunks import QUEUE_FRAMES, encode_frames, load_frames, output_picture
 from .config import JobConfig
-from .job import QUEUE_FRAMES, encode_frames, load_frames, output_picture, used_window
+from .join import used_window
 from .method import Method, announce
 from .pipeline import OutputFrame, interpolate
 from .plan import ChunkRange, Plan, make_plan

@@ -20,7 +20,8 @@ from comfyui_tlbvfi.encoding.errors import (
     VerificationError,
 )
 from comfyui_tlbvfi.encoding.manifest import manifest_from_json, manifest_to_json
-from comfyui_tlbvfi.encoding.session import FOLDER, FinalFile, Session, check_id, list_sessions
+from comfyui_tlbvfi.encoding.names import check_id
+from comfyui_tlbvfi.encoding.session import FOLDER, FinalFile, Session, list_sessions
 from comfyui_tlbvfi.encoding.verify import expected_output, verify_session
 from filelock import FileLock
 from hypothesis import given, settings

@@ -197,12 +197,12 @@ def test_what_ffmpeg_raises_is_one_sentence(tlbvfi, source, monkeypatch, kind, n
 
 
 def test_what_ffmpeg_raises_ends_one_of_many_videos_alone(tlbvfi, source, monkeypatch):
-    from comfyui_tlbvfi.tlbvfi import job
+    from comfyui_tlbvfi.tlbvfi import chunks
 
     def fail(*arguments, **options):
         raise av.error.InvalidDataError(1, "Something went wrong")
 
-    monkeypatch.setattr(job, "load_frames", fail)
+    monkeypatch.setattr(chunks, "load_frames", fail)
     code, _, err = tlbvfi("interpolate", source, "--out-dir", "many", *BLEND)
     assert code == 1
     assert "0 of 1 videos done" in err

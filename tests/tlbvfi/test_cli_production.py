@@ -173,7 +173,7 @@ def test_ctrl_c_in_the_final_encode_is_gone_on_with(tlbvfi, source, tmp_path, mo
 def test_what_a_job_killed_after_its_last_rename_left_is_removed(
     tlbvfi, source, tmp_path, monkeypatch
 ):
-    from comfyui_tlbvfi.tlbvfi import job
+    from comfyui_tlbvfi.tlbvfi import join
 
     def killed(*_, **__):
         raise KeyboardInterrupt
@@ -181,7 +181,7 @@ def test_what_a_job_killed_after_its_last_rename_left_is_removed(
     words = ("interpolate", source, "out.mp4", *BLEND, *MEZZANINE)
     sessions = tmp_path / "output" / "tlbvfi_chunks"
     with monkeypatch.context() as patch:
-        patch.setattr(job, "clean_up", killed)
+        patch.setattr(join, "clean_up", killed)
         assert tlbvfi(*words)[0] == 130
     assert {path.name for path in sessions.iterdir()} == {"mine", "mine.final"}
     code, out, _ = tlbvfi(*words, "--json")

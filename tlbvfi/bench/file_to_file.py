@@ -12,8 +12,9 @@ from typing import Any
 from av import VideoFrame
 
 from ...encoding.source import Source, open_source
+from ..chunks import load_frames, write_chunks
 from ..config import JobConfig
-from ..job import Destination, load_frames, run_job, start_session, write_chunks
+from ..job import Destination, run_job, start_session
 from ..method import Method
 from ..pipeline import OutputFrame
 from ..plan import ChunkRange, Plan, make_plan

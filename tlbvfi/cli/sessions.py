@@ -61,7 +61,7 @@ def run_concat(arguments: argparse.Namespace) -> int:
     from ...encoding.delivery import final_of, output_path
     from ...encoding.durable import sole_writer
     from ...encoding.session import Session
-    from ..job import join_session, sound_of
+    from ..join import join_session, sound_of
 
     session = Session.open(*session_place(arguments.session, arguments.root))
     wanted = encoder_settings(arguments)
@@ -95,7 +95,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     from ...encoding.session import Session
     from ...encoding.verify import verify_file, verify_session
     from ...encoding.writer import MUXERS
-    from ..job import verify_joined
+    from ..join import verify_joined
 
     path = Path(arguments.subject)
     if path.is_file():

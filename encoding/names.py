@@ -1,0 +1,30 @@
+"""Names that are safe as file and folder names on every system."""
+
+from __future__ import annotations
+
+import re
+
+from .errors import SessionError
+
+WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
+    f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)
+}
+
+
+def check_id(id: str) -> None:
+    """Refuse ids that are not a safe folder name on every system.
+
+    Raises:
+        SessionError: not 1 to 64 of A-Z a-z 0-9 . _ -, a leading or final dot, or a device name.
+    """
+    is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", id) and not id.endswith(".")
+    if not is_plain or is_device(id):
+        raise SessionError(
+            f"{id!r:.80} is not a session id: use 1 to 64 letters, digits, '.', '_' or '-', "
+            "not beginning or ending with a dot, and not a Windows device name."
+        )
+
+
+def is_device(name: str) -> bool:
+    """Whether Windows takes a file name for a device: `con`, `nul.mp4`."""
+    return name.split(".")[0].strip().lower() in WINDOWS_DEVICES
