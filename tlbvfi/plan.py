@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -15,6 +16,7 @@ from ..encoding.errors import SourceError
 from ..encoding.frame import ColorTags
 from ..encoding.layout import pixel_layout
 from ..encoding.manifest import Manifest
+from ..encoding.probe import VideoInfo
 from ..encoding.profiles import Encoder, require_rate, written_tags
 from ..encoding.progress import ChunkRecord
 from ..encoding.reader import file_identity
@@ -27,6 +29,8 @@ from .errors import SettingsError
 from .method import Method
 from .pipeline import Rules
 from .timeline import Bisection, TargetRate, Timeline, storable_tick
+
+log = logging.getLogger("tlbvfi.plan")
 
 LONGEST_PAUSE = 3 * 3600
 """Seconds between two frames, at most, that a rate fills; each output frame there costs half a kB
@@ -127,6 +131,8 @@ def make_plan(
         if isinstance(encoder, Encoder):
             require_rate(encoder, rate)
     tell_of_mastering(route.final or route.chunks, info.mastering)
+    if config.audio and not config.has_sound:
+        _tell_of_slow_motion(info)
     keeps_alpha = info.has_alpha and pixel_layout(route.chunks.pix_fmt).has_alpha
     settings = _settings(config, times, method) | ({"alpha": rules.alpha} if keeps_alpha else {})
     identity = source.identity if identify else {}
@@ -240,6 +246,16 @@ def _refuse_endless_pauses(times: Timestamps, first: int, stop: int | None) -> N
                 f"frame {index} of the source is shown for {hours:.1f} hours, which is too long to "
                 "fill: cut it out with start and end, or give times instead of fps."
             )
+
+
+def _tell_of_slow_motion(info: VideoInfo) -> None:
+    """Warn of what slow motion at the default settings leaves out."""
+    streams = (("sound", info.audio), ("subtitles", info.subtitles))
+    if left := [what for what, found in streams if found]:
+        log.warning(
+            "Slow motion leaves out the source's %s: --slowmo-sound stretch keeps them, slowed as well.",
+            " and ".join(left),
+        )
 
 
 def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:

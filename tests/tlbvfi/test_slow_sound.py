@@ -85,10 +85,13 @@ def test_a_picture_that_begins_late_takes_the_sound_from_there(clip, run, stream
     assert length == pytest.approx(2 * (1 - 0.4), abs=3 * AUDIO_FRAME)  # of AAC of 47 frames
 
 
-def test_sound_is_dropped_unless_asked_for(source, run):
+def test_sound_is_dropped_unless_asked_for_and_that_is_told(source, run, caplog):
     assert sound(run(source, "dropped.mp4", slowmo=Fraction(2)).output) == []
+    assert "leaves out the source's sound: --slowmo-sound stretch keeps" in caplog.text
+    caplog.clear()
     silent = run(source, "silent.mp4", slowmo=Fraction(2), audio=False, **STRETCH)
     assert sound(silent.output) == []
+    assert "leaves out" not in caplog.text
 
 
 def test_without_slow_motion_sound_is_copied(source, run):
