@@ -190,13 +190,19 @@ def write_chunks(
 
     def is_full(chunk: ChunkWriter, first: int, last: int, following: int) -> bool:
         """Whether a chunk of pairs `first` to `last` ends before a frame of pair `following`."""
-        is_between_pairs = todo.stop is None and chunk.frames > 0 and following > last
-        return is_between_pairs and plan.ends_chunk(following - first, chunk.bytes)
+        if chunk.frames == 0 or following <= last:
+            return False
+        end = _known_end(todo, chunk.index)
+        return plan.ends_chunk(following - first, chunk.bytes) if end is None else following >= end
 
     remaining = iter(frames)
     frame = next(remaining, None)
     index, start = todo.index, todo.start
     while frame is not None:
+        end = _known_end(todo, index)
+        if end is not None and frame.pair >= end:  # a chunk without a record, of a guessed length
+            index, start = index + 1, end
+            continue
         with session.new_chunk(index) as chunk:
             first_frame, pair = frame.slot.number, frame.pair
             notes: dict[str, list[int]] = {}
@@ -204,13 +210,20 @@ def write_chunks(
                 chunk.write(output_picture(frame, plan), plan.ticks(frame.slot.time))
                 _note(notes, frame)
                 pair, frame = frame.pair, next(remaining, None)
+            stop = end or (frame.pair if frame else pair + 1)
             yield chunk.commit(
-                pairs=(start, todo.stop or (frame.pair if frame else pair + 1)),
+                pairs=(start, stop),
                 first_frame=first_frame,
                 is_last=frame is None and todo.is_last,
                 notes=notes,
             )
-        index, start = index + 1, frame.pair if frame else pair + 1
+        index, start = index + 1, stop
+
+
+def _known_end(todo: ChunkRange, index: int) -> int | None:
+    """The pair before which chunk `index` ends, if that is decided already."""
+    place = index - todo.index
+    return todo.ends[place] if place < len(todo.ends) else None
 
 
 def _note(notes: dict[str, list[int]], frame: OutputFrame[VideoFrame]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from ..encoding.color import resolve
@@ -84,13 +84,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkRange:
-    """Pairs [start, stop) to make into chunk `index`, or into chunks from `index` on."""
+    """Pairs [start, stop) to make into chunks from `index` on."""
 
     index: int
     start: int
     stop: int | None
-    """None: to the end of the source, cut into chunks as the plan says."""
+    """None: to the end of the source."""
     is_last: bool
+    ends: tuple[int, ...] = ()
+    """The pairs before which its first chunks end; those after them are cut as the plan says."""
 
 
 def make_plan(
@@ -194,33 +196,48 @@ def _frames_total(
 def chunks_to_make(
     records: Iterable[ChunkRecord], intact: Iterable[ChunkRecord], plan: Plan
 ) -> Iterator[ChunkRange]:
-    """What is left of a job: first the holes, one by one, then the open end.
+    """What is left of a job, in order: holes of one or more chunks, and the open end.
 
-    `records` are all chunks ever committed, `intact` those whose files are intact. A hole whose
-    record is lost too lies between its neighbors and is cut as the plan says.
+    `records` are all chunks ever committed, `intact` those whose files are intact. A hole is made
+    in one go: some sources are decoded from their beginning each time. A chunk whose record is
+    lost too lies between its neighbors and is cut as the plan says.
     """
-    known = {record.index: record for record in records}
     whole = {record.index for record in intact}
-    start = plan.first
-    for index in range(max(known, default=-1) + 1):
+    chunks = _all_chunks({record.index: record for record in records}, plan)
+    for is_whole, neighbors in groupby(chunks, key=lambda chunk: chunk.index in whole):
+        if not is_whole:
+            yield _joined(list(neighbors))
+
+
+def _all_chunks(known: Mapping[int, ChunkRecord], plan: Plan) -> Iterator[ChunkRange]:
+    """Every chunk up to the last known one, and the open end after it, if there is one."""
+    start, indices = plan.first, sorted(known)
+    following = 0  # place of the first known index that is not passed
+    for index in range(indices[-1] + 1 if indices else 0):
         record = known.get(index)
-        stop = record.pairs[1] if record else _lost_stop(index, start, known, plan.pairs_per_chunk)
-        if index not in whole:
-            yield ChunkRange(
-                index=index, start=start, stop=stop, is_last=record is not None and record.is_last
-            )
+        if record is not None:
+            stop, following = record.pairs[1], following + 1
+        else:
+            stop = start + _lost_pairs(index, start, known[indices[following]], plan)
+        is_last = record is not None and record.is_last
+        yield ChunkRange(index=index, start=start, stop=stop, is_last=is_last, ends=(stop,))
         start = stop
-    if not known or not known[max(known)].is_last:
-        yield ChunkRange(index=max(known, default=-1) + 1, start=start, stop=None, is_last=True)
+    if not indices or not known[indices[-1]].is_last:
+        index = indices[-1] + 1 if indices else 0
+        yield ChunkRange(index=index, start=start, stop=None, is_last=True)
 
 
-def _lost_stop(
-    index: int, start: int, known: Mapping[int, ChunkRecord], pairs_per_chunk: int | None
-) -> int:
-    """Where a chunk without a record ends: as planned, or after its share of the gap it lies in."""
-    following = min(i for i in known if i > index)
-    gap = known[following].pairs[0] - start
-    return start + (pairs_per_chunk or gap // (following - index))
+def _lost_pairs(index: int, start: int, following: ChunkRecord, plan: Plan) -> int:
+    """Length of a chunk without a record: as planned, or its share of the gap it lies in."""
+    gap = following.pairs[0] - start
+    return plan.pairs_per_chunk or gap // (following.index - index)
+
+
+def _joined(chunks: Sequence[ChunkRange]) -> ChunkRange:
+    """Chunks that follow each other as one range."""
+    first, last = chunks[0], chunks[-1]
+    ends = tuple(end for chunk in chunks for end in chunk.ends)
+    return replace(first, stop=last.stop, is_last=last.is_last, ends=ends)
 
 
 def _least_distance(times: Timestamps, first: int, stop: int | None) -> Fraction:

@@ -19,6 +19,7 @@ from comfyui_tlbvfi.encoding.errors import (
     SourceError,
 )
 from comfyui_tlbvfi.encoding.profiles import EncoderSettings
+from comfyui_tlbvfi.encoding.reader import VideoSource
 from comfyui_tlbvfi.tlbvfi.config import ChunkLength
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
@@ -299,6 +300,34 @@ def test_only_a_damaged_chunk_is_made_anew(clip, run, pictures, tmp_path, damage
     again = run(source, "out.mkv", chunk=SHORT, destination=keep)
     assert again.frames_made == 8
     assert pictures(again.output) == pictures(expected.output)
+
+
+@pytest.mark.parametrize("length", [SHORT, ChunkLength(bytes=9000)])
+def test_neighboring_chunks_are_made_anew_in_one_go_with_their_old_ends(
+    clip, run, tmp_path, monkeypatch, length
+):
+    source = clip(tmp_path / "in.mp4", 60)
+    keep = {"keep_chunks": True}
+    first = run(source, "out.mkv", chunk=length, destination=keep)
+
+    def records():
+        lines = (first.session_folder / "progress.jsonl").read_text().splitlines()
+        return [{**json.loads(line), "sha256": "", "bytes": 0} for line in lines]
+
+    made, lost = records(), [1, 2, 3, 5]
+    assert len(made) > 6
+    for index in lost:
+        (first.session_folder / f"chunk_{index:06d}.mkv").unlink()
+    first.output.unlink()
+    read, decoded = [], VideoSource.frames
+    monkeypatch.setattr(
+        VideoSource,
+        "frames",
+        lambda self, start=0, stop=None: read.append(start) or decoded(self, start, stop),
+    )
+    run(source, "out.mkv", chunk=length, destination=keep)
+    assert len(read) == 2
+    assert records() == [*made, *(made[index] for index in lost)]
 
 
 def test_a_lost_chunk_of_frames_that_come_only_once_is_made_anew(run, pictures, tmp_path):
