@@ -504,10 +504,12 @@ class Session:
                 path.unlink()
 
 
-def list_sessions(root: Path) -> list[Session]:
-    """Sessions below `root`, by id; folders without a usable manifest are skipped."""
+def list_sessions(root: Path) -> Iterator[Session]:
+    """Sessions below `root`, by id; folders without a usable manifest are skipped.
+
+    One at a time: those that were asked for their records hold them.
+    """
     base = root / FOLDER
-    found = []
     folders = [path for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
     for folder in sorted(folders):
         try:
@@ -515,8 +517,8 @@ def list_sessions(root: Path) -> list[Session]:
         except SessionError as error:
             log.warning("%s", error)
         else:
-            found += [session] if session is not None else []
-    return found
+            if session is not None:
+                yield session
 
 
 def _final_file_to_json(made: FinalFile) -> Json:

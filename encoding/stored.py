@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, fields
 from fractions import Fraction
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,6 +21,9 @@ from .durable import atomic_file
 MOST_DIGITS = 1000
 MOST = (1 << 62) - 1
 """Integers up to it, and the sum of two, fit into the 64 bits of FFmpeg's times."""
+
+Fits = Callable[[Any], bool]
+"""Whether a value fits an annotation."""
 
 
 def write_json(path: Path, document: object) -> None:
@@ -66,17 +69,17 @@ def require_types(record: Any, *, most: float = MOST) -> None:  # noqa: ANN401 -
     Raises:
         TypeError: one does not; the text gives its value and its annotation.
     """
-    hints = _type_hints(type(record))
-    for field in fields(record):
+    for field, fits in _checks(type(record), most):
         value = getattr(record, field.name)
-        if not is_of_type(value, hints[field.name], most=most):
+        if not fits(value):
             raise TypeError(f"{field.name} is {value!r:.80}, not {field.type}")
 
 
 @cache
-def _type_hints(kind: type) -> dict[str, Any]:
-    """The annotations of a dataclass; Python takes longer to evaluate them than to read a record."""
-    return get_type_hints(kind)
+def _checks(kind: type, most: float) -> list[tuple[Field[Any], Fits]]:
+    """The fields of a dataclass; Python takes longer to evaluate their types than to read a record."""
+    hints = get_type_hints(kind)
+    return [(field, _fits(hints[field.name], most)) for field in fields(kind)]
 
 
 def is_of_type(
@@ -89,25 +92,56 @@ def is_of_type(
 
     Of a `Literal` only the type counts. `most`: the largest integer, of either sign.
     """
+    return _fits(hint, most)(value)
+
+
+@cache
+def _fits(hint: Any, most: float) -> Fits:  # noqa: ANN401 - a type or a typing construct
+    """Whether a value fits; a session has many records and takes each annotation apart once."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
-    fits = partial(is_of_type, most=most)
     if hint is Any:
-        return True
-    if kind in (Union, UnionType):
-        return any(fits(value, each) for each in inner)
+        return lambda _: True
     if kind is Literal:
-        return isinstance(value, tuple({type(each) for each in inner}))
+        kinds = tuple({type(each) for each in inner})
+        return lambda value: isinstance(value, kinds)
     if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return lambda value: isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= most
-    if kind is tuple and isinstance(value, tuple):
-        wanted = inner[:1] * len(value) if inner[-1] is ... else inner
-        return len(value) == len(wanted) and all(map(fits, value, wanted))
-    if not isinstance(value, kind):
-        return False
-    if isinstance(value, list):
-        return all(fits(each, *inner) for each in value)
-    if isinstance(value, Mapping) and inner:
-        return all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
-    return True
+        return lambda value: (
+            isinstance(value, int) and not isinstance(value, bool) and abs(value) <= most
+        )
+    if kind in (Union, UnionType):
+        options = [_fits(each, most) for each in inner]
+        return lambda value: any(fits(value) for fits in options)
+    if kind is tuple and inner:
+        return _tuple_fits(inner, most)
+    if inner and issubclass(kind, Iterable):
+        return _items_fit(kind, [_fits(each, most) for each in inner])
+    return lambda value: isinstance(value, kind)
+
+
+def _tuple_fits(inner: tuple[Any, ...], most: float) -> Fits:
+    parts = [_fits(each, most) for each in inner if each is not ...]
+    if inner[-1] is ...:
+        return lambda value: isinstance(value, tuple) and all(map(parts[0], value))
+    return lambda value: (
+        isinstance(value, tuple)
+        and len(value) == len(parts)
+        and all(fits(each) for fits, each in zip(parts, value, strict=True))
+    )
+
+
+def _items_fit(kind: type, parts: Sequence[Fits]) -> Fits:
+    """Of lists and mappings; other items could be used up by looking at them."""
+
+    def fits(value: Any) -> bool:  # noqa: ANN401
+        if not isinstance(value, kind):
+            return False
+        if isinstance(value, list):
+            return all(map(parts[0], value))
+        if isinstance(value, Mapping):
+            key, held = parts
+            return all(key(k) and held(v) for k, v in value.items())
+        return True
+
+    return fits

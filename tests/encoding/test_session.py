@@ -9,9 +9,10 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from weakref import WeakSet
 
 import pytest
-from comfyui_tlbvfi.encoding import durable
+from comfyui_tlbvfi.encoding import durable, stored
 from comfyui_tlbvfi.encoding.errors import (
     EncoderError,
     OutputError,
@@ -21,6 +22,7 @@ from comfyui_tlbvfi.encoding.errors import (
 )
 from comfyui_tlbvfi.encoding.manifest import manifest_from_json, manifest_to_json
 from comfyui_tlbvfi.encoding.names import check_id
+from comfyui_tlbvfi.encoding.progress import read_progress
 from comfyui_tlbvfi.encoding.session import FOLDER, FinalFile, Session, list_sessions
 from comfyui_tlbvfi.encoding.verify import expected_output, verify_session
 from filelock import FileLock
@@ -485,7 +487,7 @@ def test_removing_takes_only_what_is_ours(tmp_path, filled, caplog):
     other = filled(id="other")
     other.remove()
     assert not other.folder.exists()
-    assert list_sessions(tmp_path) == []
+    assert list(list_sessions(tmp_path)) == []
 
 
 def test_the_content_of_a_session_changes_with_its_chunks_alone(tmp_path, filled, paint):
@@ -565,6 +567,27 @@ def test_sessions_are_listed_and_broken_ones_told(tmp_path, filled, caplog):
     assert [session.id for session in list_sessions(tmp_path)] == ["a", "b"]
     assert "not a usable manifest" in caplog.text
     assert ".DS_Store" not in caplog.text
+
+
+def test_a_list_of_sessions_holds_one_at_a_time(tmp_path, filled):
+    for index in range(4):
+        filled(id=f"s{index}")
+    alive, most = WeakSet[Session](), 0
+    for session in list_sessions(tmp_path):
+        session.records()
+        alive.add(session)
+        most = max(most, len(alive))
+    assert most <= 2
+
+
+def test_the_types_of_a_record_are_taken_apart_once_for_all(filled, monkeypatch):
+    session, taken_apart = filled(), []
+    path = session.folder / "progress.jsonl"
+    read_progress(path)
+    original = stored.get_args
+    monkeypatch.setattr(stored, "get_args", lambda hint: taken_apart.append(hint) or original(hint))
+    assert read_progress(path) == session.records()
+    assert not taken_apart
 
 
 def test_a_newer_schema_is_refused(tmp_path, filled):
