@@ -9,10 +9,10 @@ chunks need not match those of the mezzanine: hundreds of short chunks become a 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 from .callbacks import OnProgress, no_progress
@@ -95,12 +95,16 @@ def encode_session(
     final = _final_session(session, _final_manifest(session, encoder))
     with final.locked():
         intact = {record.index for record in final.done(thorough=True)}
-        for index, begin in enumerate(range(0, len(times), FRAMES_PER_CHUNK)):
-            end = min(begin + FRAMES_PER_CHUNK, len(times))
-            if index in intact:
-                on_progress(end, len(times))
+        chunks = [
+            range(begin, min(begin + FRAMES_PER_CHUNK, len(times)))
+            for begin in range(0, len(times), FRAMES_PER_CHUNK)
+        ]
+        for is_intact, some in groupby(enumerate(chunks), key=lambda chunk: chunk[0] in intact):
+            if is_intact:
+                for _, numbers in some:
+                    on_progress(numbers.stop, len(times))
             else:
-                _encode_chunk(session, final, index, range(begin, end), times, on_progress)
+                _encode_chunks(session, final, list(some), times, on_progress)
     return final
 
 
@@ -125,28 +129,30 @@ def _final_session(session: Session, manifest: Manifest) -> Session:
     return Session.start(root, name, manifest, overwrite=is_stale)
 
 
-def _encode_chunk(
+def _encode_chunks(
     session: Session,
     final: Session,
-    index: int,
-    numbers: range,
+    chunks: Sequence[tuple[int, range]],
     times: list[int],
     on_progress: OnProgress,
 ) -> None:
+    """Encode chunks that follow each other, given as (index, numbers of the frames)."""
     manifest = final.manifest
-    frames = decoded_frames(session, numbers.start)
-    with closing(frames), final.new_chunk(index) as chunk:
-        for number, picture in zip(numbers, frames, strict=False):
-            converted = convert(
-                picture,
-                manifest.encoder.pix_fmt,
-                session.manifest.stream.color,
-                manifest.stream.color,
-            )
-            chunk.write(converted, times[number])
-            on_progress(number + 1, len(times))
-        pairs = numbers.start, numbers.stop
-        chunk.commit(pairs=pairs, first_frame=numbers.start, is_last=numbers.stop == len(times))
+    with closing(decoded_frames(session, chunks[0][1].start)) as frames:
+        for index, numbers in chunks:
+            with final.new_chunk(index) as chunk:
+                for number, picture in zip(numbers, frames, strict=False):
+                    converted = convert(
+                        picture,
+                        manifest.encoder.pix_fmt,
+                        session.manifest.stream.color,
+                        manifest.stream.color,
+                    )
+                    chunk.write(converted, times[number])
+                    on_progress(number + 1, len(times))
+                pairs = numbers.start, numbers.stop
+                is_last = numbers.stop == len(times)
+                chunk.commit(pairs=pairs, first_frame=numbers.start, is_last=is_last)
 
 
 def _final_manifest(session: Session, encoder: Encoder) -> Manifest:

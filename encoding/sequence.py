@@ -220,8 +220,8 @@ def _images(session: Session, form: ImageFormat, start: int) -> Generator[Encode
     encoder, stream = session.manifest.encoder, session.manifest.stream
     kind = form.options.get("format")
     if form.encoder == encoder.name == "exr" and kind == encoder.options.get("format"):
-        with closing(_packets(session)) as packets:
-            for data in islice(packets, start, None):
+        with closing(_packets(session, start)) as packets:
+            for data in packets:
                 yield partial(bytes, data)
         return
     with closing(decoded_frames(session, start)) as pictures:
@@ -229,12 +229,16 @@ def _images(session: Session, form: ImageFormat, start: int) -> Generator[Encode
             yield partial(encoded_image, picture, form, stream.color, stream.sample_aspect_ratio)
 
 
-def _packets(session: Session) -> Generator[bytes, None, None]:
+def _packets(session: Session, start: int) -> Generator[bytes, None, None]:
+    """The packets of all chunks from frame `start` on."""
+    first = 0
     for record in session.in_order():
-        with open_made(session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
-            for packet in chunk.demux(video=0):
-                if packet.size:
+        if first + record.frames > start:
+            with open_made(session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
+                full = (packet for packet in chunk.demux(video=0) if packet.size)
+                for packet in islice(full, max(0, start - first), None):
                     yield bytes(packet)
+        first += record.frames
 
 
 def _require_readable(pattern: ImagePattern, frames: int, size: tuple[int, int]) -> None:

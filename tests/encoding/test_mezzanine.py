@@ -3,11 +3,13 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from comfyui_tlbvfi.encoding import mezzanine
+from comfyui_tlbvfi.encoding import mezzanine, sequence
 from comfyui_tlbvfi.encoding.concat import join
 from comfyui_tlbvfi.encoding.errors import VerificationError
+from comfyui_tlbvfi.encoding.images import image_format
 from comfyui_tlbvfi.encoding.mezzanine import decoded_frames, decoded_picture, encode_session
 from comfyui_tlbvfi.encoding.profiles import EncoderSettings, resolve_encoder
+from comfyui_tlbvfi.encoding.sequence import write_images
 
 TICK = Fraction(1001, 48000)
 
@@ -73,6 +75,41 @@ def test_an_interrupted_encode_goes_on_and_makes_the_same_file(
     assert len(lines) == 3
     join(final, tmp_path / "out.mp4")
     assert len(decoded(tmp_path / "out.mp4")) == 10
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The names of the chunks that were opened to read their frames or packets."""
+    names = []
+    for module in (mezzanine, sequence):
+        original = module.open_made
+        monkeypatch.setattr(
+            module,
+            "open_made",
+            lambda path, *rest, original=original: names.append(path.stem) or original(path, *rest),
+        )
+    return names
+
+
+def test_an_encode_reads_every_chunk_once(filled, monkeypatch, opened):
+    monkeypatch.setattr(mezzanine, "FRAMES_PER_CHUNK", 4)
+    session = filled("ffv1", frames=12, per_chunk=3)
+    encode_session(session, final_encoder(session))
+    assert opened == [f"chunk_{index:06d}" for index in range(4)]
+
+
+def test_missing_images_are_read_from_their_own_chunk_on(tmp_path, filled, opened):
+    session = filled("exr-half", frames=7, per_chunk=3)
+    form = image_format(".exr", decoded_picture(session), depth="half")
+    pattern = tmp_path / "frames" / "%d.exr"
+    write_images(session, pattern, form)
+    expected = [path.read_bytes() for path in sorted(pattern.parent.iterdir())]
+    for number in (6, 7):
+        (pattern.parent / f"{number}.exr").unlink()
+    opened.clear()
+    write_images(session, pattern, form)
+    assert opened == ["chunk_000001", "chunk_000002"]
+    assert [path.read_bytes() for path in sorted(pattern.parent.iterdir())] == expected
 
 
 def test_another_final_encoder_replaces_what_an_earlier_one_left(tmp_path, filled):
