@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def scan_packets(path: Path, options: dict[str, str] | None = None) -> PacketSca
     Raises:
         VerificationError: the file cannot be read or has no video.
     """
-    pts, dts = [], []
+    pts, dts = array("q"), array("q")
     with open_made(path, options) as container:
         video = container.streams.video[0]
         others = {stream.index: 0 for stream in container.streams if stream is not video}

@@ -1,15 +1,20 @@
 import json
 import struct
+import tracemalloc
 import zlib
 from fractions import Fraction
 from hashlib import sha256
+from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding import verify
 from comfyui_tlbvfi.encoding.concat import join
 from comfyui_tlbvfi.encoding.container import decode
 from comfyui_tlbvfi.encoding.errors import VerificationError
+from comfyui_tlbvfi.encoding.packets import PacketScan, scan_packets
+from comfyui_tlbvfi.encoding.timetable import Timetable
 from comfyui_tlbvfi.encoding.verify import expected_output, verify_file, verify_session
 
 
@@ -189,6 +194,40 @@ def test_times_off_the_plan_are_told_with_the_frame(tmp_path, filled, stream):
     report = verify_file(output, expected_output(other))
     assert failed(report) == ["times"]
     assert "frame 1 is shown at 0.020854 s instead of 0.020000 s" in report.text
+
+
+def test_comparing_the_times_of_many_frames_takes_little_memory():
+    pts = np.arange(400_000, dtype=np.int64) * 1001
+    times = Timetable(time_base=Fraction(1, 60000), pts=pts, last_duration=1001)
+    scan = PacketScan(time_base=Fraction(1, 120_000), pts=2 * pts, dts=2 * pts, other=())
+    tracemalloc.start()
+    try:
+        assert verify._off_plan(Path("out.mp4"), scan, times) == ""
+        scan.pts[-1] += 1
+        assert "frame 399999 is shown at" in verify._off_plan(Path("out.mp4"), scan, times)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * pts.nbytes
+
+
+def test_scanning_many_packets_takes_little_memory(tmp_path, clip):
+    path, count = tmp_path / "long.mp4", 10_000
+    with av.open(str(clip("a.mp4"))) as source, av.open(str(path), "w") as out:
+        target = out.add_stream_from_template(source.streams.video[0])
+        picture = bytes(next(source.demux(video=0)))
+        for number in range(count):
+            packet = av.Packet(picture)
+            packet.stream, packet.time_base = target, Fraction(1, 25)
+            packet.pts = packet.dts = number
+            out.mux(packet)
+    tracemalloc.start()
+    try:
+        assert len(scan_packets(path).pts) == count
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50 * count
 
 
 def test_sound_that_is_missing_is_counted(tmp_path, filled):
