@@ -10,6 +10,7 @@ frames (x264: too late by the reorder delay; x265: none at all).
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -47,6 +48,8 @@ MUXERS = {
     ".avi": "avi",
 }
 """FFmpeg's muxer for each suffix we write."""
+MOST_TERM = 2**31 - 1
+"""FFmpeg holds the terms of a fraction in signed 32-bit integers."""
 ISO_MEDIA = (".mp4", ".mov")
 """The ISO base media file format: it holds any time exactly, has edit lists and tags of codecs."""
 
@@ -210,7 +213,7 @@ class VideoWriter:
         spec, encoder = self._spec, with_mastering(self._encoder, self._spec.mastering)
         require_rate(encoder, spec.rate)
         try:
-            stream = self._container.add_stream(encoder.name, rate=spec.rate)
+            stream = self._container.add_stream(encoder.name, rate=_in_32_bits(spec.rate))
             assert isinstance(stream, VideoStream)  # narrows the type; the catalog has only video
             self._describe(stream, encoder, suffix)
             with quiet_encoders():
@@ -367,3 +370,10 @@ def _svt_words(mastering: dict[str, str]) -> dict[str, str]:
 
 def _scaled(number: str, name: str) -> str:
     return f"{int(number) / (10_000 if name == 'L' else 50_000):.5f}"
+
+
+def _in_32_bits(rate: Fraction) -> Fraction:
+    """`rate`, or the nearest one whose terms FFmpeg can hold: an average may have longer ones."""
+    if max(rate.as_integer_ratio()) <= MOST_TERM:
+        return rate
+    return rate.limit_denominator(MOST_TERM // math.ceil(rate))

@@ -145,6 +145,23 @@ def test_the_last_frame_of_a_variable_rate_lasts_as_long_as_the_average(
         assert video.duration * video.time_base == Fraction(9000, 90000) + Fraction(1, 25)
 
 
+@pytest.mark.parametrize(
+    "rate",
+    [
+        Fraction(107_999 * 180_000, 648_013_337),  # an hour at about 30 fps, in ticks of 1/90000 s
+        Fraction(3_000_000_019, 3_000_000_018),
+        Fraction(2**31 - 1, 2**31 + 11),
+    ],
+)
+@pytest.mark.parametrize("codec", ["h264", "ffv1", "vp9"])
+def test_an_average_rate_of_many_digits_is_taken(tmp_path, encoder, stream, paint, codec, rate):
+    path = tmp_path / f"out{encoder(codec).suffix}"
+    spec = stream(rate=rate, time_base=Fraction(1, 180_000))
+    pts = [0, 6007, 11_995]
+    write(path, encoder(codec), spec, [paint(n) for n in range(3)], pts)
+    assert len(packets(path)) == 3
+
+
 def test_options_for_hdr_are_given_where_there_is_hdr_metadata_that_can_be_stored(encoder):
     for codec in ("hevc", "av1"):
         assert with_mastering(encoder(codec), {}) == encoder(codec)
