@@ -9,6 +9,8 @@ from fractions import Fraction
 from itertools import groupby, pairwise
 from typing import Any
 
+import numpy as np
+
 from ..encoding.color import resolve
 from ..encoding.container import VideoInput
 from ..encoding.delivery import Final, plan_route, tell_of_mastering
@@ -22,8 +24,8 @@ from ..encoding.progress import ChunkRecord
 from ..encoding.reader import file_identity
 from ..encoding.source import Source
 from ..encoding.timestamps import Timestamps
-from ..encoding.timetable import require_storable
-from ..encoding.writer import StreamSpec
+from ..encoding.timetable import MOST_TICKS, require_storable
+from ..encoding.writer import ISO_MEDIA, StreamSpec
 from .config import JobConfig
 from .errors import SettingsError
 from .method import Method
@@ -149,6 +151,9 @@ def make_plan(
     )
     least = timeline.step(_least_distance(times, first, stop))
     require_storable(suffix, least, is_vfr=manifest.is_vfr)
+    encoders = [each for each in (route.chunks, route.final) if isinstance(each, Encoder)]
+    if {suffix.lower(), *(each.chunk_suffix for each in encoders)} & set(ISO_MEDIA):
+        _refuse_uncountable_pauses(times, first, stop, timeline, max(e.reorder for e in encoders))
     frames_per_pair = rate * config.slowmo / info.rate
     return Plan(
         manifest=manifest,
@@ -263,6 +268,34 @@ def _refuse_endless_pauses(times: Timestamps, first: int, stop: int | None) -> N
                 f"frame {index} of the source is shown for {hours:.1f} hours, which is too long to "
                 "fill: cut it out with start and end, or give times instead of fps."
             )
+
+
+def _refuse_uncountable_pauses(
+    times: Timestamps, first: int, stop: int | None, timeline: Timeline, reorder: int
+) -> None:
+    """Refuse a gap of more ticks than mp4 and mov count from decoding a frame to showing it.
+
+    Each frame made in a pause has as many ticks as the whole pause has in the source: `times`
+    makes them finer. An encoder that delays frames by `reorder` may show one that many and a
+    group of B-frames, one more than twice as many, later than it is decoded.
+
+    Raises:
+        SourceError: there is such a gap.
+    """
+    if times.ticks is None or not isinstance(timeline, Bisection):
+        return
+    gaps = np.diff(np.array(times.ticks[first:stop], dtype=np.int64))
+    ahead = 2 * reorder + 1 if reorder else 1
+    shown = np.cumsum(np.repeat(gaps, min(2**timeline.times, ahead)))
+    sums = np.concatenate([shown[:ahead], shown[ahead:] - shown[:-ahead]])
+    if sums.max() > MOST_TICKS:
+        longest = int(gaps.argmax())
+        raise SourceError(
+            f"frame {first + longest} of the source is shown for "
+            f"{float(gaps[longest] * times.time_base):.1f} s, too long for mp4 and mov chunks or files "
+            f"to count in ticks of {times.time_base} s: cut it out with start and end, give fps "
+            "instead of times, or choose .mkv with the codec ffv1."
+        )
 
 
 def _tell_of_slow_motion(info: VideoInfo) -> None:

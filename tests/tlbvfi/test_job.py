@@ -551,6 +551,24 @@ def test_pauses_at_a_constant_rate_are_not_filled_either(run, tmp_path, wish):
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.parametrize(("seconds", "is_fine"), [(11_800, True), (12_000, False)])
+def test_a_pause_of_more_ticks_than_mp4_counts_is_refused_before_work(
+    clip, run, times, tmp_path, seconds, is_fine
+):
+    shown = [Fraction(n, 25) + (seconds if n > 3 else 0) for n in range(8)]
+    source = clip(tmp_path / "in.nut", times=shown, codec="ffv1")
+    if is_fine:  # at 1/180000 s, twice the pause's share of a frame is just below 2**31 ticks
+        mids = [(a + b) / 2 for a, b in pairwise(shown)]
+        assert times(run(source, "out.mp4", times=1).output) == sorted(shown + mids)
+        return
+    with pytest.raises(
+        SourceError, match=r"frame 3 of the source is shown for 12000\.0 s, too long"
+    ):
+        run(source, "out.mp4", times=1)
+    assert not (tmp_path / "output").exists()
+    assert run(source, "out.mkv", times=1).frames == 15
+
+
 def test_a_pause_of_days_is_not_filled_with_frames(clip, run, tmp_path):
     shown = [Fraction(n, 25) + (86_400 if n > 3 else 0) for n in range(8)]
     source = clip(tmp_path / "in.mkv", times=shown)
