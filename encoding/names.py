@@ -17,12 +17,17 @@ def check_id(id: str) -> None:
     Raises:
         SessionError: not 1 to 64 of A-Z a-z 0-9 . _ -, a leading or final dot, or a device name.
     """
-    is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", id) and not id.endswith(".")
-    if not is_plain or is_device(id):
+    if not is_id(id):
         raise SessionError(
             f"{id!r:.80} is not a session id: use 1 to 64 letters, digits, '.', '_' or '-', "
             "not beginning or ending with a dot, and not a Windows device name."
         )
+
+
+def is_id(text: str) -> bool:
+    """Whether `check_id` accepts it."""
+    is_plain = re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}", text) and not text.endswith(".")
+    return bool(is_plain) and not is_device(text)
 
 
 def is_device(name: str) -> bool:

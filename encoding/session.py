@@ -52,7 +52,7 @@ from .manifest import (
     manifest_to_json,
     read_manifest,
 )
-from .names import check_id
+from .names import check_id, is_id
 from .profiles import expected_bits
 from .progress import ChunkRecord, ProgressLog, read_progress
 from .stored import is_of_type, read_json, require_types, stored_fraction, write_json
@@ -180,7 +180,8 @@ class Session:
         """
         found = cls.find(root, id)
         if found is None:
-            known = some_of([session.id for session in list_sessions(root)], SHOWN) or "none"
+            names = [folder.name for folder in _session_folders(root)]
+            known = some_of(list(filter(is_id, names)), SHOWN) or "none"
             raise SessionError(f"There is no session {id} in {root / FOLDER}: there are {known}.")
         return found
 
@@ -509,9 +510,7 @@ def list_sessions(root: Path) -> Iterator[Session]:
 
     One at a time: those that were asked for their records hold them.
     """
-    base = root / FOLDER
-    folders = [path for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
-    for folder in sorted(folders):
+    for folder in _session_folders(root):
         try:
             session = Session.find(root, folder.name)
         except SessionError as error:
@@ -519,6 +518,11 @@ def list_sessions(root: Path) -> Iterator[Session]:
         else:
             if session is not None:
                 yield session
+
+
+def _session_folders(root: Path) -> list[Path]:
+    """Folders below `root` with a manifest, usable or not, by id."""
+    return sorted(path.parent for path in (root / FOLDER).glob(f"*/{MANIFEST}"))
 
 
 def _final_file_to_json(made: FinalFile) -> Json:

@@ -135,6 +135,17 @@ def test_unknown_session_names_some_of_the_known_ones(tmp_path, filled):
         Session.open(tmp_path, "other")
 
 
+def test_an_unknown_session_is_told_without_reading_the_known_ones(tmp_path, filled, caplog):
+    """There may be thousands."""
+    session = filled()
+    for name in ("damaged", "no id"):
+        shutil.copytree(session.folder, session.folder.with_name(name))
+        session.folder.with_name(name).joinpath("manifest.json").write_text("{")
+    with pytest.raises(SessionError, match=r" there are damaged, job\.$"):
+        Session.open(tmp_path, "other")
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     "id", ["", ".", "..", "../x", "a/b", "a\\b", ".x", "x.", "a b", "a" * 65, "CON", "nul.txt", "ä"]
 )
