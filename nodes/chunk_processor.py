@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -24,7 +26,7 @@ from .clip import Clip, ImagesOrVideo, open_clip
 from .final_file import graph_metadata, join_to, shown
 from .graph import is_linked, leads_to, running_prompt
 from .host import NodeProgress, folders
-from .kept import kept_results, named_sounds
+from .kept import kept_results, session_sounds
 from .models import ModelWish, check_model, checkpoint_versions, chosen_method
 from .output_settings import (
     container_of,
@@ -33,7 +35,7 @@ from .output_settings import (
     exact_rate,
     frames_per_pair,
 )
-from .sessions import require_own
+from .sessions import forget_sound_if_joined, require_own
 from .validation import check_bitrate, check_session_id, first_problem
 from .values import checked
 
@@ -170,26 +172,40 @@ class ChunkProcessor(io.ComfyNode):
         per_pair = frames_per_pair(times_to_interpolate)
         batch_rate = None if rate is None else rate / per_pair
         clip = open_clip(images, batch_rate=batch_rate, temp=places.temp)
-        config = JobConfig(
-            **timing(clip, times_to_interpolate, rate, progress),
-            encoder=encoder_settings(codec, crf, bitrate, clip.source.info, is_video=clip.is_video),
-            software_twin=True,
-            seed=seed,
-            cuts=scene_cuts,
-            start=clip.start,
-            end=clip.end,
-            chunk=chunk_length(clip.source.info),
-        )
-        wished = ModelWish(model_name=model_name, gpu_id=gpu_id, **wish)
-        with clip.source, chosen_method(wished, progress) as method:
+        with no_copy_left_by_failure(clip):
+            config = JobConfig(
+                **timing(clip, times_to_interpolate, rate, progress),
+                encoder=encoder_settings(
+                    codec, crf, bitrate, clip.source.info, is_video=clip.is_video
+                ),
+                software_twin=True,
+                seed=seed,
+                cuts=scene_cuts,
+                start=clip.start,
+                end=clip.end,
+                chunk=chunk_length(clip.source.info),
+            )
+            wished = ModelWish(model_name=model_name, gpu_id=gpu_id, **wish)
             destination = Destination(
                 output=places.output / f"{session_id or 'video'}{suffix}",
                 root=places.output,
                 session_id=session_id or None,
                 sound=clip.sound,
             )
-            session = make_session(clip, method, config, destination, progress)
+            with clip.source, chosen_method(wished, progress) as method:
+                session = make_session(clip, method, config, destination, progress)
         return deliver(session, suffix, clip, cls.hidden, progress)
+
+
+@contextmanager
+def no_copy_left_by_failure(clip: Clip) -> Iterator[None]:
+    """Remove the copy of a clip in memory if the block fails: the next run makes it again."""
+    try:
+        yield
+    except BaseException:
+        if clip.is_copy and clip.sound is not None:
+            session_sounds.discard(clip.sound)
+        raise
 
 
 def deliver(
@@ -206,10 +222,11 @@ def deliver(
     if joins_later:  # the result is then no video, or chunks that are about to be removed
         kept_results.void(hidden.unique_id)
     if clip.sound is not None:
-        named_sounds[session.folder] = clip.sound.absolute()
+        session_sounds.keep(session.folder, clip.sound, is_copy=clip.is_copy)
     if joins_later and not is_linked(prompt, hidden.unique_id, VIDEO):
         state = "ready for the concatenator" if session.has_chunks() else "joined before"
         text = progress.show(f"chunks {state}: {len(session.records())}")
+        forget_sound_if_joined(session)
         return io.NodeOutput(session.id, None, ui={"text": (text,)})
     output = join_to(
         session,
@@ -219,6 +236,7 @@ def deliver(
         metadata=graph_metadata(hidden),
         keep_chunks=joins_later,
     )
+    forget_sound_if_joined(session)
     kept_results.keep(hidden.unique_id, output, session.folder / MANIFEST)
     return shown(output, root, progress, session.id)
 

@@ -41,6 +41,8 @@ class Clip:
     source: Source
     sound: Path | None = None
     """File whose sound goes with the frames; a path, so that a later join finds it, too."""
+    is_copy: bool = False
+    """Whether that file was made here, of what exists only in memory."""
     start: Fraction | None = None
     """Seconds after the first frame where a trimmed video begins."""
     end: Fraction | None = None
@@ -107,7 +109,9 @@ def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -
         require_images(parts.images)
         rate, sound = meant_rate(Fraction(parts.frame_rate)), sound_file(parts.audio, temp)
         return Clip(
-            source=Components(BatchFrames(parts.images), rate=rate, sound=sound), sound=sound
+            source=Components(BatchFrames(parts.images), rate=rate, sound=sound),
+            sound=sound,
+            is_copy=sound is not None,
         )
     if isinstance(clip, Input.Video):
         return _open_file(clip, temp)
@@ -122,7 +126,7 @@ def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -
 
 
 def _open_file(video: Input.Video, temp: Path) -> Clip:
-    origin = _file_of(video, temp)
+    origin, is_copy = _file_of(video, temp)
     source = open_source(origin)
     start, duration = _trim_window(video)
     first = (
@@ -131,27 +135,34 @@ def _open_file(video: Input.Video, temp: Path) -> Clip:
     return Clip(
         source=source,
         sound=origin if isinstance(origin, Path) else stored(origin, temp),
+        is_copy=is_copy,
         start=start - first if start > first else None,
         end=start + duration - first if duration else None,
     )
 
 
-def _file_of(video: Input.Video, temp: Path) -> Path | BytesIO:
-    """The file a video streams from; a video with pending frame edits is written out first."""
+def _file_of(video: Input.Video, temp: Path) -> tuple[Path | BytesIO, bool]:
+    """(the file a video streams from, whether it exists only in memory).
+
+    A video with pending frame edits is written out first.
+    """
     if getattr(video, "has_pending_frame_edits", bool)():  # since ComfyUI 0.34
-        return _written_out(video, temp)
+        return _written_out(video, temp), True
     origin = video.get_stream_source()
-    return Path(origin) if isinstance(origin, str) else origin
+    return (Path(origin), False) if isinstance(origin, str) else (origin, True)
 
 
 def _written_out(video: Input.Video, temp: Path) -> Path:
     """A file of an edited video, named and dated by its content, so that a session finds it again."""
     temp.mkdir(parents=True, exist_ok=True)
     written = temp / f"tlbvfi_{id(video)}.mp4"
-    video.save_to(str(written))
-    path = written.with_stem(f"tlbvfi_{file_sha256(written)[:16]}")
-    os.utime(written, (0, 0))
-    return written.replace(path)
+    try:
+        video.save_to(str(written))
+        path = written.with_stem(f"tlbvfi_{file_sha256(written)[:16]}")
+        os.utime(written, (0, 0))
+        return written.replace(path)
+    finally:
+        written.unlink(missing_ok=True)
 
 
 def _trim_window(video: Input.Video) -> tuple[Fraction, Fraction]:

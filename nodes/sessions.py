@@ -9,6 +9,7 @@ from ..encoding.manifest import Manifest, differences
 from ..encoding.reader import file_identity
 from ..encoding.session import Session
 from ..tlbvfi.errors import SettingsError
+from .kept import session_sounds
 
 NO_SESSION = (
     "session_id is empty: connect the session_id of TLBVFI Chunk Processor or of TLBVFI Chunk Video "
@@ -59,6 +60,12 @@ def require_complete(session: Session) -> None:
             "each run saves one chunk, give all of them one session_id and leave cleanup_chunks off "
             "until the last."
         )
+
+
+def forget_sound_if_joined(session: Session) -> None:
+    """Forget where the sound of a session came from once its chunks are removed."""
+    if not session.has_chunks():
+        session_sounds.forget(session.folder)
 
 
 def require_same_sound(session: Session, sound: Path) -> None:

@@ -18,11 +18,11 @@ from ..tlbvfi.progress import Notice
 from . import choices
 from .final_file import graph_metadata, join_to, require_form, shown
 from .host import NodeProgress, folders
-from .kept import named_sounds
+from .kept import session_sounds
 from .manual_session import chunks_of_earlier_runs
 from .output_settings import container_of, encoder_notices, encoder_settings
 from .paths import folder_in_output, is_file, plain_file_name, readable_path
-from .sessions import NO_SESSION, find_session, require_complete
+from .sessions import NO_SESSION, find_session, forget_sound_if_joined, require_complete
 from .validation import check_file_name, check_session_id, first_problem
 from .values import checked
 
@@ -120,6 +120,7 @@ class VideoConcatenator(io.ComfyNode):
             keep_chunks=not cleanup_chunks,
             is_named=bool(output_filename or output_dir),
         )
+        forget_sound_if_joined(session)
         return shown(output, folders().output, progress)
 
 
@@ -175,7 +176,7 @@ def remembered_sound(session: Session, progress: NodeProgress) -> Path | None:
     sound = sound_of(session)
     if sound is None:
         return None
-    named = named_sounds.get(session.folder)
+    named = session_sounds.of(session.folder)
     try:
         is_named = named is not None and sound == str(named)
         path = Path(sound) if is_named else readable_path(sound, folders())

@@ -141,6 +141,38 @@ def test_a_video_in_memory_keeps_its_sound(comfyui, clip, processor, node, joine
     assert packets(result, "audio") == packets(comfyui.base / "input" / name, "audio")
 
 
+def copies(comfyui) -> list[Path]:
+    """Copies in ComfyUI's temp folder of what exists only in memory."""
+    return list((comfyui.base / "temp").glob("tlbvfi_*"))
+
+
+@pytest.mark.parametrize("joined_by", ["c", "j"])
+@pytest.mark.parametrize("loader", ["OddVideo", "OddEdit"])
+def test_a_video_that_was_joined_leaves_no_copy_of_its_source(
+    comfyui, clip, processor, node, loader, joined_by
+):
+    name = clip(f"no-copy-{loader}-{joined_by}.mp4", sound=True)
+    prompt = processor(name) | {"l": node(loader, file=name)}
+    if joined_by == "j":
+        prompt["j"] = node("TLBVFI_VideoConcatenator", session_id=["c", 0])
+    for _ in range(2):  # the second time it is already joined
+        before = copies(comfyui)
+        comfyui.run(prompt)
+        assert copies(comfyui) == before
+        comfyui.post("/free", {"free_memory": True})
+
+
+def test_two_sessions_of_one_video_in_memory_both_have_its_sound(comfyui, clip, processor, node):
+    prompt = processor("") | {"l": node("OddVideo", file=clip("two-of-one.mp4", sound=True))}
+    prompt["d"] = processor("", times_to_interpolate=2)["c"]
+    for chunks in ("c", "d"):
+        prompt[f"j{chunks}"] = node("TLBVFI_VideoConcatenator", session_id=[chunks, 0])
+    before = copies(comfyui)
+    outputs = comfyui.run(prompt)
+    assert all(packets(comfyui.saved(outputs[each]), "audio") for each in ("jc", "jd"))
+    assert copies(comfyui) == before
+
+
 def test_the_sound_of_a_file_that_a_prompt_may_not_name_reaches_a_concatenator(
     comfyui, clip, processor, node
 ):
@@ -220,6 +252,14 @@ def test_a_sound_without_samples_is_no_sound(comfyui, created, sound):
 def test_a_sound_that_no_encoder_knows_is_refused(comfyui, created, sound):
     words = f"the sound has {sound['channels']} channels at {sound['rate']} Hz, which encoders do not know"
     assert words in comfyui.error(created(sound=sound))
+
+
+def test_a_failed_run_leaves_no_copy_of_its_sound(comfyui, created):
+    prompt = created(sound={"channels": 1, "samples": 5000, "rate": 44100})
+    prompt["i"]["inputs"]["levels"] = "0 nan 1"
+    before = copies(comfyui)
+    assert "NaN" in comfyui.error(prompt)
+    assert copies(comfyui) == before
 
 
 def test_a_sound_that_no_player_takes_is_converted_and_told(comfyui, created):
