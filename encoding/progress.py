@@ -1,7 +1,8 @@
-"""The list of committed chunks: one line each, appended and made durable, never rewritten.
+"""The list of committed chunks: one line each, appended and made durable.
 
 The newline commits. Rewriting one JSON file per chunk costs 1,728 s for 36,000 chunks,
-appending with fsync about 120 s.
+appending with fsync about 120 s. It is rewritten only once most of its lines are of chunks that
+were made anew since, which happens if the same session is made again and again.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .durable import StepHook, fsync
+from .durable import StepHook, atomic_file, fsync
 from .stored import require_types
 
 log = logging.getLogger("tlbvfi.progress")
+
+MOST_REPLACED = 100
+"""Lines of chunks that were made anew since, beyond one for each chunk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,7 @@ class ProgressLog:
         Raises:
             OSError: the line could not be written.
         """
-        line = json.dumps(asdict(record), separators=(",", ":")).encode()
+        line = _line(record)
         on_step("before line")
         try:
             _write_all(self._file, line)
@@ -82,6 +87,18 @@ class ProgressLog:
         fsync(self._file)
 
 
+def drop_replaced(path: Path, records: Mapping[int, ChunkRecord]) -> None:
+    """Rewrite a file if most of its lines are of chunks that were made anew since.
+
+    Every reader reads all lines. `records`: what `read_progress` made of them. Whoever calls it holds
+    the session's lock, and the file is not open.
+    """
+    lines = path.read_bytes().count(b"\n") if path.exists() else 0
+    if lines > 2 * len(records) + MOST_REPLACED:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(b"".join(_line(record) + b"\n" for record in records.values()))
+
+
 def read_progress(path: Path) -> dict[int, ChunkRecord]:
     """Committed chunks by index; if a chunk was made twice, the later line wins."""
     records = {}
@@ -94,6 +111,10 @@ def read_progress(path: Path) -> dict[int, ChunkRecord]:
         else:
             records[record.index] = record
     return records
+
+
+def _line(record: ChunkRecord) -> bytes:
+    return json.dumps(asdict(record), separators=(",", ":")).encode()
 
 
 def _parse(line: bytes) -> ChunkRecord:

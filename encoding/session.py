@@ -54,7 +54,7 @@ from .manifest import (
 )
 from .names import check_id, is_id
 from .profiles import expected_bits
-from .progress import ChunkRecord, ProgressLog, read_progress
+from .progress import ChunkRecord, ProgressLog, drop_replaced, read_progress
 from .stored import is_of_type, read_json, require_types, stored_fraction, write_json
 
 log = logging.getLogger("tlbvfi.session")
@@ -230,9 +230,10 @@ class Session:
         with self._exclusive():
             with disk_errors(self.folder, if_full=IF_FULL):
                 self._remove_temporaries()
+                self._records = read_progress(self.folder / PROGRESS)
+                drop_replaced(self.folder / PROGRESS, self._records)
                 self._progress = ProgressLog(self.folder / PROGRESS)
                 fsync_folder(self.folder)
-            self._records = None
             try:
                 yield
             finally:
@@ -500,7 +501,9 @@ class Session:
         suffix = re.escape(self.manifest.encoder.chunk_suffix)
         for path in list(self.folder.iterdir()):
             if re.fullmatch(
-                rf"\.chunk_\d{{6,}}\.part{suffix}|\.(result|origin|images)\.part\.json", path.name
+                rf"\.chunk_\d{{6,}}\.part{suffix}|\.(result|origin|images)\.part\.json"
+                r"|\.progress\.part\.jsonl",
+                path.name,
             ):
                 path.unlink()
 

@@ -275,6 +275,34 @@ def test_a_chunk_made_again_replaces_the_first(filled, paint):
     assert len((session.folder / "progress.jsonl").read_text().splitlines()) == 4
 
 
+def test_a_session_that_is_made_again_and_again_stays_small(tmp_path, filled, paint):
+    """Every run reads all of its lines."""
+    session = filled()
+    progress = session.folder / "progress.jsonl"
+    progress.write_bytes(40 * progress.read_bytes() + b"torn")
+    again = Session.open(tmp_path, "job")
+    with again.locked():
+        assert len(progress.read_bytes().splitlines()) == 3
+        made = commit(again, 1, paint)
+    assert again.records() == session.records() | {1: made}
+    assert Session.open(tmp_path, "job").records() == again.records()
+
+
+def test_a_crash_while_a_session_is_made_small_costs_nothing(tmp_path, filled):
+    session = filled()
+    progress = session.folder / "progress.jsonl"
+    kept = progress.read_bytes()
+    progress.write_bytes(40 * kept)
+    progress.with_name(".progress.part.jsonl").write_bytes(kept[:50])
+    again = Session.open(tmp_path, "job")
+    with again.locked():
+        assert progress.read_bytes() == kept
+    assert len(again.done(thorough=True)) == 3
+    progress.with_name(".progress.part.jsonl").write_bytes(kept[:50])
+    with again.locked():
+        assert not list(session.folder.glob(".*"))
+
+
 def test_a_torn_line_is_not_done_and_does_not_spoil_the_next(tmp_path, filled, paint):
     session = filled()
     progress = session.folder / "progress.jsonl"
