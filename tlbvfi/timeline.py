@@ -155,9 +155,9 @@ def storable_tick(step: Fraction) -> Fraction:
     Raises:
         SettingsError: the time base is too fine for any container.
     """
-    if step < FINEST_TICK or step.denominator > FINEST_TICK.denominator:
+    if step < FINEST_TICK or max(step.as_integer_ratio()) > FINEST_TICK.denominator:
         raise SettingsError(
-            f"the output's timestamps need ticks of 1/{step.denominator} s, finer than video files "
+            f"the output's timestamps need ticks of {step} s, finer than video files "
             "can store: choose fewer times or another fps."
         )
     return step

@@ -119,6 +119,11 @@ def test_a_time_base_no_container_can_store_is_refused():
     assert storable_tick(Fraction(1, 2**31 - 1)) == Fraction(1, 2**31 - 1)
 
 
+def test_a_tick_whose_terms_do_not_fit_32_bits_is_refused():
+    with pytest.raises(SettingsError, match="choose fewer times or another fps"):
+        storable_tick(1 / parse_rate("0.2147483647"))
+
+
 @pytest.mark.parametrize(
     ("text", "rate"),
     [
