@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from .clock import STEADY, Clock
@@ -36,6 +37,9 @@ GIVES_RATES = (18, 1)
 MOVIE_TIMESCALE = 400_000
 """Least ticks per second of a movie: two for each sample of sound, at up to 192 kHz or a bit more.
 Edit lists end a track at a tick; where ticks are coarser, readers miss a last packet of few samples."""
+LONGEST_CHAPTER = 2**31 - 1
+"""Ticks of the movie that its track of chapter titles counts from one to the next: FFmpeg leaves a
+title out that begins later, and shows the others too early."""
 # Written by muxers about the file they make: wrong for another file.
 MUXER_METADATA = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
 NO_TIME = "1970-01-01T00:00:00"
@@ -79,6 +83,17 @@ class Carried:
             out.set_chapters(_chapters(self.source, self.window))
         out.metadata.update(self.metadata)
         return tracks, notes
+
+    def options(self, suffix: str, time_base: Fraction, *, has_name: bool = True) -> dict[str, str]:
+        """The muxer's options for the output: see `container_options`."""
+        chapters = _chapters(self.source, self.window) if self.source is not None else []
+        return container_options(
+            suffix,
+            time_base,
+            self.metadata,
+            longest_chapter=_longest(chapters),
+            has_name=has_name,
+        )
 
     def _name_pictures(self, out: OutputContainer) -> None:
         """Give the video the language and the title of the source's."""
@@ -181,10 +196,16 @@ def open_carried(
 
 
 def container_options(
-    suffix: str, time_base: Fraction, metadata: Mapping[str, str], *, has_name: bool = True
+    suffix: str,
+    time_base: Fraction,
+    metadata: Mapping[str, str],
+    *,
+    longest_chapter: Fraction = Fraction(0),
+    has_name: bool = True,
 ) -> dict[str, str]:
     """The muxer's options for a file that keeps times and metadata and can play while it loads.
 
+    `longest_chapter`: seconds from one chapter to the next, at most.
     `has_name` False: a file object, which FFmpeg cannot open a second time to move the index from
     the end to the front.
     """
@@ -193,6 +214,8 @@ def container_options(
     timescale = time_base.denominator
     while timescale < MOVIE_TIMESCALE:
         timescale *= 2
+    while timescale * longest_chapter > LONGEST_CHAPTER:
+        timescale //= 2
     flags = "+faststart" if has_name else ""
     if metadata.keys() - MP4_METADATA:
         flags += "+use_metadata_tags"
@@ -224,3 +247,15 @@ def _chapters(source: InputContainer, window: Window | None) -> list[Chapter]:
             start, end = (round((time - low) * window.stretch) for time in (start, end))
             kept.append({**chapter, "start": start, "end": end})
     return kept
+
+
+def _longest(chapters: Sequence[Chapter]) -> Fraction:
+    """Seconds from the begin of a chapter to that of the next, or to its end, at most."""
+    spans = [
+        (each["start"] * base, each["end"] * base)
+        for each in chapters
+        for base in (exact(each["time_base"]) or Fraction(1),)
+    ]
+    begins = sorted(begin for begin, _ in spans)
+    lengths = (end - begin for begin, end in spans)
+    return max((*lengths, *(b - a for a, b in pairwise(begins))), default=Fraction(0))

@@ -24,7 +24,7 @@ from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from .callbacks import OnProgress, no_progress
-from .carried import container_options, open_carried
+from .carried import open_carried
 from .container import VideoInput, file_url
 from .durable import atomic_file, disk_errors, make_folder, refuse_existing
 from .errors import OutputError, VerificationError
@@ -162,7 +162,7 @@ def _write(
     """Write the joined file; packet counts of the streams other than video, and notes."""
     suffix = path.suffix.lower()
     with open_carried(plan.source, window=plan.window, metadata=metadata) as carried:
-        options = container_options(suffix, plan.times.time_base, carried.metadata)
+        options = carried.options(suffix, plan.times.time_base)
         with av.open(file_url(path), "w", MUXERS[suffix], container_options=options) as out:
             video = _add_video(out, plan, suffix)
             manifest = plan.session.manifest

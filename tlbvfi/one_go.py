@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from ..encoding.carried import Carried, container_options, open_carried
+from ..encoding.carried import Carried, open_carried
 from ..encoding.errors import OutputError
 from ..encoding.progress import ChunkRecord
 from ..encoding.source import Source
@@ -115,9 +115,7 @@ def _open_writer(
         plan.manifest.encoder,
         replace(stream, time_base=base),
         suffix=suffix,
-        options=container_options(
-            suffix, base, carried.metadata, has_name=isinstance(target, Path)
-        ),
+        options=carried.options(suffix, base, has_name=isinstance(target, Path)),
         beside=beside,
     )
 

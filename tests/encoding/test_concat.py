@@ -623,6 +623,24 @@ def test_empty_lines_of_subtitles_make_no_empty_block(tmp_path, filled, ffprobe)
     assert [(p["pts_time"], int(p["size"])) for p in found] == [("0.100000", 5), ("0.700000", 5)]
 
 
+def test_chapters_of_hours_keep_their_places_and_titles_in_mp4(tmp_path, filled, ffprobe):
+    source, output, hour = tmp_path / "chapters.mkv", tmp_path / "out.mp4", 3_600_000
+    places = [(0, 2), (2, 3), (5, 12)]  # the third is announced three hours after the second
+    with av.open(str(source), "w") as out:
+        out.add_stream("ffv1", rate=24).width = 64
+        out.streams.video[0].height = 48
+        out.set_chapters(
+            [chapter(n, a * hour, b * hour, f"No {n}") for n, (a, b) in enumerate(places)]
+        )
+        out.mux(out.streams.video[0].encode(av.VideoFrame(64, 48, "yuv420p")))
+        out.mux(out.streams.video[0].encode(None))
+    join(filled("h264"), output, source=source)
+    found = ffprobe(output, "-show_chapters", "-show_streams")
+    assert [float(c["start_time"]) for c in found["chapters"]] == [0, 7200, 18000]
+    titles = [each for each in found["streams"] if each["codec_type"] == "data"]
+    assert [float(each["duration"]) for each in titles] == [12 * 3600]
+
+
 def test_a_window_takes_the_packets_and_chapters_inside_it(tmp_path, filled, sounding, ffprobe):
     source = sounding("source.mp4", subtitles=False)
     window = Window(start=Fraction("0.25"), end=Fraction("0.75"))
