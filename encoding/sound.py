@@ -15,11 +15,13 @@ off.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 from av import AudioFifo, AudioFrame
 from av.error import FFmpegError
 from av.filter import Graph
@@ -40,6 +42,8 @@ SMALLEST_GAP = 0.03
 """Shortest gap, in seconds, to fill with silence; shorter ones are the container's coarse clock."""
 WITHOUT_GAPS = f"async=1:min_comp=1e-6:min_hard_comp={SMALLEST_GAP}"
 """Options of `aresample` that fill gaps."""
+SILENCE = 10
+"""Seconds of silence that FFmpeg may fill a gap with at once: it holds all of them."""
 TAIL = 0.2
 """Seconds of silence that flush the last sound: two of the longest windows of `atempo`."""
 SLOWEST = Fraction(1, 2)
@@ -62,10 +66,14 @@ class SlowSound:
         if packet is not None and not self._is_near(packet):
             return
         for frame in _undamaged(self._stream, packet):
-            begin, self._end = _span(frame, self._end)
-            self._graph = self._graph or self._begun(frame, max(begin, self._window.start))
-            self._graph.push(frame)
-            yield from self._ready(self._graph)
+            last = self._end
+            begin, self._end = _span(frame, last)
+            if self._graph is None:
+                self._graph = self._begun(frame, max(begin, self._window.start))
+                last = begin
+            for each in _in_short_gaps(frame, last):
+                self._graph.push(each)
+                yield from self._ready(self._graph)
         if packet is None and self._graph is not None:
             self._graph.push(None)
             yield from self._ready(self._graph)
@@ -102,19 +110,24 @@ class UnbrokenSound:
     def __init__(self, stream: AudioStream, *, from_zero: bool = False) -> None:
         """`from_zero`: whether it is silent from 0 on where the sound begins later."""
         self._stream = stream
-        self._options = f"{WITHOUT_GAPS}:first_pts=0" if from_zero else WITHOUT_GAPS
+        self._from_zero = from_zero
         self._graph: Graph | None = None
         self._end = Fraction(0)
 
     def __call__(self, packet: Packet | None) -> Iterator[AudioFrame]:
         """Frames that are ready after a packet, given as read; None marks the end."""
         for frame in _undamaged(self._stream, packet):
-            begin, self._end = _span(frame, self._end)
+            last = self._end
+            begin, self._end = _span(frame, last)
             if frame.pts is None:
                 frame.pts = round(begin / _base(frame))
-            self._graph = self._graph or _linked(frame, [("aresample", self._options)])
-            self._graph.push(frame)
-            yield from _pulled(self._graph)
+            if self._graph is None:
+                first = ":first_pts=0" if self._from_zero else ""
+                self._graph = _linked(frame, [("aresample", f"{WITHOUT_GAPS}{first}")])
+                last = last if self._from_zero else begin
+            for each in _in_short_gaps(frame, last):
+                self._graph.push(each)
+                yield from _pulled(self._graph)
         if packet is None and self._graph is not None:
             self._graph.push(None)
             yield from _pulled(self._graph)
@@ -139,6 +152,28 @@ def _span(frame: AudioFrame, last: Fraction) -> tuple[Fraction, Fraction]:
     begin = last if frame.pts is None else frame.pts * base
     whole, meant = Fraction(frame.samples, frame.sample_rate), frame.duration * base
     return begin, begin + (meant if 0 < meant < whole - base else whole)
+
+
+def _in_short_gaps(frame: AudioFrame, last: Fraction) -> Iterator[AudioFrame]:
+    """The frame, and before it single silent samples that divide a long gap since `last`."""
+    base = _base(frame)
+    step = round(SILENCE / base)
+    if frame.pts is not None:
+        for pts in range(math.ceil(last / base) + step, frame.pts - step, step):
+            yield _silent_sample(frame, pts)
+    yield frame
+
+
+def _silent_sample(like: AudioFrame, pts: int) -> AudioFrame:
+    channels, kind = like.layout.nb_channels, like.format.name
+    zero = np.full(
+        (channels, 1) if like.format.is_planar else (1, channels),
+        128 if kind.startswith("u8") else 0,
+        like.to_ndarray().dtype,
+    )
+    sample = AudioFrame.from_ndarray(cast(Any, zero), format=kind, layout=like.layout.name)
+    sample.sample_rate, sample.pts, sample.time_base = like.sample_rate, pts, _base(like)
+    return sample
 
 
 def _base(frame: AudioFrame) -> Fraction:

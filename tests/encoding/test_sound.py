@@ -1,6 +1,8 @@
 """Sound in slow motion: its length, position and pitch, measured with independent tools."""
 
+import os
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -59,6 +61,8 @@ def as_frame(wave, stream):
     samples = np.stack([wave] * context.channels).astype(np.float32)
     if context.format.name == "s16":
         samples = (samples.T.reshape(1, -1) * 32767).astype(np.int16)
+    elif context.format.name == "u8":
+        samples = (samples.T.reshape(1, -1) * 127 + 128).astype(np.uint8)
     frame = av.AudioFrame.from_ndarray(
         np.ascontiguousarray(samples), format=context.format.name, layout=context.layout.name
     )
@@ -79,6 +83,39 @@ def slowed(path, window):
         follows += frame.samples
     wave = [f.to_ndarray().reshape(-1, f.layout.nb_channels)[:, 0] for f in frames]
     return frames[0].pts, np.concatenate(wave), frames[0].sample_rate
+
+
+def resident():
+    """Bytes of memory that this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(
+    ("codec", "layout"), [("pcm_s16le", "stereo"), ("pcm_u8", "mono"), ("flac", "5.1")]
+)
+def test_two_hours_without_sound_take_no_memory_and_come_out_exactly(sounding, codec, layout):
+    source = sounding(codec=codec, rate=8000, layouts=(layout,), start=Fraction(3600))
+    samples, loud, held = 0, set(), []
+    with av.open(str(source)) as container:
+        stream = container.streams.audio[0]
+        decode = UnbrokenSound(stream, from_zero=True)
+        first = [packet for packet in container.demux(stream) if packet.size]
+        container.seek(0)
+        second = [packet for packet in container.demux(stream) if packet.size]
+        for packet in second:
+            packet.pts += round(3600 / packet.time_base)
+        before = resident()
+        for packet in (*first, *second, None):
+            for frame in decode(packet):
+                held.append(resident() - before)
+                wave = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)[:, 0]
+                heard = np.flatnonzero(wave != (128 if codec == "pcm_u8" else 0))
+                loud.update(((samples + heard) // 8000).tolist())
+                samples += frame.samples
+    assert (samples, loud) == (7201 * 8000, {3600, 7200})
+    if layout == "5.1":  # an hour of it has 690 MB
+        assert max(held) < 100e6
 
 
 def loudest_frequency(wave, rate):
