@@ -1,4 +1,4 @@
-"""One job on disk: a manifest written once, chunks, and an append-only progress log.
+"""One job on disk: a manifest written once, chunks, and a log with a line for each of them.
 
     session = Session.start(root, "holiday-1a2b", manifest)
     with session.locked():
