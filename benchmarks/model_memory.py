@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from comfyui_tlbvfi.tlbvfi.allocator import configure_allocators, keep_within
 from comfyui_tlbvfi.tlbvfi.bench.cuda import forget_peak, held_bytes, peak_bytes
 from comfyui_tlbvfi.tlbvfi.bench.machine import cpu_name
 from comfyui_tlbvfi.tlbvfi.bench.pictures import as_frames, moving_picture
@@ -28,6 +27,7 @@ from comfyui_tlbvfi.tlbvfi.bench.rate import FRAMES, mid_frames, timed, warm_up_
 from comfyui_tlbvfi.tlbvfi.bench.sizes import parse_sizes
 from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
 from comfyui_tlbvfi.tlbvfi.cli.arguments import parse_size
+from comfyui_tlbvfi.tlbvfi.gpu_memory import keep_within, use_expandable_segments
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod, open_tlbvfi
 from comfyui_tlbvfi.tlbvfi.model import Geometry, MemoryPlan
@@ -117,7 +117,7 @@ def measure(folder: Path, budget: str, arguments: argparse.Namespace) -> dict[st
         device=arguments.device,
         memory=None if budget == WHOLE else parse_size(budget),
     )
-    configure_allocators()
+    use_expandable_segments()
     method = open_tlbvfi(folder / "weights.safetensors", config)
     keep_within(config.memory, method, size.height, size.width)
     if budget == WHOLE:

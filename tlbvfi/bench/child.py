@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ...encoding.errors import VideoError
-from ..allocator import configure_allocators
 from ..device import choose_device
 from ..errors import InterpolationError
+from ..gpu_memory import use_expandable_segments
 from ..memory import is_out_of_memory
 from .file_to_file import make_clip, measure_job
 from .machine import measure_machine
@@ -26,7 +26,7 @@ from .tasks import Task, task_from_json
 def main(document: str) -> None:
     """Run a task given as JSON and print one line of JSON: its result, or a `problem`."""
     logging.basicConfig(level=logging.WARNING, format="tlbvfi: %(message)s", stream=sys.stderr)
-    configure_allocators()
+    use_expandable_segments()
     task = task_from_json(document)
     if task.threads is not None:
         torch.set_num_threads(task.threads)

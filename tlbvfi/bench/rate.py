@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..allocator import keep_within
 from ..checkpoint import load_checkpoint
 from ..device import choose_device
 from ..errors import FrameError, SettingsError
+from ..gpu_memory import keep_within
 from ..method import Batching, Method, PairKey
 from ..methods.tlbvfi import TlbvfiMethod, open_tlbvfi
 from ..model import SamplingOptions

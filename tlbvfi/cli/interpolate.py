@@ -306,7 +306,7 @@ def _run_job(
     show: ProgressBar,
 ) -> JobResult:
     from ...encoding.source import open_source
-    from ..allocator import keep_within
+    from ..gpu_memory import keep_within
     from ..job import run_job
     from ..timeline import parse_rate
 
@@ -428,10 +428,10 @@ def method_config(arguments: argparse.Namespace) -> MethodConfig:
 
 
 def _open_method(arguments: argparse.Namespace) -> Method:
-    from ..allocator import configure_allocators
+    from ..gpu_memory import use_expandable_segments
     from ..methods import create_method
 
-    configure_allocators()
+    use_expandable_segments()
     return create_method(method_config(arguments))
 
 

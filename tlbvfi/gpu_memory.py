@@ -1,4 +1,4 @@
-"""How PyTorch holds memory in a process that is all ours, as the command line is."""
+"""How PyTorch holds a GPU's memory in a process that is all ours, as the command line is."""
 
 from __future__ import annotations
 
@@ -14,23 +14,6 @@ VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Where PyTorch finds the settings of its allocator; the second is the name before 2.9."""
 
 EXPANDABLE = "expandable_segments:True"
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-"""Where PyTorch finds whether to ask Linux for huge pages; it looks once, at its first tensor."""
-
-
-def configure_allocators() -> None:
-    """Set up how PyTorch allocates, as far as the user has not; call this before the first tensor."""
-    use_huge_pages()
-    use_expandable_segments()
-
-
-def use_huge_pages() -> None:
-    """Have a CPU's maps lie in pages of 2 MB, where Linux leaves that choice to programs.
-
-    Bands are allocated and freed thousands of times per frame, and each page of 4 kB costs a fault.
-    """
-    if sys.platform == "linux":
-        os.environ.setdefault(HUGE_PAGES, "1")
 
 
 def use_expandable_segments() -> None:

@@ -1,20 +1,13 @@
-"""The command line's memory: its budget of a GPU, gaps in PyTorch's memory included; huge pages."""
+"""The command line keeps to its budget of a GPU, gaps in PyTorch's memory included."""
 
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.allocator import (
-    EXPANDABLE,
-    HUGE_PAGES,
-    keep_within,
-    use_expandable_segments,
-    use_huge_pages,
-)
+from comfyui_tlbvfi.tlbvfi.gpu_memory import EXPANDABLE, keep_within, use_expandable_segments
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -28,7 +21,7 @@ def method(needed, device=GPU):
 GROWING_MAPS = """
 import torch
 from types import SimpleNamespace
-from comfyui_tlbvfi.tlbvfi.allocator import keep_within, use_expandable_segments
+from comfyui_tlbvfi.tlbvfi.gpu_memory import keep_within, use_expandable_segments
 use_expandable_segments()
 maps = SimpleNamespace(device=torch.device("cuda"), memory_needed=lambda *size: 367_000_000)
 keep_within(400_000_000, maps, 16, 16)
@@ -37,24 +30,6 @@ for megabytes in range(21, 121, 7):
     del first
 print(torch.cuda.max_memory_reserved())
 """
-
-
-# In its own process, too: PyTorch looks at its first tensor whether it is to ask for huge pages.
-FLAGS_OF_A_MAP = """
-import re
-import torch
-from comfyui_tlbvfi.tlbvfi.allocator import configure_allocators
-configure_allocators()
-held = torch.empty(16 << 20)
-address = held.data_ptr()
-inside = False
-for line in open("/proc/self/smaps"):
-    if limits := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
-        inside = int(limits[1], 16) <= address < int(limits[2], 16)
-    elif inside and line.startswith("VmFlags:"):
-        print(line)
-"""
-KNOWS_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled").is_file()
 
 
 @pytest.fixture
@@ -109,22 +84,6 @@ def test_on_gpus_of_amd_nothing_is_set(settings, monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.2.53211")
     use_expandable_segments()
     assert settings() == {}
-
-
-@pytest.mark.skipif(not KNOWS_HUGE_PAGES, reason="no system with huge pages")
-@pytest.mark.parametrize(("wish", "is_asked_for"), [({}, True), ({HUGE_PAGES: "0"}, False)])
-def test_maps_may_lie_in_huge_pages_unless_the_user_says_otherwise(wish, is_asked_for):
-    environment = {name: v for name, v in os.environ.items() if name != HUGE_PAGES} | wish
-    command = [sys.executable, "-c", FLAGS_OF_A_MAP]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert ("hg" in done.stdout.split()) == is_asked_for
-
-
-def test_other_systems_have_no_such_setting(settings, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.delenv(HUGE_PAGES, raising=False)
-    use_huge_pages()
-    assert HUGE_PAGES not in os.environ
 
 
 def test_a_budget_limits_what_pytorch_holds(settings, limits):
