@@ -251,11 +251,13 @@ def _chapters(source: InputContainer, window: Window | None) -> list[Chapter]:
 
 def _longest(chapters: Sequence[Chapter]) -> Fraction:
     """Seconds from the begin of a chapter to that of the next, or to its end, at most."""
-    spans = [
-        (each["start"] * base, each["end"] * base)
-        for each in chapters
-        for base in (exact(each["time_base"]) or Fraction(1),)
-    ]
-    begins = sorted(begin for begin, _ in spans)
+    spans = sorted(map(_span, chapters))
     lengths = (end - begin for begin, end in spans)
-    return max((*lengths, *(b - a for a, b in pairwise(begins))), default=Fraction(0))
+    distances = (after - before for (before, _), (after, _) in pairwise(spans))
+    return max((*lengths, *distances), default=Fraction(0))
+
+
+def _span(chapter: Chapter) -> tuple[Fraction, Fraction]:
+    """(begin, end) in seconds."""
+    base = exact(chapter["time_base"]) or Fraction(1)
+    return chapter["start"] * base, chapter["end"] * base

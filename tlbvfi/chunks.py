@@ -188,12 +188,11 @@ def write_chunks(
     Closing the iterator, or an error in `frames`, leaves the chunk in progress uncommitted.
     """
 
-    def is_full(chunk: ChunkWriter, first: int, last: int, following: int) -> bool:
-        """Whether a chunk of pairs `first` to `last` ends before a frame of pair `following`."""
+    def is_full(chunk: ChunkWriter, last: int, following: int) -> bool:
+        """Whether `chunk`, whose last frame is of pair `last`, ends before one of `following`."""
         if chunk.frames == 0 or following <= last:
             return False
-        end = _known_end(todo, chunk.index)
-        return plan.ends_chunk(following - first, chunk.bytes) if end is None else following >= end
+        return plan.ends_chunk(following - start, chunk.bytes) if end is None else following >= end
 
     remaining = iter(frames)
     frame = next(remaining, None)
@@ -206,7 +205,7 @@ def write_chunks(
         with session.new_chunk(index) as chunk:
             first_frame, pair = frame.slot.number, frame.pair
             notes: dict[str, list[int]] = {}
-            while frame is not None and not is_full(chunk, start, pair, frame.pair):
+            while frame is not None and not is_full(chunk, pair, frame.pair):
                 chunk.write(output_picture(frame, plan), plan.ticks(frame.slot.time))
                 _note(notes, frame)
                 pair, frame = frame.pair, next(remaining, None)

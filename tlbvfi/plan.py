@@ -131,9 +131,9 @@ def make_plan(
         software_twin=config.software_twin,
     )
     rate = timeline.rate(info.rate)
-    for encoder in (route.chunks, route.final):
-        if isinstance(encoder, Encoder):
-            require_rate(encoder, rate)
+    encoders = [each for each in (route.chunks, route.final) if isinstance(each, Encoder)]
+    for encoder in encoders:
+        require_rate(encoder, rate)
     tell_of_mastering(route.final or route.chunks, info.mastering)
     if config.audio and not config.has_sound:
         _tell_of_slow_motion(info)
@@ -151,7 +151,6 @@ def make_plan(
     )
     least = timeline.step(_least_distance(times, first, stop))
     require_storable(suffix, least, is_vfr=manifest.is_vfr)
-    encoders = [each for each in (route.chunks, route.final) if isinstance(each, Encoder)]
     if {suffix.lower(), *(each.chunk_suffix for each in encoders)} & set(ISO_MEDIA):
         _refuse_uncountable_pauses(times, first, stop, timeline, max(e.reorder for e in encoders))
     frames_per_pair = rate * config.slowmo / info.rate

@@ -399,7 +399,7 @@ def test_frames_that_were_sent_while_the_connection_was_down_are_sent_again(comf
             comfy.send(struct.pack(">II", 1, 2) + png(n))
         if is_first:
             comfy.drop_sockets()  # the other two would reach nobody
-            assert comfy.connected.wait(30)
+            assert comfy.connected.wait(5)
         comfy.finish(prompt_id, outputs={})
 
     comfy.run = run
@@ -418,7 +418,7 @@ def test_frames_that_never_come_are_an_error_that_names_the_cure(comfy, fetch, p
 def test_a_lost_connection_is_taken_up_again_and_nothing_is_queued_twice(comfy, fetch):
     def run(prompt_id):
         comfy.drop_sockets()
-        assert comfy.connected.wait(30)
+        assert comfy.connected.wait(5)
         comfy.finish(prompt_id)
 
     comfy.run = run
@@ -444,7 +444,7 @@ def test_a_websocket_that_never_stays_open_does_not_hold_up_a_finished_prompt(co
         comfy.finish(prompt_id, told=False)
 
     comfy.run = run
-    limit = threading.Timer(30, quiet.set)
+    limit = threading.Timer(5, quiet.set)
     limit.start()
     assert numbers(fetch()) == list(range(FRAMES))
     assert not quiet.is_set()
@@ -460,7 +460,7 @@ def test_what_else_a_server_says_does_not_hold_up_a_finished_prompt(comfy, fetch
             comfy.tell("monitor", load=7)
 
     threading.Thread(target=chatter, daemon=True).start()
-    limit = threading.Timer(30, quiet.set)
+    limit = threading.Timer(5, quiet.set)
     limit.start()
     comfy.run = lambda prompt_id: comfy.finish(prompt_id, told=False)
     assert fetch().frames == FRAMES
