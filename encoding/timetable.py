@@ -14,8 +14,12 @@ from .progress import ChunkRecord
 
 MOST_TICKS = 2**31 - 1
 """Per second: FFmpeg counts them in a signed 32-bit integer."""
+MOST_B_FRAMES = 16
+"""Between two other frames: as many as encoders make, at their slowest presets."""
+LONGEST_FRAME = MOST_TICKS // (MOST_B_FRAMES + 2)
+"""Ticks: mp4 counts those from decoding a frame to showing it, up to 18 frames, in 32 bits."""
 NANOSECONDS = 10**9
-"""Per second, where a start is rounded; in finer ticks a frame could last too long to be stored."""
+"""Per second, where a start is rounded, unless a frame would last too long."""
 MILLISECOND_CONTAINERS = (".mkv", ".webm")
 
 
@@ -110,13 +114,15 @@ def require_storable(suffix: str, step: Fraction, *, is_vfr: bool) -> None:
 def start_ticks(start: Fraction, base: Fraction) -> tuple[int, int]:
     """`start`, in seconds, in ticks of `base` / n; and n.
 
-    Exact, unless that takes ticks too fine to be stored: then rounded to about a nanosecond, which
-    leaves the distances between frames exact.
+    Exact, unless that takes ticks too fine to be stored: then rounded, to about a nanosecond if
+    frames are not long, which leaves the distances between frames exact.
     """
     ticks = start / base
-    if (base / ticks.denominator).denominator <= MOST_TICKS:
-        return ticks.numerator, ticks.denominator
-    finer = base.numerator * max(1, NANOSECONDS // base.denominator)
+    exact = ticks.denominator
+    if (base / exact).denominator <= MOST_TICKS and exact <= LONGEST_FRAME:
+        return ticks.numerator, exact
+    second, frame = NANOSECONDS // base.denominator, LONGEST_FRAME // base.numerator
+    finer = base.numerator * max(1, min(second, frame))
     return round(ticks * finer), finer
 
 

@@ -24,7 +24,7 @@ from ..encoding.progress import ChunkRecord
 from ..encoding.reader import file_identity
 from ..encoding.source import Source
 from ..encoding.timestamps import Timestamps
-from ..encoding.timetable import MOST_TICKS, require_storable
+from ..encoding.timetable import MOST_B_FRAMES, MOST_TICKS, require_storable
 from ..encoding.writer import ISO_MEDIA, StreamSpec
 from .config import JobConfig
 from .errors import SettingsError
@@ -276,7 +276,7 @@ def _refuse_uncountable_pauses(
 
     Each frame made in a pause has as many ticks as the whole pause has in the source: `times`
     makes them finer. An encoder that delays frames by `reorder` may show one that many and a
-    group of B-frames, one more than twice as many, later than it is decoded.
+    group of B-frames later than it is decoded.
 
     Raises:
         SourceError: there is such a gap.
@@ -284,7 +284,9 @@ def _refuse_uncountable_pauses(
     if times.ticks is None or not isinstance(timeline, Bisection):
         return
     gaps = np.diff(np.array(times.ticks[first:stop], dtype=np.int64))
-    ahead = 2 * reorder + 1 if reorder else 1
+    ahead = reorder + MOST_B_FRAMES if reorder else 1
+    if gaps.max() * ahead <= MOST_TICKS:
+        return
     shown = np.cumsum(np.repeat(gaps, min(2**timeline.times, ahead)))
     sums = np.concatenate([shown[:ahead], shown[ahead:] - shown[:-ahead]])
     if sums.max() > MOST_TICKS:

@@ -569,6 +569,21 @@ def test_a_pause_of_more_ticks_than_mp4_counts_is_refused_before_work(
     assert run(source, "out.mkv", times=1).frames == 15
 
 
+def test_a_pause_that_is_not_refused_suits_the_most_b_frames(clip, run, tmp_path):
+    """x264 at its slowest shows frames up to 18 later than they are decoded."""
+    for seconds in range(4_700, 1_000, -1_000):
+        shown = [Fraction(n, 25) + (seconds if n > 3 else 0) for n in range(8)]
+        source = clip(tmp_path / f"{seconds}.nut", times=shown, codec="ffv1")
+        try:
+            result = run(source, f"{seconds}.mp4", times=3, codec="h264", preset="placebo")
+        except SourceError:
+            continue
+        assert result.frames == 57
+        break
+    else:
+        pytest.fail("every pause is refused")
+
+
 def test_a_pause_of_days_is_not_filled_with_frames(clip, run, tmp_path):
     shown = [Fraction(n, 25) + (86_400 if n > 3 else 0) for n in range(8)]
     source = clip(tmp_path / "in.mkv", times=shown)
