@@ -71,6 +71,8 @@ class Profile:
     """Width and height; smaller pictures are refused, or make the encoder crash or never end."""
     highest_rate: int | None = None
     """Frames per second that the encoder takes, if there is a limit."""
+    most_ticks: int | None = None
+    """Ticks per second that the encoder takes, if it takes fewer than files can store."""
     is_intra: bool = False
     is_lossless: bool = False
     is_limited: bool = False
@@ -150,6 +152,7 @@ _VP9 = Profile(
     options={"deadline": "good", "row-mt": "1"},
     quality=Quality(option="crf", lowest=0, highest=63, default=26),
     presets=Presets(option="cpu-used", words=_same(map(str, range(9))), default="4"),
+    most_ticks=10**9,
 )
 
 

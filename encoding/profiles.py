@@ -176,17 +176,23 @@ def written_tags(tags: ColorTags, encoder: Encoder) -> ColorTags:
     return stream_tags(tags, encoder.pix_fmt)
 
 
-def require_rate(encoder: Encoder, rate: Fraction) -> None:
-    """Refuse an output rate at which the encoder does not open.
+def require_rate(encoder: Encoder, rate: Fraction, time_base: Fraction) -> None:
+    """Refuse an output rate, or the ticks that its times are counted in, if the encoder does not open.
 
     Raises:
-        EncoderError: the rate is too high.
+        EncoderError: the rate is too high, or the ticks are too fine.
     """
-    highest = find_profile(encoder.profile).highest_rate
+    profile = find_profile(encoder.profile)
+    highest, most = profile.highest_rate, profile.most_ticks
     if highest is not None and rate > highest:
         raise EncoderError(
             f"{encoder.profile} takes at most {highest} frames per second, and the output would have "
             f"{float(rate):.6g}: choose another codec, fewer times or a lower fps."
+        )
+    if most is not None and time_base.denominator > most:
+        raise EncoderError(
+            f"{encoder.profile} counts at most {most} ticks per second, and the output's times need "
+            f"{time_base.denominator}: choose another codec, fewer times or another fps."
         )
 
 

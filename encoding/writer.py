@@ -211,7 +211,7 @@ class VideoWriter:
         self, suffix: str, beside: Beside
     ) -> tuple[VideoStream, Iterator[tuple[float, Packet]]]:
         spec, encoder = self._spec, with_mastering(self._encoder, self._spec.mastering)
-        require_rate(encoder, spec.rate)
+        require_rate(encoder, spec.rate, spec.time_base)
         try:
             stream = self._container.add_stream(encoder.name, rate=_in_32_bits(spec.rate))
             assert isinstance(stream, VideoStream)  # narrows the type; the catalog has only video

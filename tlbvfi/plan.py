@@ -131,9 +131,10 @@ def make_plan(
         software_twin=config.software_twin,
     )
     rate = timeline.rate(info.rate)
+    stream = _stream(source, config, timeline, route.chunks)
     encoders = [each for each in (route.chunks, route.final) if isinstance(each, Encoder)]
     for encoder in encoders:
-        require_rate(encoder, rate)
+        require_rate(encoder, rate, stream.time_base)
     tell_of_mastering(route.final or route.chunks, info.mastering)
     if config.audio and not config.has_sound:
         _tell_of_slow_motion(info)
@@ -144,7 +145,7 @@ def make_plan(
         source=identity,
         settings=settings | _other_sound(config, sound, identity),
         encoder=route.chunks,
-        stream=_stream(source, config, timeline, route.chunks),
+        stream=stream,
         is_vfr=times.is_vfr and isinstance(timeline, Bisection),
         start=times.time(first),
         plan={key: str(value) for key, value in asdict(config.chunk).items() if value is not None},

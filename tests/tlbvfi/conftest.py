@@ -13,7 +13,8 @@ import pytest
 def clip():
     """Factory for video files in which every frame has different pixels.
 
-    `times` (seconds) gives a variable rate; `sound` adds an AAC tone of the same length.
+    `times` (seconds, multiples of `base`) gives a variable rate; `sound` adds an AAC tone of the
+    same length.
     """
 
     def make(
@@ -28,11 +29,13 @@ def clip():
         start: Fraction = Fraction(0),
         sound: bool = False,
         tags: tuple[int, int, int, int] | None = None,
+        base: Fraction = Fraction(1, 90000),
     ) -> Path:
         with av.open(str(path), "w") as out:
             stream = out.add_stream(codec, rate=rate)
             stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
-            base = Fraction(1, 90000) if times or start else 1 / rate
+            if not (times or start):
+                base = 1 / rate
             stream.codec_context.time_base = stream.time_base = base
             if codec == "libx264":
                 stream.codec_context.options = {"crf": "10", "preset": "ultrafast", "g": "5"}

@@ -487,6 +487,20 @@ def test_a_rate_that_the_encoder_does_not_take_is_refused_before_work(
     assert run(source, "out.mp4", times=2, **options).frames == 9
 
 
+@pytest.mark.parametrize("mezzanine", [None, EncoderSettings(codec="ffv1")])
+def test_ticks_that_the_encoder_does_not_count_are_refused_before_work(
+    clip, run, tmp_path, mezzanine
+):
+    fine = Fraction(1, 10**9)
+    shown = [Fraction(n, 25) + n % 3 * 10**6 * fine for n in range(4)]
+    source = clip(tmp_path / "in.mp4", times=shown, base=fine)
+    options = {"codec": "vp9", "preset": "8", "mezzanine": mezzanine}
+    with pytest.raises(EncoderError, match=r"vp9 counts at most 10+ ticks .* need 20+: choose"):
+        run(source, "out.mp4", times=1, **options)
+    assert not (tmp_path / "output").exists()
+    assert run(source, "out.mp4", fps=Fraction(50), **options).frames == 7
+
+
 def test_a_truncated_source_gives_what_decodes_and_tells_the_loss(clip, run, tmp_path):
     source = clip(tmp_path / "in.mkv", 60)
     content = source.read_bytes()
