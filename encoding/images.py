@@ -82,18 +82,19 @@ class ImageSource(Closable):
     def __init__(self, folder: Path, *, rate: Fraction) -> None:
         super().__init__()
         self._folder = folder
-        self._paths = list_images(folder)
-        self._facts = [file_facts(path) for path in self._paths]
-        _require_equal_headers(self._paths)
+        self._names = list_images(folder)  # a Path takes four times the memory
+        self._facts = [file_facts(folder / name) for name in self._names]
+        _require_equal_headers(folder, self._names)
         self.timestamps = Timestamps(
             start=Fraction(0),
             rate=Fraction(rate),
-            count=len(self._paths),
+            count=len(self._names),
             time_base=1 / Fraction(rate),
         )
-        self.info = _describe(folder, self._paths[0], self.timestamps)
+        self.info = _describe(folder, folder / self._names[0], self.timestamps)
+        paths = (folder / name for name in self._names)
         if self.info.has_alpha and all(
-            is_opaque(path) or has_opaque_palette(path) for path in self._paths
+            is_opaque(path) or has_opaque_palette(path) for path in paths
         ):
             self.info = replace(self.info, has_alpha=False)
 
@@ -101,11 +102,11 @@ class ImageSource(Closable):
     def identity(self) -> dict[str, Any]:
         """A hash of the names, sizes and modification times of the images."""
         digest = hashlib.sha256()
-        for path, facts in zip(self._paths, self._facts, strict=True):
-            digest.update(json.dumps([path.name, *(facts or ())]).encode())
+        for name, facts in zip(self._names, self._facts, strict=True):
+            digest.update(json.dumps([name, *(facts or ())]).encode())
         return {
             "kind": "images",
-            "frame_count": len(self._paths),
+            "frame_count": len(self._names),
             "rate": str(self.timestamps.rate),
             "sha256_of_list": digest.hexdigest(),
         }
@@ -118,13 +119,13 @@ class ImageSource(Closable):
                 has NaN or infinite pixels, or has changed since the folder was opened; all frames
                 before it were delivered.
         """
-        files = zip(self._paths[start:stop], self._facts[start:stop], strict=True)
-        reads = (partial(_read_unchanged, path, facts) for path, facts in files)
+        files = zip(self._names[start:stop], self._facts[start:stop], strict=True)
+        reads = (partial(_read_unchanged, self._folder / name, facts) for name, facts in files)
         with closing(done_ahead(reads)) as pictures:
             for index, picture in enumerate(pictures, start):
                 if self.is_closed:
                     return
-                self._require_same(picture, self._paths[index])
+                self._require_same(picture, self._names[index])
                 self._require_finite(picture, index)
                 yield Frame(picture=picture, index=index, time=self.timestamps.time(index))
 
@@ -132,12 +133,12 @@ class ImageSource(Closable):
         """None: an image that cannot be read is an error."""
         return None
 
-    def _require_same(self, picture: av.VideoFrame, path: Path) -> None:
+    def _require_same(self, picture: av.VideoFrame, name: str) -> None:
         info = self.info
         found = (picture.width, picture.height, picture.format.name)
         if found != (info.width, info.height, info.pix_fmt):
             raise SourceError(
-                f"{path} is {found[0]}x{found[1]} {found[2]}, but {self._paths[0].name} is "
+                f"{self._folder / name} is {found[0]}x{found[1]} {found[2]}, but {self._names[0]} is "
                 f"{info.width}x{info.height} {info.pix_fmt}; all images must be alike."
             )
 
@@ -146,42 +147,58 @@ class ImageSource(Closable):
             np.isfinite(samples).all() for samples in channel_views(picture)
         ):
             raise SourceError(
-                f"{self._paths[index]} (frame {index}) holds NaN or infinite pixels: repair it or "
+                f"{self._folder / self._names[index]} (frame {index}) holds NaN or infinite pixels: repair it or "
                 "leave it out."
             )
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The images of a folder in order.
+def list_images(folder: Path) -> list[str]:
+    """The names of the images of a folder in order.
 
     Raises:
         SourceError: there are none, or they do not form one sequence; the text names the first
             file that does not fit.
     """
-    paths = sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in DECODERS and not path.name.startswith(".") and path.is_file()
-    )
-    if not paths:
+    with os.scandir(folder) as entries:
+        names = sorted(
+            (
+                entry.name
+                for entry in entries
+                if _kind(entry.name) and not entry.name.startswith(".") and entry.is_file()
+            ),
+            key=os.path.normcase,
+        )
+    if not names:
         raise SourceError(f"{folder} contains no images ({', '.join(DECODERS)}).")
-    first = DECODERS[paths[0].suffix.lower()]
-    for path in paths:
-        if DECODERS[path.suffix.lower()] != first:
+    first = _kind(names[0])
+    for name in names:
+        if _kind(name) != first:
             raise SourceError(
-                f"{path} has another format than {paths[0].name}; keep one format per folder."
+                f"{folder / name} has another format than {names[0]}; keep one format per folder."
             )
-    return _in_order(folder, paths)
+    return _in_order(folder, names)
 
 
-def _in_order(folder: Path, paths: list[Path]) -> list[Path]:
-    matches = [NUMBERED.fullmatch(path.stem) for path in paths]
-    if not any(matches):
-        return paths
-    sequences: dict[str, list[tuple[int, Path]]] = {}
-    for path, match in zip(paths, matches, strict=True):
-        key = f"{match['prefix']}#{match['tail']}{path.suffix}" if match else path.name
-        sequences.setdefault(key, []).append((int(match["number"]) if match else 0, path))
+def _kind(name: str) -> str | None:
+    """The decoder of a file; None if it is no image."""
+    return DECODERS.get(_split(name)[1].lower())
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Stem and suffix of a file's name; a `Path` would take ten times as long."""
+    stem, dot, ending = name.rpartition(".")
+    return (stem, dot + ending) if stem else (name, "")
+
+
+def _in_order(folder: Path, names: list[str]) -> list[str]:
+    if not any(NUMBERED.fullmatch(_split(name)[0]) for name in names):
+        return names
+    sequences: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        stem, suffix = _split(name)
+        match = NUMBERED.fullmatch(stem)
+        key = f"{match['prefix']}#{match['tail']}{suffix}" if match else name
+        sequences.setdefault(key, []).append((int(match["number"]) if match else 0, name))
     if len(sequences) > 1:
         listed = ", ".join(f"{key} ({len(found)})" for key, found in sorted(sequences.items()))
         raise SourceError(
@@ -189,22 +206,22 @@ def _in_order(folder: Path, paths: list[Path]) -> list[Path]:
         )
     (numbered,) = sequences.values()
     numbered.sort()
-    for (before, previous), (number, path) in pairwise(numbered):
+    for (before, previous), (number, name) in pairwise(numbered):
         if number != before + 1:
             fault = "has the same number as" if number == before else "does not follow"
             raise SourceError(
-                f"{path} {fault} {previous.name}; a sequence must be numbered without gaps."
+                f"{folder / name} {fault} {previous}; a sequence must be numbered without gaps."
             )
-    return [path for _, path in numbered]
+    return [name for _, name in numbered]
 
 
-def _require_equal_headers(paths: list[Path]) -> None:
+def _require_equal_headers(folder: Path, names: list[str]) -> None:
     """Refuse unequal PNG files before work begins; other formats are checked when decoded."""
-    first = png_header(paths[0])
-    for path in paths if first else ():
-        if (header := png_header(path)) != first:
+    first = png_header(folder / names[0])
+    for name in names if first else ():
+        if (header := png_header(folder / name)) != first:
             raise SourceError(
-                f"{path} has another size or depth {header and header[:3]} than {paths[0].name} "
+                f"{folder / name} has another size or depth {header and header[:3]} than {names[0]} "
                 f"{first and first[:3]}; all images must be alike."
             )
 

@@ -1,9 +1,11 @@
 """Folders of images as sources, and images as destinations."""
 
+import gc
 import os
 import shutil
 import struct
 import subprocess
+import tracemalloc
 import zlib
 from dataclasses import replace
 from fractions import Fraction
@@ -158,13 +160,28 @@ def test_jpeg_is_close_and_read_as_full_range_bt601(tmp_path):
 
 def test_numbers_decide_the_order_and_names_decide_without_numbers(folder):
     with open_source(folder(["f_9.png", "f_10.png", "f_8.png"]), input_rate=RATE) as source:
-        assert [path.name for path in source._paths] == ["f_8.png", "f_9.png", "f_10.png"]
+        assert source._names == ["f_8.png", "f_9.png", "f_10.png"]
         assert [frame.time for frame in source.frames()] == [0, 1 / RATE, 2 / RATE]
 
 
 def test_names_without_numbers_are_sorted(folder):
     with open_source(folder(["c.png", "a.png", "b.png"]), input_rate=RATE) as source:
-        assert [path.name for path in source._paths] == ["a.png", "b.png", "c.png"]
+        assert source._names == ["a.png", "b.png", "c.png"]
+
+
+def test_a_folder_of_many_images_takes_little_memory(folder):
+    place = folder(["f_0000.png"])
+    for number in range(1, 2000):
+        os.link(place / "f_0000.png", place / f"f_{number:04d}.png")
+    tracemalloc.start()
+    try:
+        with open_source(place, input_rate=RATE) as source:
+            gc.collect()
+            held, _ = tracemalloc.get_traced_memory()
+            assert source.info.frame_count == 2000
+    finally:
+        tracemalloc.stop()
+    assert held < 2000 * 300
 
 
 def test_frames_are_exact_from_any_index(folder, picture, samples):
