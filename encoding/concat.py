@@ -37,7 +37,7 @@ from .session import IF_OUTPUT_FULL, Session
 from .timetable import Timetable, require_storable, timetable
 from .track import Track
 from .tracks import is_left_out
-from .verify import Expected, require_whole, verify_file
+from .verify import Expected, open_whole, require_whole, verify_file
 from .window import Window, output_window
 from .writer import ISO_MEDIA, MUXERS
 
@@ -79,6 +79,7 @@ def join(
     metadata: Mapping[str, str] | None = None,
     overwrite: bool = False,
     on_progress: OnProgress = no_progress,
+    on_verify: OnProgress = no_progress,
     on_made: OnMade | None = None,
 ) -> JoinResult:
     """Join all chunks into `output`, which appears only once it is complete and verified.
@@ -87,6 +88,7 @@ def join(
     `window`: the part of the source that was used; the output's clock begins with it. If it is
     stretched, sound is slowed at its original pitch, and encoded.
     `metadata`: additional entries, such as ComfyUI's `workflow` and `prompt`.
+    `on_progress` and `on_verify` are called with frames done and total frames, and may raise to stop.
     `on_made` notes the file before it appears; after a crash, `output` is then known or absent.
     The session's chunks are left as they are: see `Session.drop_chunks`.
 
@@ -107,7 +109,8 @@ def join(
         make_folder(output.parent)
         with atomic_file(output) as temporary:
             other, notes = _write_or_refuse(plan, temporary, dict(metadata or {}), on_progress)
-            verify_file(temporary, Expected(times=times, other=other)).require()
+            expected = Expected(times=times, other=other)
+            verify_file(temporary, expected, on_progress=on_verify).require()
             notes += _undescribed(temporary, session.manifest)
             result = JoinResult(
                 output=output,
@@ -233,7 +236,7 @@ def _video_packets(
         shown, lasting, decoded, gaps, left = (
             column[done : done + record.frames].tolist() for column in columns
         )
-        with open_made(plan.session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
+        with open_whole(plan.session, record, CHUNK_PACKETS) as chunk:
             head = _require_same_head(chunk, head, record)
             for position, (place, packet) in enumerate(_placed(chunk, plan.session, record)):
                 packet.stream = stream

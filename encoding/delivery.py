@@ -146,13 +146,14 @@ def deliver(
     overwrite: bool = False,
     on_encode: OnProgress = no_progress,
     on_join: OnProgress = no_progress,
+    on_verify: OnProgress = no_progress,
     on_made: OnMade | None = None,
 ) -> JoinResult:
     """Make `output` from the chunks, complete and verified; all chunks are left for `clean_up`.
 
-    `source`, `window`, `metadata`, `overwrite`: as in `concat.join`. `on_encode` and `on_join` are
-    called with frames done and total frames, and may raise to stop. `on_made` is called with the
-    result: just before a video gets its name, or once all images are there.
+    `source`, `window`, `metadata`, `overwrite`: as in `concat.join`. `on_encode`, `on_join` and
+    `on_verify` are called with frames done and total frames, and may raise to stop. `on_made` is
+    called with the result: just before a video gets its name, or once all images are there.
 
     Raises:
         SessionError: chunks are missing.
@@ -178,6 +179,7 @@ def deliver(
         metadata=metadata,
         overwrite=overwrite,
         on_progress=on_join,
+        on_verify=on_verify,
         on_made=on_made,
     )
 

@@ -21,12 +21,12 @@ from .errors import VerificationError
 from .frame import ColorTags
 from .layout import pixel_layout
 from .manifest import Manifest, differences
-from .packets import CHUNK, open_made
+from .packets import CHUNK
 from .profiles import Encoder, PictureFacts, written_tags
 from .progress import ChunkRecord
 from .session import Session
 from .timetable import timetable
-from .verify import require_whole
+from .verify import open_whole, require_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,15 +176,14 @@ def _final_color(color: ColorTags, source: str, encoder: Encoder) -> ColorTags:
 
 
 def _chunk_frames(session: Session, record: ChunkRecord) -> Generator[VideoFrame, None, None]:
-    path = session.chunk_path(record.index)
     count = 0
-    with open_made(path, CHUNK) as container:
+    with open_whole(session, record, CHUNK) as container:
         container.streams.video[0].thread_type = "AUTO"
         for picture in container.decode(video=0):
             count += 1
             yield picture
     if count != record.frames:
         raise VerificationError(
-            f"{path.name} decodes to {count} frames instead of {record.frames}: "
+            f"{session.chunk_path(record.index).name} decodes to {count} frames instead of {record.frames}: "
             "remove it and resume."
         )

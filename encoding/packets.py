@@ -14,6 +14,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from .callbacks import OnProgress, no_progress
 from .container import MISSING, ONLY_ITSELF, TAG_OPTIONS, file_url
 from .errors import VerificationError
 
@@ -34,6 +35,8 @@ class PacketScan:
     """Number of packets of every other stream, in stream order."""
 
 
+FRAMES_PER_CALL = 100
+"""How often progress is told."""
 CHUNK = {"ignore_editlist": "1"}
 """How to open our chunks: FFmpeg's edit list handling drops frames at the end of some files with a
 variable rate (`mov_fix_index` takes distances in decode time for durations)."""
@@ -59,8 +62,17 @@ def open_made(path: Path, options: dict[str, str] | None = None) -> Iterator[Inp
         raise VerificationError(f"{path} cannot be read ({error}): make it again.") from error
 
 
-def scan_packets(path: Path, options: dict[str, str] | None = None) -> PacketScan:
+def scan_packets(
+    path: Path,
+    options: dict[str, str] | None = None,
+    *,
+    total: int = 0,
+    on_progress: OnProgress = no_progress,
+) -> PacketScan:
     """Timestamps of all packets of a file's video, and the packet counts of its other streams.
+
+    `on_progress` is called now and then with the video packets so far and `total`, which is only
+    passed on, and may raise to stop.
 
     Raises:
         VerificationError: the file cannot be read or has no video.
@@ -73,8 +85,11 @@ def scan_packets(path: Path, options: dict[str, str] | None = None) -> PacketSca
             if packet.size and packet.stream_index == video.index:
                 pts.append(MISSING if packet.pts is None else packet.pts)
                 dts.append(MISSING if packet.dts is None else packet.dts)
+                if len(pts) % FRAMES_PER_CALL == 0:
+                    on_progress(len(pts), total)
             elif packet.size:
                 others[packet.stream_index] += 1
+        on_progress(len(pts), total)
         return PacketScan(
             time_base=Fraction(video.time_base or 1),
             pts=np.array(pts, dtype=np.int64),

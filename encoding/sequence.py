@@ -25,11 +25,11 @@ from .errors import OutputError, SourceError, VerificationError
 from .images import DECODERS, ImageFormat, ImageSource, done_ahead, encoded_image, read_image
 from .manifest import Json
 from .mezzanine import decoded_frames
-from .packets import CHUNK_PACKETS, open_made
+from .packets import CHUNK_PACKETS
 from .png import with_texts
 from .session import IF_OUTPUT_FULL, Session
 from .timetable import timetable
-from .verify import Check, VerifyReport, require_whole
+from .verify import Check, VerifyReport, open_whole, require_whole
 from .writer import StreamSpec
 
 DEFAULT_STEM = "frame_%06d"
@@ -234,7 +234,7 @@ def _packets(session: Session, start: int) -> Generator[bytes, None, None]:
     first = 0
     for record in session.in_order():
         if first + record.frames > start:
-            with open_made(session.chunk_path(record.index), CHUNK_PACKETS) as chunk:
+            with open_whole(session, record, CHUNK_PACKETS) as chunk:
                 full = (packet for packet in chunk.demux(video=0) if packet.size)
                 for packet in islice(full, max(0, start - first), None):
                     yield bytes(packet)

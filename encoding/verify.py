@@ -10,19 +10,25 @@ A file that opens, or even decodes without an exception, may still be incomplete
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .callbacks import OnProgress, no_progress
 from .container import MISSING, decode, make_safe
 from .errors import SessionError, VerificationError, some_of
 from .packets import CHUNK, PacketScan, open_made, scan_packets
 from .progress import ChunkRecord
 from .session import Session
 from .timetable import MILLISECOND_CONTAINERS, Timetable, timetable
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 SHOWN = 3
 BLOCK = 1 << 14
@@ -78,14 +84,8 @@ class Expected:
     """Packets of each stream other than the video; None if they are not counted."""
 
 
-def verify_session(
-    session: Session, *, deep: bool = False, look_inside: bool = True
-) -> VerifyReport:
-    """Check every committed chunk of a session.
-
-    `look_inside` False trusts the checksums: the bytes are those whose packets the commit counted.
-    `deep` also decodes every frame (44 s per GB at 480p).
-    """
+def verify_session(session: Session, *, deep: bool = False) -> VerifyReport:
+    """Check every committed chunk of a session; `deep` also decodes every frame (44 s per GB at 480p)."""
     records = session.in_order()
     missing = session.missing()
     problems = [session.problem(record, thorough=True) for record in records]
@@ -95,9 +95,8 @@ def verify_session(
         _check("size and checksum", problems, f"{sum(r.bytes for r in records)} bytes"),
     ]
     intact = [record for record, problem in zip(records, problems, strict=True) if not problem]
-    if look_inside:
-        inside = [_inside(session, record) for record in intact]
-        checks.append(_check("packets and times", inside, "count, order and times as planned"))
+    inside = [_inside(session, record) for record in intact]
+    checks.append(_check("packets and times", inside, "count, order and times as planned"))
     if deep:
         decoded = [_undecodable(session.chunk_path(r.index), r.frames, CHUNK) for r in intact]
         checks.append(_check("pictures", decoded, "every frame decodes"))
@@ -105,11 +104,11 @@ def verify_session(
 
 
 def require_whole(session: Session) -> None:
-    """Refuse a session with missing or damaged chunks.
+    """Refuse a session with missing chunks; damage shows when they are read: see `open_whole`.
 
     Raises:
         SessionError: chunks are missing, or were removed once they were joined.
-        VerificationError: a chunk is damaged.
+        VerificationError: the file of a chunk is missing or has another size.
     """
     result = session.result()
     if result is not None and not session.has_chunks():
@@ -123,7 +122,33 @@ def require_whole(session: Session) -> None:
             f"Session {session.id} is not finished ({missing}): finish its job first, with tlbvfi "
             "resume or its workflow."
         )
-    verify_session(session, look_inside=False).require()
+    for record in session.in_order():
+        _require_good(session, record)
+
+
+@contextmanager
+def open_whole(
+    session: Session, record: ChunkRecord, options: dict[str, str]
+) -> Iterator[InputContainer]:
+    """A chunk that is as it was committed, open for the block; `options` are the demuxer's.
+
+    Its checksum is compared just before: all of them at the beginning would be read twice from the
+    disk, and the first time without any progress.
+
+    Raises:
+        VerificationError: it is not, or cannot be read.
+    """
+    _require_good(session, record, thorough=True)
+    with open_made(session.chunk_path(record.index), options) as chunk:
+        yield chunk
+
+
+def _require_good(session: Session, record: ChunkRecord, *, thorough: bool = False) -> None:
+    if problem := session.problem(record, thorough=thorough):
+        raise VerificationError(
+            f"session {session.id} is not as planned ({problem}): make that chunk again, with "
+            "tlbvfi resume or the session's workflow."
+        )
 
 
 def expected_output(session: Session, *, shift: Fraction = Fraction(0)) -> Expected:
@@ -133,15 +158,21 @@ def expected_output(session: Session, *, shift: Fraction = Fraction(0)) -> Expec
 
 
 def verify_file(
-    path: Path, expected: Expected | None = None, *, deep: bool = False
+    path: Path,
+    expected: Expected | None = None,
+    *,
+    deep: bool = False,
+    on_progress: OnProgress = no_progress,
 ) -> VerifyReport:
     """Check a video file, against a plan if there is one.
 
     Times must be exact; in Matroska and WebM to the millisecond, and up to a shift that all streams
-    share. `deep` also decodes every frame.
+    share. `deep` also decodes every frame. `on_progress` is called with the frames whose packets
+    were read and the number that is expected, and may raise to stop.
     """
+    total = 0 if expected is None else len(expected.times.pts)
     try:
-        scan = scan_packets(path)
+        scan = scan_packets(path, total=total, on_progress=on_progress)
         checks = [*_scan_checks(path, scan, expected)]
         if deep:
             problem = _undecodable(path, len(scan.pts))

@@ -27,6 +27,7 @@ from ..tlbvfi.progress import (
     Notice,
     Reading,
     Started,
+    Verifying,
 )
 from .paths import Folders, extra_read_folders
 from .status import status_line, stopped_line
@@ -135,6 +136,9 @@ class NodeProgress:
             case Joining(done=done, total=total):
                 self._update(done, total)
                 self._throttled(lambda: f"joining frame {done}/{total}")
+            case Verifying(done=done, total=total):
+                self._update(done, total)
+                self._throttled(lambda: f"verifying frame {done}/{total}")
             case Notice(text=text):
                 self.notices.append(text)
                 log.warning(text)

@@ -17,7 +17,7 @@ from ..encoding.stored import stored_fraction
 from ..encoding.unchanged import Facts, require_unchanged
 from ..encoding.verify import Check, VerifyReport, expected_output, verify_file
 from ..encoding.window import Window
-from .progress import Encoding, Joining, Notice, OnEvent, log_notices
+from .progress import Encoding, Joining, Notice, OnEvent, Verifying, log_notices
 
 
 def is_joined(session: Session, output: Path | None = None) -> bool:
@@ -110,6 +110,7 @@ def join_session(
             overwrite=overwrite,
             on_encode=lambda done, total: on_event(Encoding(done=done, total=total)),
             on_join=lambda done, total: on_event(Joining(done=done, total=total)),
+            on_verify=lambda done, total: on_event(Verifying(done=done, total=total)),
             on_made=note,
         )
         for text in joined.notes:

@@ -70,7 +70,15 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joining:
-    """The chunks are being joined and verified."""
+    """The chunks are being read, checked and joined; counts are frames."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verifying:
+    """The joined file is being read and checked; counts are frames."""
 
     done: int
     total: int
@@ -83,7 +91,7 @@ class Notice:
     text: str
 
 
-Event = Reading | Started | FrameDone | ChunkDone | Encoding | Joining | Notice
+Event = Reading | Started | FrameDone | ChunkDone | Encoding | Joining | Verifying | Notice
 OnEvent = Callable[[Event], None]
 
 

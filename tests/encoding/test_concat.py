@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from comfyui_tlbvfi.encoding.concat import join
+from comfyui_tlbvfi.encoding.durable import file_sha256
 from comfyui_tlbvfi.encoding.errors import (
     OutputError,
     SourceError,
@@ -774,6 +775,29 @@ def test_missing_or_damaged_chunks_make_no_file(tmp_path, filled):
     with pytest.raises(VerificationError, match=r"chunk_000001\.mp4 is missing"):
         join(session, output)
     assert not [entry for entry in tmp_path.iterdir() if entry.is_file()]
+
+
+def test_a_chunk_is_compared_with_its_checksum_when_its_turn_comes(tmp_path, filled, monkeypatch):
+    """All of them first would read the disk twice, the first time without any progress."""
+    from comfyui_tlbvfi.encoding import session as sessions
+
+    events = []
+
+    def summed(path):
+        events.append(path.stem)
+        return file_sha256(path)
+
+    monkeypatch.setattr(sessions, "file_sha256", summed)
+    join(
+        filled("h264"),
+        tmp_path / "out.mp4",
+        on_progress=lambda done, total: events.append(f"{done}/{total}"),
+        on_verify=lambda done, total: events.append(f"verified {done}/{total}"),
+    )
+    assert events == [
+        *("chunk_000000", "3/7", "chunk_000001", "6/7", "chunk_000002", "7/7"),
+        "verified 7/7",
+    ]
 
 
 def test_chunks_of_another_encoder_are_refused(tmp_path, filled, encoder, paint):

@@ -82,11 +82,14 @@ def opened(monkeypatch):
     """The names of the chunks that were opened to read their frames or packets."""
     names = []
     for module in (mezzanine, sequence):
-        original = module.open_made
+        original = module.open_whole
         monkeypatch.setattr(
             module,
-            "open_made",
-            lambda path, *rest, original=original: names.append(path.stem) or original(path, *rest),
+            "open_whole",
+            lambda session, record, *rest, original=original: (
+                names.append(session.chunk_path(record.index).stem)
+                or original(session, record, *rest)
+            ),
         )
     return names
 
@@ -141,9 +144,22 @@ def test_rgb_mezzanine_becomes_tagged_yuv(tmp_path, filled, encoder, shape, stre
     assert np.abs(ours - theirs).max() < 2.5 / 255
 
 
-def test_a_damaged_mezzanine_is_refused(filled):
-    session = filled("ffv1")
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: data[:-1], r" has \d+ bytes"),
+        (lambda data: data[:-1] + b"?", " does not have"),
+    ],
+)
+@pytest.mark.parametrize("codec", ["ffv1", "exr-half"])
+def test_a_damaged_mezzanine_is_refused(tmp_path, filled, codec, damage, words):
+    session = filled(codec)
     path = session.chunk_path(1)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(VerificationError, match=r"chunk_000001\.mkv has"):
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(
+        VerificationError, match=rf"chunk_000001\.m..{words}.*make that chunk again"
+    ):
         encode_session(session, final_encoder(session))
+    form = image_format(".exr", decoded_picture(session), depth="half")
+    with pytest.raises(VerificationError, match=rf"chunk_000001\.m..{words}"):
+        write_images(session, tmp_path / "frames" / "%d.exr", form)

@@ -112,6 +112,15 @@ def test_progress_and_messages_go_to_stderr(tlbvfi, source):
     assert "39/39" in err
 
 
+def test_every_pass_over_the_data_shows_its_progress(interrupted, tlbvfi, source):
+    command = ("interpolate", source, "out.mp4", *BLEND, "--chunk-frames", 4)
+    interrupted(*command)
+    _, _, err = tlbvfi(*command)
+    stages = re.findall(r"(\w+): 100%\|[^\r\n]*? (\d+)/\d+", err)
+    assert list(dict(stages)) == ["reading", "joining", "verifying"]
+    assert dict(stages)["joining"] == dict(stages)["verifying"] == "39"
+
+
 def test_lines_of_the_log_stand_on_lines_of_their_own(tlbvfi, source, monkeypatch):
     from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 

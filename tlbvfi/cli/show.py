@@ -15,7 +15,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...encoding.durable import size_in_words
-from ..progress import ChunkDone, Encoding, Event, FrameDone, Joining, Notice, Started
+from ..progress import (
+    ChunkDone,
+    Encoding,
+    Event,
+    FrameDone,
+    Joining,
+    Notice,
+    Reading,
+    Started,
+    Verifying,
+)
 
 NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters, except tabs and line ends, and those that change text direction."""
@@ -72,6 +82,10 @@ class ProgressBar:
             self._follow("encoding", event.done, event.total)
         elif isinstance(event, Joining):
             self._follow("joining", event.done, event.total)
+        elif isinstance(event, Verifying):
+            self._follow("verifying", event.done, event.total)
+        elif isinstance(event, Reading):
+            self._follow("reading", event.done, event.total, unit=event.what)
         elif self._bar is None:
             return
         elif isinstance(event, FrameDone):
@@ -89,24 +103,28 @@ class ProgressBar:
         self._folder: Path = event.session_folder
         resumed = f", {event.frames_done} frames done before" if event.frames_done else ""
         say(f"session {event.session_id}, encoder {event.encoder}{resumed}", quiet=self._quiet)
-        self._bar = self._new_bar(event.frames_total, event.frames_done)
+        self._begin("", event.frames_total, event.frames_done)
 
-    def _follow(self, stage: str, done: int, total: int) -> None:
-        """Move the bar of a stage after the interpolation; its first event creates the bar."""
-        if self._bar is None or self._stage != stage:
-            if self._bar is not None:
-                self._bar.close()
-            self._bar, self._stage = self._new_bar(total, 0), stage
-            self._bar.set_description_str(stage)
-        self._bar.update(done - self._bar.n)
+    def _follow(self, stage: str, done: int, total: int, unit: str = "frame") -> None:
+        """Move the bar of a stage other than the interpolation; its first event creates the bar."""
+        bar = self._bar
+        if bar is None or self._stage != stage:
+            bar = self._begin(stage, total, 0, unit)
+        bar.update(done - bar.n)
 
-    def _new_bar(self, total: int | None, done: int) -> tqdm:
-        return tqdm(
+    def _begin(self, stage: str, total: int | None, done: int, unit: str = "frame") -> tqdm:
+        """A bar in place of the one before."""
+        if self._bar is not None:
+            self._bar.close()
+        self._stage = stage
+        self._bar = tqdm(
+            desc=stage or None,
             total=total,
             initial=done,
-            unit="frame",
+            unit=unit,
             file=sys.stderr,
             disable=self._quiet,
             dynamic_ncols=True,
             smoothing=0.1,
         )
+        return self._bar
