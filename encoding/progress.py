@@ -123,8 +123,10 @@ def _parse(line: bytes) -> ChunkRecord:
     pts = values.pop("pts")
     record = ChunkRecord(**values, pairs=(first, end), pts=None if pts is None else tuple(pts))
     require_types(record)
-    if record.index < 0 or not 0 < record.frames <= record.bytes:
+    if not 0 < record.frames <= record.bytes:
         raise ValueError(f"chunk {record.index} has {record.frames} frames")
+    if not 0 <= record.index <= first < end:  # every chunk before it has at least one pair
+        raise ValueError(f"chunk {record.index} has pairs {first} to {end}")
     if record.pts is not None and len(record.pts) != record.frames:
         raise ValueError(f"chunk {record.index} has {len(record.pts)} times")
     return record

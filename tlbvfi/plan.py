@@ -14,7 +14,7 @@ import numpy as np
 from ..encoding.color import resolve
 from ..encoding.container import VideoInput
 from ..encoding.delivery import Final, plan_route, tell_of_mastering
-from ..encoding.errors import SourceError
+from ..encoding.errors import SessionError, SourceError
 from ..encoding.frame import ColorTags
 from ..encoding.layout import pixel_layout
 from ..encoding.manifest import Manifest
@@ -37,6 +37,8 @@ log = logging.getLogger("tlbvfi.plan")
 LONGEST_PAUSE = 3 * 3600
 """Seconds between two frames, at most, that a rate fills; each output frame there costs half a kB
 before it is made."""
+MOST_LOST = 100_000
+"""Chunks without a record that are planned anew: two days of video in chunks of two seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,9 +208,18 @@ def chunks_to_make(
     `records` are all chunks ever committed, `intact` those whose files are intact. A hole is made
     in one go: some sources are decoded from their beginning each time. A chunk whose record is
     lost too lies between its neighbors and is cut as the plan says.
+
+    Raises:
+        SessionError: the records name a chunk too far from all others to be of a session.
     """
     whole = {record.index for record in intact}
-    chunks = _all_chunks({record.index: record for record in records}, plan)
+    known = {record.index: record for record in records}
+    if max(known, default=0) - len(known) > MOST_LOST:
+        raise SessionError(
+            f"The session's records are damaged: they name a chunk {max(known)} and {len(known)} in "
+            "all. Remove the session and start again."
+        )
+    chunks = _all_chunks(known, plan)
     for is_whole, neighbors in groupby(chunks, key=lambda chunk: chunk.index in whole):
         if not is_whole:
             yield _joined(list(neighbors))

@@ -361,6 +361,25 @@ def test_chunks_whose_lines_are_lost_are_made_anew(clip, run, pictures, tmp_path
     assert pictures(again.output) == expected
 
 
+@pytest.mark.parametrize("pairs", [[4, 6], [10**15, 10**15 + 2]])
+def test_a_record_of_a_chunk_that_cannot_be_does_not_make_planning_endless(
+    clip, run, pictures, tmp_path, pairs
+):
+    source = clip(tmp_path / "in.mp4", 9)
+    first = run(source, chunk=SHORT, destination={"keep_chunks": True})
+    expected = pictures(first.output)
+    first.output.unlink()
+    progress = first.session_folder / "progress.jsonl"
+    *lines, last = progress.read_text().splitlines(keepends=True)
+    claim = json.dumps({**json.loads(last), "index": 10**15, "pairs": pairs})
+    progress.write_text("".join([*lines, f"{claim}\n"]))
+    if pairs[0] < 10**15:  # a damaged line, like any other
+        assert pictures(run(source, chunk=SHORT).output) == expected
+        return
+    with pytest.raises(SessionError, match=r"records are damaged: they name a chunk 10+ and \d in"):
+        run(source, chunk=SHORT)
+
+
 def test_the_same_job_after_success_says_so_and_makes_nothing(clip, run, tmp_path):
     source = clip(tmp_path / "in.mp4")
     first = run(source)
