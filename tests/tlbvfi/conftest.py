@@ -1,6 +1,8 @@
 """Clips with known frames, and jobs that run on them."""
 
+from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -77,6 +79,27 @@ def _add_tone(out, stream, seconds: Fraction) -> None:
         frame.sample_rate, frame.pts, frame.time_base = 48000, first, Fraction(1, 48000)
         out.mux(stream.encode(frame))
     out.mux(stream.encode(None))
+
+
+@pytest.fixture(params=["autocast", "device", "dtype"])
+def around(request):
+    """A context in which the calling program has set PyTorch to something else than usual."""
+    import torch
+
+    @contextmanager
+    def float64_by_default():
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+    return {
+        "autocast": partial(torch.autocast, "cpu", torch.bfloat16),
+        "device": partial(torch.device, "meta"),
+        "dtype": float64_by_default,
+    }[request.param]
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def sampling_grid(flow: Tensor) -> Tensor:
 def _centers(side: int, device: torch.device) -> Tensor:
     """Pixel centers along a side in the grid's units."""
     edge = 1 - 1 / side
-    return torch.linspace(-edge, edge, side, device=device)
+    return torch.linspace(-edge, edge, side, device=device, dtype=torch.float32)
 
 
 def sample(image: Tensor, grid: Tensor, out: Tensor) -> None:

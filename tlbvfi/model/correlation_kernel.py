@@ -76,7 +76,7 @@ def correlation(blend: Tensor, features: Tensor, flow: Tensor, start: int) -> Te
     channels_last, in the order of `flow.OFFSETS`.
     """
     B, _, rows, W = blend.shape
-    out = torch.empty((B, rows, W, NEIGHBORS), device=blend.device)
+    out = torch.empty((B, rows, W, NEIGHBORS), device=blend.device, dtype=torch.float32)
     maps = [_tokens(blend), _tokens(features)]
     _launch("correlation_kernel", maps, out, features.shape, flow, start)
     return out.permute(0, 3, 1, 2)

@@ -84,7 +84,7 @@ def are_right(what: str, examples: Examples, device: torch.device) -> bool:
 
 
 def _probe(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    one = torch.zeros(1, device=device)
+    one = torch.zeros(1, device=device, dtype=torch.float32)
     with torch.cuda.device_of(one):
         kernel_named("probe_kernel")[(1,)](one)
     yield one, torch.ones_like(one)
@@ -114,7 +114,7 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
 def example_values(device: torch.device, *shape: int, seed: int = 0) -> Tensor:
     """Values of N(0, 1) for examples."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, device="cpu").to(device)
+    return torch.randn(shape, generator=generator, device="cpu", dtype=torch.float32).to(device)
 
 
 def kernel_named(name: str, module: str = "triton_kernels") -> Any:  # noqa: ANN401 - as Triton has wrapped it

@@ -63,7 +63,7 @@ def nearest_in_kernel(vectors: Tensor, codebook: Tensor) -> Tensor:
 
 
 def _nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    distance = torch.zeros(len(vectors), len(codebook), device=vectors.device)
+    distance = torch.zeros(len(vectors), len(codebook), device=vectors.device, dtype=torch.float32)
     for vector, code in zip(vectors.T, codebook.T, strict=True):
         distance += (vector[:, None] - code).square_()
     return distance.argmin(dim=1)

@@ -47,7 +47,7 @@ class Gathering:
         B, C, _, self._width = x.shape
         # Preallocated rather than gathered in a list: small tensors that live on between freed
         # large ones keep the allocator from reusing the space.
-        self._means = torch.empty((B, height, C), device=x.device)
+        self._means = torch.empty((B, height, C), device=x.device, dtype=torch.float32)
         self._squares = torch.empty_like(self._means)
         self._rows = 0
         self._has_kernels = has_kernels(x)

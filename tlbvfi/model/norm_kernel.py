@@ -37,11 +37,11 @@ def examples(device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """(found in kernels, wanted) of a norm and its activation, of a map with a bias."""
     batch, channels, height, width = shape = (2, 64, 3, 70)
     x = 1 + example_values(device, *shape)
-    norm = nn.GroupNorm(4, channels, device=device).requires_grad_(False)
+    norm = nn.GroupNorm(4, channels, device=device, dtype=torch.float32).requires_grad_(False)
     bias, weight, shift = example_values(device, 3, channels, seed=1)
     norm.weight.copy_(weight)
     norm.bias.copy_(shift)
-    means, squares = torch.empty((2, batch, height, channels), device=device)
+    means, squares = torch.empty((2, batch, height, channels), device=device, dtype=torch.float32)
     row_moments(x, means, squares, 0)
     gathered = merged(means, squares, width)
     factors = factor_and_offset(norm, *gathered, height * width, bias)

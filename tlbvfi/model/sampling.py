@@ -74,8 +74,10 @@ def draw_noise(seed: int, geometry: Geometry, steps: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     shape = (1, LATENT, 3, *geometry.latent)
-    draws = [torch.randn(shape, generator=generator, device="cpu") for _ in range(steps - 1)]
-    return torch.stack(draws) if draws else torch.empty((0, *shape), device="cpu")
+    # Not in the caller's default dtype, which would draw other numbers.
+    kind = {"device": "cpu", "dtype": torch.float32}
+    draws = [torch.randn(shape, generator=generator, **kind) for _ in range(steps - 1)]
+    return torch.stack(draws) if draws else torch.empty((0, *shape), **kind)
 
 
 def check_values(frame: Tensor) -> None:

@@ -190,7 +190,7 @@ class TLBVFI(nn.Module):
     def encode_unknown(self, geometry: Geometry, plan: MemoryPlan = WHOLE) -> Tensor:
         """The last level of the unknown frame, [1, 256, h, w]; all pairs of a geometry share it."""
         size = (1, 3, geometry.padded_height, geometry.padded_width)
-        gray = torch.full(size, UNKNOWN, device=self.device)
+        gray = torch.full(size, UNKNOWN, device=self.device, dtype=torch.float32)
         gray = gray.contiguous(memory_format=torch.channels_last)
         encoder = self.vqgan.encoder
         return encoder.levels(encoder.first(gray), LEVELS, plan.encode)[-1]
