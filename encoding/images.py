@@ -243,7 +243,7 @@ def _decoded(path: Path) -> tuple[av.VideoFrame, VideoCodecContext]:
     try:
         data = without_deflated(path.read_bytes())
         if is_cut_off(data):
-            raise SourceError(f"{path} is cut off: its last lines are missing. Render it again.")
+            raise SourceError(f"{path} is cut off: its end is missing. Render it again.")
         pictures = [*decoder.decode(packet_of(data)), *decoder.decode(None)]
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}).") from error

@@ -338,10 +338,57 @@ def test_an_exr_file_is_whole_with_its_last_line_only(picture, compression, is_f
     assert not is_cut_off(data[:20])  # the decoder refuses it
 
 
-@given(st.integers(4, 400), st.binary(min_size=1, max_size=8))
-def test_no_exr_header_leads_astray(place, other):
+def tiled_exr(samples: np.ndarray, side: int) -> bytes:
+    """An uncompressed OpenEXR file of tiles, as renderers write them, from gray [h, w] float32."""
+    height, width = samples.shape
+    box = struct.pack("<4i", 0, 0, width - 1, height - 1)
+    attributes = {
+        ("channels", "chlist"): b"".join(
+            name + b"\0" + struct.pack("<4i", 2, 0, 1, 1) for name in (b"B", b"G", b"R")
+        )
+        + b"\0",
+        ("compression", "compression"): b"\0",
+        ("dataWindow", "box2i"): box,
+        ("displayWindow", "box2i"): box,
+        ("lineOrder", "lineOrder"): b"\0",
+        ("pixelAspectRatio", "float"): struct.pack("<f", 1),
+        ("screenWindowCenter", "v2f"): bytes(8),
+        ("screenWindowWidth", "float"): struct.pack("<f", 1),
+        ("tiles", "tiledesc"): struct.pack("<2IB", side, side, 0),
+    }
+    head = b"\x76\x2f\x31\x01" + struct.pack("<I", 0x202)
+    for (name, kind), value in attributes.items():
+        head += f"{name}\0{kind}\0".encode() + struct.pack("<I", len(value)) + value
+    tiles = []
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            part = samples[y : y + side, x : x + side]
+            data = part[:, None].repeat(3, axis=1).tobytes()
+            tiles.append(struct.pack("<5i", x // side, y // side, 0, 0, len(data)) + data)
+    begin = len(head) + 1 + 8 * len(tiles)
+    offsets = np.cumsum([begin, *map(len, tiles[:-1])], dtype="<u8")
+    return head + b"\0" + offsets.tobytes() + b"".join(tiles)
+
+
+def test_a_tiled_exr_file_is_whole_with_its_last_tile_only(tmp_path):
+    samples = np.random.default_rng(0).random((70, 100), np.float32)
+    data = tiled_exr(samples, 32)
+    path = tmp_path / "a.exr"
+    path.write_bytes(data)
+    assert all(np.array_equal(view, samples) for view in channel_views(read_image(path)))
+    begin = data.index(b"\0" + struct.pack("<5i", 0, 0, 0, 0, 32 * 32 * 12)) + 1
+    for part in (data[:-1], data[:500], data[: begin - 8] + bytes(8) + data[begin:]):
+        path.write_bytes(part)
+        with pytest.raises(SourceError, match=r"a\.exr is cut off: its end is missing"):
+            read_image(path)
+
+
+@given(st.integers(4, 400), st.binary(min_size=1, max_size=8), st.booleans())
+def test_no_exr_header_leads_astray(place, other, is_tiled):
     picture = from_rgb(np.zeros((3, 4, 4), np.float32), "gbrpf32le", TAGS)
     data = encoded_image(picture, image_format(".exr", describe("gbrpf32le")), TAGS)
+    if is_tiled:
+        data = tiled_exr(np.zeros((4, 4), np.float32), 2)
     is_cut_off(data[:place] + other + data[place + len(other) :])
 
 
