@@ -28,3 +28,18 @@ app.registerExtension({
     };
   },
 });
+
+// Placeholders such as %date:yyyy-MM-dd% are replaced by the page, which does so for core's nodes only.
+const NAMES_OF_FILES = new Set(["output_filename", "output_dir"]);
+
+app.registerExtension({
+  name: "TLBVFI.Placeholders",
+  nodeCreated(node) {
+    if (!node.comfyClass?.startsWith("TLBVFI_")) return;
+    for (const widget of node.widgets ?? []) {
+      if (!NAMES_OF_FILES.has(widget.name)) continue;
+      widget.serializeValue = () =>
+        window.comfyAPI?.utils?.applyTextReplacements?.(app, widget.value) ?? widget.value;
+    }
+  },
+});

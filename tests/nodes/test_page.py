@@ -1,6 +1,7 @@
 """The pack as users see it: ComfyUI's page in a real browser, workflows, saved graphs, help."""
 
 import json
+import re
 import urllib.request
 from fractions import Fraction
 from pathlib import Path
@@ -177,6 +178,32 @@ def test_nodes_dragged_from_the_menu_and_wired_by_hand_make_a_graph_that_runs(co
           await new Promise(r => setTimeout(r, 100));
         return document.querySelectorAll("video").length"""
     )
+
+
+def test_placeholders_in_names_of_files_are_replaced_as_in_core_s_nodes(page):
+    """And the graph, which is embedded in the file, keeps them."""
+    sent, kept = page.js(
+        """
+        app.graph.clear();
+        const types = ["SaveImage", "TLBVFI_VideoConcatenator", "TLBVFI_ChunkVideoSaver"];
+        const nodes = types.map((type) => LiteGraph.createNode(type));
+        for (const node of nodes) {
+          app.graph.add(node);
+          for (const widget of node.widgets)
+            if (["filename_prefix", "output_filename", "output_dir"].includes(widget.name))
+              widget.value = "made_%date:yyyy-MM%_%Save Image.filename_prefix%_%other%";
+        }
+        nodes[0].widgets[0].value = "made_%date:yyyy-MM%";
+        const { output, workflow } = await app.graphToPrompt();
+        return [Object.values(output).map(({ inputs }) => inputs), workflow.nodes.map((n) => n.widgets_values)];
+        """
+    )
+    core, *ours = sent
+    assert re.fullmatch(r"made_\d{4}-\d\d", core["filename_prefix"])
+    expected = f"{core['filename_prefix']}_made_%date_yyyy-MM%_%other%"
+    assert [ours[0]["output_filename"], ours[0]["output_dir"]] == [expected] * 2
+    assert ours[1]["output_dir"] == expected
+    assert all(any("%date:yyyy-MM%" in str(value) for value in values) for values in kept)
 
 
 def test_a_graph_that_shows_its_video_is_not_run_again(comfyui, page):
