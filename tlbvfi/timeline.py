@@ -24,6 +24,12 @@ LOWEST_RATE = Fraction(1, 1000)
 LONGEST_NUMBER = 100
 """Characters: a number is computed exactly, and `1e999999999` would take gigabytes."""
 
+LONGEST_TERM = 10**8
+"""Of a rate in decimals: with a longer one, a frame lasts more ticks than mp4 counts, or ticks are too
+fine for any file."""
+DECIMAL_DENOMINATOR = 10**5
+"""The most of the fraction that a decimal with more digits stands for: it differs by 1e-10 at most."""
+
 FINEST_TICK = Fraction(1, 2**31 - 1)
 """mp4 stores ticks per second in 32 bits, FFmpeg in a signed 32-bit integer."""
 
@@ -167,7 +173,8 @@ def parse_rate(text: str) -> Fraction:
     """Frames per second from `25`, `24000/1001` or `23.976`.
 
     The usual decimals for NTSC rates stand for the exact rates: 23.976, 29.97, 59.94 and 119.88 are
-    24000/1001, 30000/1001, 60000/1001 and 120000/1001.
+    24000/1001, 30000/1001, 60000/1001 and 120000/1001. Decimals of so many digits that no file can
+    store them stand for the fraction nearby: 33.333333333333336 is 100/3.
 
     Raises:
         SettingsError: not a number, or below `LOWEST_RATE`.
@@ -183,7 +190,10 @@ def parse_rate(text: str) -> Fraction:
         )
     ntsc = Fraction(round(rate) * 1000, 1001)
     looks_ntsc = round(rate) % 24 == 0 or round(rate) % 30 == 0
-    return ntsc if ntsc and looks_ntsc and abs(rate - ntsc) < Fraction(1, 200) else rate
+    if ntsc and looks_ntsc and abs(rate - ntsc) < Fraction(1, 200):
+        return ntsc
+    is_long = "/" not in text and max(rate.as_integer_ratio()) > LONGEST_TERM
+    return rate.limit_denominator(DECIMAL_DENOMINATOR) if is_long else rate
 
 
 def parse_factor(text: str) -> Fraction:

@@ -121,7 +121,7 @@ def test_a_time_base_no_container_can_store_is_refused():
 
 def test_a_tick_whose_terms_do_not_fit_32_bits_is_refused():
     with pytest.raises(SettingsError, match="choose fewer times or another fps"):
-        storable_tick(1 / parse_rate("0.2147483647"))
+        storable_tick(1 / Fraction("0.2147483647"))
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,19 @@ def test_a_tick_whose_terms_do_not_fit_32_bits_is_refused():
 )
 def test_rates_are_read_exactly(text, rate):
     assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 3), Fraction(100, 3), Fraction(25000, 1007)])
+@pytest.mark.parametrize("text", [lambda rate: str(float(rate)), lambda rate: f"{float(rate):.9f}"])
+def test_decimals_of_many_digits_stand_for_the_fraction_nearby(rate, text):
+    assert parse_rate(text(rate)) == rate
+
+
+@given(st.fractions(Fraction(1, 1000), 1000, max_denominator=10**30))
+def test_any_rate_in_decimals_can_be_stored(rate):
+    found = parse_rate(f"{float(rate)!r}")
+    assert abs(found - rate) <= Fraction(1, 10**9) * max(1, rate) or found.denominator == 1001
+    storable_tick(1 / found)
 
 
 def test_a_rate_near_0_is_no_ntsc_rate():
