@@ -84,21 +84,31 @@ class Expected:
     """Packets of each stream other than the video; None if they are not counted."""
 
 
-def verify_session(session: Session, *, deep: bool = False) -> VerifyReport:
-    """Check every committed chunk of a session; `deep` also decodes every frame (44 s per GB at 480p)."""
+def verify_session(
+    session: Session, *, deep: bool = False, on_progress: OnProgress = no_progress
+) -> VerifyReport:
+    """Check every committed chunk of a session; `deep` also decodes every frame (44 s per GB at 480p).
+
+    `on_progress` is called with frames done and total frames, and may raise to stop.
+    """
     records = session.in_order()
     missing = session.missing()
-    problems = [session.problem(record, thorough=True) for record in records]
-    total = sum(record.frames for record in records)
+    done, total = 0, sum(record.frames for record in records)
+    problems, inside, decoded = [], [], []
+    for record in records:  # each in turn, which reads it from the disk once
+        problems.append(session.problem(record, thorough=True))
+        if not problems[-1]:
+            inside.append(_inside(session, record))
+            path = session.chunk_path(record.index)
+            decoded.append(_undecodable(path, record.frames, CHUNK) if deep else "")
+        done += record.frames
+        on_progress(done, total)
     checks = [
         _check("plan", [missing] if missing else [], f"{len(records)} chunks, {total} frames"),
         _check("size and checksum", problems, f"{sum(r.bytes for r in records)} bytes"),
+        _check("packets and times", inside, "count, order and times as planned"),
     ]
-    intact = [record for record, problem in zip(records, problems, strict=True) if not problem]
-    inside = [_inside(session, record) for record in intact]
-    checks.append(_check("packets and times", inside, "count, order and times as planned"))
     if deep:
-        decoded = [_undecodable(session.chunk_path(r.index), r.frames, CHUNK) for r in intact]
         checks.append(_check("pictures", decoded, "every frame decodes"))
     return VerifyReport(subject=f"session {session.id}", checks=tuple(checks))
 
@@ -167,15 +177,16 @@ def verify_file(
     """Check a video file, against a plan if there is one.
 
     Times must be exact; in Matroska and WebM to the millisecond, and up to a shift that all streams
-    share. `deep` also decodes every frame. `on_progress` is called with the frames whose packets
-    were read and the number that is expected, and may raise to stop.
+    share. `deep` also decodes every frame. `on_progress` is called with the frames that were read
+    and the number that is expected, 0 if it is not known; once more for the decoding; and may raise
+    to stop.
     """
     total = 0 if expected is None else len(expected.times.pts)
     try:
         scan = scan_packets(path, total=total, on_progress=on_progress)
         checks = [*_scan_checks(path, scan, expected)]
         if deep:
-            problem = _undecodable(path, len(scan.pts))
+            problem = _undecodable(path, len(scan.pts), on_progress=on_progress)
             checks.append(_check("pictures", [problem], "every frame decodes"))
     except VerificationError as error:
         checks = [Check(name="file", ok=False, what=str(error))]
@@ -275,7 +286,12 @@ def _alone(session: Session, record: ChunkRecord) -> Timetable:
     return replace(times, pts=times.pts - times.pts[0])
 
 
-def _undecodable(path: Path, frames: int, options: dict[str, str] | None = None) -> str:
+def _undecodable(
+    path: Path,
+    frames: int,
+    options: dict[str, str] | None = None,
+    on_progress: OnProgress = no_progress,
+) -> str:
     """Why not all `frames` frames of a file can be decoded; empty if they can."""
     count = 0
     try:
@@ -289,6 +305,7 @@ def _undecodable(path: Path, frames: int, options: dict[str, str] | None = None)
                 if picture is None or picture.is_corrupt:
                     return f"{path.name} is damaged in frame {count}"
                 count += 1
+                on_progress(count, frames)
     except VerificationError as error:
         return f"{path.name} fails after frame {count} ({error})"
     return "" if count == frames else f"{path.name} decodes to {count} frames instead of {frames}"

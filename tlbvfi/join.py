@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
+from ..encoding.callbacks import OnProgress, no_progress
 from ..encoding.concat import JoinResult
 from ..encoding.delivery import Final, clean_up, deliver, final_to_json
 from ..encoding.errors import SessionError
@@ -29,11 +30,16 @@ def is_joined(session: Session, output: Path | None = None) -> bool:
 
 
 def verify_joined(
-    session: Session, output: Path | None = None, *, deep: bool = False
+    session: Session,
+    output: Path | None = None,
+    *,
+    deep: bool = False,
+    on_progress: OnProgress = no_progress,
 ) -> VerifyReport:
     """Check the file this session was joined into against the session's records.
 
     `output`: which file; None: the last one. `deep` also decodes every frame of a video.
+    `on_progress`: see `verify_file`.
 
     Raises:
         SessionError: the session was not joined into that file.
@@ -53,7 +59,7 @@ def verify_joined(
         checks, size = (), path.stat().st_size
         if size == made.bytes:  # otherwise it is some other file, perhaps a long one
             expected = expected_output(session, shift=made.shift)
-            checks = verify_file(path, expected, deep=deep).checks
+            checks = verify_file(path, expected, deep=deep, on_progress=on_progress).checks
     what = f"{size} bytes" if size == made.bytes else f"{size} bytes of {made.bytes}"
     is_whole = Check(name="size", ok=size == made.bytes, what=what)
     return VerifyReport(subject=str(path), checks=(is_whole, *checks))

@@ -25,7 +25,10 @@ def failed(report):
 @pytest.mark.parametrize("codec", ["h264", "ffv1", "prores", "utvideo", "vp9"])
 def test_whole_sessions_and_files_are_good(tmp_path, filled, codec):
     session = filled(codec)
-    report = verify_session(session, deep=True)
+    told = []
+    report = verify_session(session, deep=True, on_progress=lambda *counts: told.append(counts))
+    assert told[-1] == (7, 7)
+    assert len(told) == len(session.records())
     assert report.ok, report.text
     assert report.text.startswith("session job: good\nok   plan: 3 chunks, 7 frames")
     output = tmp_path / f"out{session.manifest.encoder.suffix}"

@@ -260,6 +260,15 @@ def test_a_failure_of_the_system_that_names_no_file_is_a_sentence(tlbvfi, monkey
     assert err == f"tlbvfi: the system failed ({os.strerror(errno.EIO)}): -v shows where.\n"
 
 
+def test_verify_shows_its_progress(tlbvfi, source):
+    tlbvfi("interpolate", source, "out.mp4", *BLEND, "--session", "mine", "--keep-chunks")
+    whole, uncounted = r"verifying: 100%\|[^\r\n]*? 39/39", "verifying: 39frame"
+    assert re.search(whole, tlbvfi("verify", "mine")[2])
+    assert re.search(uncounted, tlbvfi("verify", "out.mp4")[2])
+    assert re.search(f"(?s){uncounted}.*{whole}", tlbvfi("verify", "out.mp4", "--deep")[2])
+    assert "verifying" not in tlbvfi("verify", "mine", "--json")[2]
+
+
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tlbvfi, source, monkeypatch):
     def refuse(path, *arguments, **options):
         raise PermissionError(13, "Permission denied", str(path))

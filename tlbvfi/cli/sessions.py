@@ -96,11 +96,18 @@ def run_verify(arguments: argparse.Namespace) -> int:
     from ...encoding.verify import verify_file, verify_session
     from ...encoding.writer import MUXERS
     from ..join import verify_joined
+    from ..progress import Verifying
 
     path = Path(arguments.subject)
+    show = ProgressBar(quiet=arguments.json)
+
+    def tell(done: int, total: int) -> None:
+        show(Verifying(done=done, total=total))
+
     if path.is_file():
         path.open("rb").close()  # an unreadable file must not be reported as damaged
-        report = verify_file(path, deep=arguments.deep)
+        with show:
+            report = verify_file(path, deep=arguments.deep, on_progress=tell)
     elif path.is_dir() and any(is_image(each.suffix) for each in path.iterdir()):
         report = verify_images(path, deep=arguments.deep)
     elif path.suffix.lower() in MUXERS and not path.exists():
@@ -109,7 +116,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
         session = Session.open(*session_place(arguments.subject, arguments.root))
         is_only_joined = session.result() is not None and not session.has_chunks()
         verify = verify_joined if is_only_joined else verify_session
-        report = verify(session, deep=arguments.deep)
+        with show:
+            report = verify(session, deep=arguments.deep, on_progress=tell)
     print(json.dumps(asdict(report)) if arguments.json else printable(report.text))
     return 0 if report.ok else 1
 

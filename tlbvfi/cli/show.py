@@ -108,7 +108,7 @@ class ProgressBar:
     def _follow(self, stage: str, done: int, total: int, unit: str = "frame") -> None:
         """Move the bar of a stage other than the interpolation; its first event creates the bar."""
         bar = self._bar
-        if bar is None or self._stage != stage:
+        if bar is None or self._stage != stage or done < bar.n:
             bar = self._begin(stage, total, 0, unit)
         bar.update(done - bar.n)
 
