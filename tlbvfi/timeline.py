@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+from ..encoding.timestamps import LARGEST
 from .errors import SettingsError
 
 MAX_TIMES = 8
@@ -27,8 +28,6 @@ LONGEST_NUMBER = 100
 LONGEST_TERM = 10**8
 """Of a rate in decimals: with a longer one, a frame lasts more ticks than mp4 counts, or ticks are too
 fine for any file."""
-DECIMAL_DENOMINATOR = 10**5
-"""The most of the fraction that a decimal with more digits stands for: it differs by 1e-10 at most."""
 
 FINEST_TICK = Fraction(1, 2**31 - 1)
 """mp4 stores ticks per second in 32 bits, FFmpeg in a signed 32-bit integer."""
@@ -174,7 +173,7 @@ def parse_rate(text: str) -> Fraction:
 
     The usual decimals for NTSC rates stand for the exact rates: 23.976, 29.97, 59.94 and 119.88 are
     24000/1001, 30000/1001, 60000/1001 and 120000/1001. Decimals of so many digits that no file can
-    store them stand for the fraction nearby: 33.333333333333336 is 100/3.
+    store them stand for the fraction nearby, within 2e-7 of them: 33.333333333333336 is 100/3.
 
     Raises:
         SettingsError: not a number, or below `LOWEST_RATE`.
@@ -192,8 +191,9 @@ def parse_rate(text: str) -> Fraction:
     looks_ntsc = round(rate) % 24 == 0 or round(rate) % 30 == 0
     if ntsc and looks_ntsc and abs(rate - ntsc) < Fraction(1, 200):
         return ntsc
-    is_long = "/" not in text and max(rate.as_integer_ratio()) > LONGEST_TERM
-    return rate.limit_denominator(DECIMAL_DENOMINATOR) if is_long else rate
+    if "/" in text or max(rate.as_integer_ratio()) <= LONGEST_TERM:
+        return rate
+    return rate.limit_denominator(min(LONGEST_TERM, int(LARGEST / rate)))
 
 
 def parse_factor(text: str) -> Fraction:
