@@ -251,6 +251,44 @@ def test_a_failure_of_the_system_that_names_no_file_is_a_sentence(tlbvfi, monkey
     assert err == f"tlbvfi: the system failed ({os.strerror(errno.EIO)}): -v shows where.\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            ImportError("libGL.so.1: cannot open shared object file", name="cv2"),
+            "a library cannot be loaded (libGL.so.1: cannot open shared object file): check its "
+            "installation, or put opencv-python-headless in place of opencv-python where there is no "
+            "libGL.",
+        ),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            "a library cannot be loaded (No module named 'torch'): check its installation.",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            "too many processes, close other programs or raise the limit (ulimit -u): can't start "
+            "new thread",
+        ),
+    ],
+)
+def test_what_a_machine_lacks_is_a_sentence(tlbvfi, monkeypatch, error, told):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(sessions, "run_sessions", fail)
+    assert tlbvfi("sessions") == (1, "", f"tlbvfi: {told}\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no folder that is in use")
+def test_a_current_folder_that_was_removed_is_told(tlbvfi, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    told = "tlbvfi: The current folder has been removed: change to another one.\n"
+    assert tlbvfi("doctor") == (1, "", told)
+
+
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tlbvfi, source, monkeypatch):
     def refuse(path, *arguments, **options):
         raise PermissionError(13, "Permission denied", str(path))

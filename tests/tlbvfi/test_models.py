@@ -137,7 +137,7 @@ def test_without_a_home_folder_a_named_one_serves(homeless, tmp_path):
 def test_without_any_folder_the_variable_that_names_one_is_told(homeless):
     with pytest.raises(ModelMissingError, match="into a folder that TLBVFI_MODELS names, or use"):
         models.find_model("film", environment={})
-    with pytest.raises(SettingsError, match="no home folder .* --folder or in .* TLBVFI_MODELS"):
+    with pytest.raises(SettingsError, match=r"no home folder .* --folder or in .* TLBVFI_MODELS"):
         models.download_folder(environment={})
 
 
