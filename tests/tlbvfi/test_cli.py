@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence per mistake, data on stdout alone."""
 
 import errno
+import importlib.metadata
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 from fractions import Fraction
+from importlib.metadata import PackageNotFoundError
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ import av
 import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi import device
-from comfyui_tlbvfi.tlbvfi.cli import main, sessions
+from comfyui_tlbvfi.tlbvfi.cli import inspect, main, sessions
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.model import kernels
 from filelock import FileLock
@@ -349,6 +351,29 @@ def test_doctor_tells_why_there_is_no_gpu(tlbvfi, monkeypatch, built, told):
     monkeypatch.setattr(torch.version, "cuda", built)
     gpus = json.loads(tlbvfi("doctor", "--json")[1])["gpu"]
     assert gpus == {"cuda": f"not available{told}: networks run on the CPU"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "told"),
+    [
+        ({"opencv-python": "5.0"}, "5.0"),
+        ({"opencv-python-headless": "5.0"}, "opencv-python-headless 5.0"),
+        (
+            {"opencv-python": "5.0", "opencv-contrib-python": "4.9"},
+            "5.0, opencv-contrib-python 4.9",
+        ),
+        ({}, "missing"),
+    ],
+)
+def test_doctor_knows_every_package_that_holds_opencv(tlbvfi, monkeypatch, installed, told):
+    def version(package):
+        if package not in installed:
+            raise PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(inspect, "_encoders", dict)
+    assert json.loads(tlbvfi("doctor", "--json")[1])["packages"]["opencv-python"] == told
 
 
 def test_doctor_names_encoders_models_and_versions(tlbvfi):
