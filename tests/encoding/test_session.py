@@ -667,6 +667,42 @@ def test_damaged_books_are_told_in_one_sentence(tmp_path, filled, name, content)
         look_at(Session.open(tmp_path, "job"))
 
 
+@pytest.mark.parametrize("name", BOOKS)
+def test_books_that_cannot_be_read_are_not_called_damaged(tmp_path, filled, monkeypatch, name):
+    session = filled(per_chunk=3)
+    session.note_origin({"command": ["interpolate"]})
+    session.note_result(FinalFile(output=tmp_path / "out.mkv", bytes=1, shift=Fraction(0)))
+    read_bytes, read_text = Path.read_bytes, Path.read_text
+
+    def failing(read):
+        def run(path, *arguments, **options):
+            if path.name == name:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+            return read(path, *arguments, **options)
+
+        return run
+
+    monkeypatch.setattr(Path, "read_bytes", failing(read_bytes))
+    monkeypatch.setattr(Path, "read_text", failing(read_text))
+    told = rf"{name} cannot be read \({os.strerror(errno.ESTALE)}\): check its permissions and"
+    with pytest.raises(SessionError, match=told):
+        look_at(Session.open(tmp_path, "job"))
+
+
+def test_a_chunk_that_a_network_fails_to_show_is_not_called_missing(filled, monkeypatch):
+    session = filled(per_chunk=3)
+    stat = Path.stat
+
+    def fail(path, **options):
+        if path.name == session.chunk_path(1).name:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        session.done()
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "progress.jsonl"])
 @pytest.mark.parametrize("pts", [None, [0, 3, 10, 11, 30]])
 def test_values_of_other_kinds_are_never_believed(tmp_path, filled, name, pts):
