@@ -206,7 +206,7 @@ class TlbvfiMethod:
             self._compile = "off"  # once is enough
             log.info("compiling for %s: the first frames take minutes.", self.device)
             cache = cache_folder()
-            compile_blocks(self.model, cache and cache / "compiled")
+            compile_blocks(self.model, cache and str(cache / "compiled"))
 
     def memory_needed(self, height: int, width: int) -> int:
         """Peak bytes for frames of this size, without the weights."""

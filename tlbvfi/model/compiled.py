@@ -7,7 +7,6 @@ folder for later processes.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -36,7 +35,7 @@ def pays_off(device: torch.device) -> bool:
     return not is_too_old and has_triton(device)  # which PyTorch compiles with
 
 
-def compile_blocks(network: nn.Module, cache: Path | None) -> None:
+def compile_blocks(network: nn.Module, cache: str | None) -> None:
     """Have the blocks of `network` compiled when they are next called.
 
     `cache`: folder for the results, unless the environment names one; None: PyTorch's own choice.
@@ -44,7 +43,7 @@ def compile_blocks(network: nn.Module, cache: Path | None) -> None:
     says so; folder, limit and this fallback are PyTorch's own switches, not only of this network.
     """
     if cache is not None:
-        os.environ.setdefault(CACHE_VARIABLE, str(cache))
+        os.environ.setdefault(CACHE_VARIABLE, cache)
     dynamo = torch._dynamo.config
     limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
     setattr(dynamo, limit, max(getattr(dynamo, limit), SHAPES))
