@@ -532,8 +532,16 @@ def list_sessions(root: Path) -> Iterator[Session]:
 
 
 def _session_folders(root: Path) -> list[Path]:
-    """Folders below `root` with a manifest, usable or not, by id."""
-    return sorted(path.parent for path in (root / FOLDER).glob(f"*/{MANIFEST}"))
+    """Folders below `root` with a manifest, usable or not, by id.
+
+    Raises:
+        SessionError: the folder that holds them cannot be read.
+    """
+    place = root / FOLDER
+    with reading_stored(place):
+        if place.is_dir():
+            next(place.iterdir(), None)  # fails where `glob` would find nothing
+    return sorted(path.parent for path in place.glob(f"*/{MANIFEST}"))
 
 
 def _final_file_to_json(made: FinalFile) -> Json:

@@ -608,6 +608,19 @@ def test_sessions_are_listed_and_broken_ones_told(tmp_path, filled, caplog):
     assert ".DS_Store" not in caplog.text
 
 
+def test_a_folder_of_sessions_that_may_not_be_read_is_not_called_empty(
+    tmp_path, filled, monkeypatch
+):
+    filled()
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(SessionError, match=rf"{FOLDER} cannot be read \(Permission denied\)"):
+        list(list_sessions(tmp_path))
+
+
 def test_a_list_of_sessions_holds_one_at_a_time(tmp_path, filled):
     for index in range(4):
         filled(id=f"s{index}")
