@@ -11,6 +11,7 @@ at the end, into a video or into images; this can be repeated without making the
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from .images import Depth, ImageFormat, image_format
 from .layout import pixel_layout
 from .manifest import Json
 from .mezzanine import decoded_picture, encode_session, picture_after, remove_encode
+from .names import is_for_windows
 from .profiles import Encoder, EncoderSettings, Picture, find_profile, resolve_encoder
 from .sequence import DEFAULT_STEM, is_image, write_images
 from .session import Session
@@ -210,6 +212,11 @@ def output_path(text: str, codec: str) -> Path:
         what = "contains a NUL character" if text else "is empty"
         raise OutputError(f"The output name {what}: write one, such as smooth.mp4.")
     path, word = Path(text), codec.lower()
+    if sys.platform == "win32" and path.name not in ("", "..") and not is_for_windows(path.name):
+        raise OutputError(
+            f'Windows stores no file as {path.name}: leave out < > : " | ? * and a dot or space at the '
+            "end, and choose no device's name, such as aux or con."
+        )
     is_folder = text.endswith(("/", "\\")) or path.is_dir()
     if not is_folder and (path.suffix or word not in IMAGE_CODECS):
         if not path.suffix:

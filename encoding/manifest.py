@@ -14,7 +14,7 @@ import av
 from .errors import SessionError
 from .frame import ColorTags
 from .profiles import Encoder
-from .stored import is_of_type, read_json, require_types, stored_fraction
+from .stored import is_of_type, read_json, reading_stored, require_types, stored_fraction
 from .writer import MUXERS, StreamSpec
 
 SCHEMA = 1
@@ -116,7 +116,8 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
         SessionError: the file cannot be read, or has another schema.
     """
     try:
-        document = read_json(path)
+        with reading_stored(path):
+            document = read_json(path)
         if document["schema"] != SCHEMA:
             raise SessionError(
                 f"{path} has schema {document['schema']} but this version reads {SCHEMA}: "
@@ -125,7 +126,7 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
         manifest, versions = manifest_from_json(document), document["versions"]
         if not is_of_type(versions, dict[str, str]):
             raise TypeError(f"versions is {versions!r:.80}")
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise SessionError(
             f"{path} is not a usable manifest ({error!r}): remove the folder {path.parent}."
         ) from error

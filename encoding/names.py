@@ -33,3 +33,12 @@ def is_id(text: str) -> bool:
 def is_device(name: str) -> bool:
     """Whether Windows takes a file name for a device: `con`, `nul.mp4`."""
     return name.split(".")[0].strip().lower() in WINDOWS_DEVICES
+
+
+def is_for_windows(name: str) -> bool:
+    """Whether Windows stores a file under this name.
+
+    It takes a colon for a stream of the file before it, and drops dots and spaces at the end.
+    """
+    is_stored = re.search(r'[\x00-\x1f<>:"/\\|?*]', name) is None and name.rstrip(". ") == name
+    return is_stored and not is_device(name)

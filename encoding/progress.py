@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .durable import StepHook, atomic_file, fsync
-from .stored import require_types
+from .stored import reading_stored, require_types
 
 log = logging.getLogger("tlbvfi.progress")
 
@@ -100,9 +100,14 @@ def drop_replaced(path: Path, records: Mapping[int, ChunkRecord]) -> None:
 
 
 def read_progress(path: Path) -> dict[int, ChunkRecord]:
-    """Committed chunks by index; if a chunk was made twice, the later line wins."""
+    """Committed chunks by index; if a chunk was made twice, the later line wins.
+
+    Raises:
+        SessionError: the file cannot be read.
+    """
     records = {}
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    with reading_stored(path):
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             record = _parse(line)

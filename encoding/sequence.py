@@ -10,6 +10,7 @@ an interrupted run with the missing ones, and never touches images made by anyth
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -53,11 +54,31 @@ class ImagePattern:
         return self.folder / f"{self.before}{number:0{self.digits}d}{self.after}"
 
     def found(self) -> dict[int, Path]:
-        """Existing images by number, with any number of leading zeros."""
-        name = re.compile(re.escape(self.before) + r"(\d+)" + re.escape(self.after))
+        """Existing images by number, with any number of leading zeros.
+
+        Some disks tell apart neither case nor the ways to write an accent: an image under a name that
+        they take for ours would be replaced, so it counts.
+        """
+        name = re.compile(
+            re.escape(_folded(self.before)) + r"(\d+)" + re.escape(_folded(self.after))
+        )
         there = sorted(self.folder.iterdir()) if self.folder.is_dir() else ()
-        matches = ((name.fullmatch(path.name), path) for path in there)
-        return {int(match[1]): path for match, path in matches if match}
+        matches = ((name.fullmatch(_folded(path.name)), path) for path in there)
+        named = ((int(match[1]), path) for match, path in matches if match)
+        images = ((number, self._as_ours(number, path)) for number, path in named)
+        return {number: path for number, path in images if path is not None}
+
+    def _as_ours(self, number: int, path: Path) -> Path | None:
+        """The image at `path`, whose name is like ours; None if it is another file on this disk."""
+        if path.name.startswith(self.before) and path.name.endswith(self.after):
+            return path
+        ours = self.path(number)
+        return ours if ours.exists() and ours.samefile(path) else None
+
+
+def _folded(name: str) -> str:
+    """The same for names that some disk takes for one."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def is_image(suffix: str) -> bool:

@@ -55,7 +55,14 @@ from .manifest import (
 from .names import check_id, is_id
 from .profiles import expected_bits
 from .progress import ChunkRecord, ProgressLog, drop_replaced, read_progress
-from .stored import is_of_type, read_json, require_types, stored_fraction, write_json
+from .stored import (
+    is_of_type,
+    read_json,
+    reading_stored,
+    require_types,
+    stored_fraction,
+    write_json,
+)
 
 log = logging.getLogger("tlbvfi.session")
 
@@ -285,7 +292,7 @@ class Session:
         path = self.chunk_path(record.index)
         try:
             size = path.stat().st_size
-        except OSError:
+        except FileNotFoundError:
             return f"{path.name} is missing"
         if size != record.bytes:
             return f"{path.name} has {size} bytes instead of {record.bytes}"
@@ -477,8 +484,9 @@ class Session:
     def _noted(self, name: str) -> Any:  # noqa: ANN401 - what `_note` wrote to this file
         path = self.folder / name
         try:
-            return read_json(path) if path.is_file() else None
-        except (OSError, ValueError) as error:
+            with reading_stored(path):
+                return read_json(path) if path.is_file() else None
+        except ValueError as error:
             raise self._damaged(name) from error
 
     def _damaged(self, name: str) -> SessionError:
@@ -524,8 +532,16 @@ def list_sessions(root: Path) -> Iterator[Session]:
 
 
 def _session_folders(root: Path) -> list[Path]:
-    """Folders below `root` with a manifest, usable or not, by id."""
-    return sorted(path.parent for path in (root / FOLDER).glob(f"*/{MANIFEST}"))
+    """Folders below `root` with a manifest, usable or not, by id.
+
+    Raises:
+        SessionError: the folder that holds them cannot be read.
+    """
+    place = root / FOLDER
+    with reading_stored(place):
+        if place.is_dir():
+            next(place.iterdir(), None)  # fails where `glob` would find nothing
+    return sorted(path.parent for path in place.glob(f"*/{MANIFEST}"))
 
 
 def _final_file_to_json(made: FinalFile) -> Json:

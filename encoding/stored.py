@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import Field, fields
 from fractions import Fraction
 from functools import cache
@@ -17,6 +18,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .durable import atomic_file
+from .errors import SessionError
 
 MOST_DIGITS = 1000
 MOST = (1 << 62) - 1
@@ -47,6 +49,22 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+
+
+@contextmanager
+def reading_stored(path: Path) -> Iterator[None]:
+    """Tell what cannot be read at the moment from what is damaged, and may as well be removed.
+
+    Raises:
+        SessionError: the system does not read it: a network that fails, or missing permissions.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SessionError(
+            f"{path} cannot be read ({error.strerror}): check its permissions and the disk or network "
+            "that it is on."
+        ) from error
 
 
 def stored_fraction(text: object) -> Fraction:

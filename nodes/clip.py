@@ -18,7 +18,7 @@ from comfy_api.latest import Input, InputImpl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..encoding.durable import file_sha256
+from ..encoding.durable import atomic_file, disk_errors, file_sha256, make_folder
 from ..encoding.memory import MemorySource
 from ..encoding.probe import first_picture
 from ..encoding.source import Source, open_source
@@ -103,6 +103,7 @@ def open_clip(clip: ImagesOrVideo, *, batch_rate: Fraction | None, temp: Path) -
         FrameError: a batch of fewer than two images, or of something else than color pictures.
         SettingsError: a batch without a rate, or sound that no encoder knows.
         SourceError: the video cannot be read.
+        OutputError: a copy of what exists only in memory cannot be written.
     """
     if isinstance(clip, InputImpl.VideoFromComponents):
         parts = clip.get_components()
@@ -153,16 +154,21 @@ def _file_of(video: Input.Video, temp: Path) -> tuple[Path | BytesIO, bool]:
 
 
 def _written_out(video: Input.Video, temp: Path) -> Path:
-    """A file of an edited video, named and dated by its content, so that a session finds it again."""
-    temp.mkdir(parents=True, exist_ok=True)
+    """A file of an edited video, named and dated by its content, so that a session finds it again.
+
+    Raises:
+        OutputError: it cannot be written, or its disk is full.
+    """
     written = temp / f"tlbvfi_{id(video)}.mp4"
-    try:
-        video.save_to(str(written))
-        path = written.with_stem(f"tlbvfi_{file_sha256(written)[:16]}")
-        os.utime(written, (0, 0))
-        return written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)
+    with disk_errors(written):
+        make_folder(temp)
+        try:
+            video.save_to(str(written))
+            path = written.with_stem(f"tlbvfi_{file_sha256(written)[:16]}")
+            os.utime(written, (0, 0))
+            return written.replace(path)
+        finally:
+            written.unlink(missing_ok=True)
 
 
 def _trim_window(video: Input.Video) -> tuple[Fraction, Fraction]:
@@ -197,8 +203,14 @@ def sound_file(audio: dict[str, Any] | None, temp: Path) -> Path | None:
 
 
 def stored(content: BytesIO, temp: Path, *, suffix: str = "") -> Path:
-    """A file with this content, named by it, so that a session finds it again."""
+    """A file with this content, named by it, so that a session finds it again.
+
+    Raises:
+        OutputError: it cannot be written, or its disk is full.
+    """
     path = temp / f"tlbvfi_{hashlib.sha256(content.getbuffer()).hexdigest()[:16]}{suffix}"
-    temp.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.getbuffer())
+    with disk_errors(path):
+        make_folder(temp)
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
     return path

@@ -27,7 +27,7 @@ from ..encoding.durable import (
     fsync_folder,
     retry_while_open,
 )
-from ..encoding.stored import read_json, require_types, write_json
+from ..encoding.stored import read_json, reading_stored, require_types, write_json
 from .client import OnServerEvent, ReceivedImage, generate, patiently
 from .comfy_http import (
     FileRef,
@@ -346,11 +346,19 @@ def _new_record(folder: Path) -> _Record:
 
 
 def _read_record(folder: Path) -> _Record | None:
-    """The record in the folder; None if there is none or it is invalid."""
+    """The record in the folder; None if there is none or it is invalid.
+
+    Raises:
+        SessionError: it cannot be read; without it, what was fetched would be removed.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        return None
     try:
-        record = _Record(**read_json(folder / RECORD))
+        with reading_stored(path):
+            record = _Record(**read_json(path))
         require_types(record)
-    except (OSError, ValueError, TypeError):
+    except (ValueError, TypeError):
         return None
     return record
 

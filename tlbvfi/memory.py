@@ -8,6 +8,8 @@ import sys
 import psutil
 import torch
 
+from .ram import free_ram
+
 SHORTAGE = (
     "out of memory",
     "allocate memory",
@@ -23,11 +25,11 @@ In order: drivers and MPS, PyTorch on a CPU, the same on Windows, DirectML, NVID
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be allocated: on the GPU, or on a CPU in the machine's RAM."""
+    """Bytes that can still be allocated: on the GPU, or on a CPU in RAM."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
-    return psutil.virtual_memory().available
+    return free_ram()
 
 
 def used_memory(device: torch.device) -> int:

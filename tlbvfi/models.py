@@ -96,13 +96,17 @@ def find_model(
     source = model_source(method)
     if path is not None:
         return _named_model(source, Path(path), environment)
-    places = [*_named_folder(environment), cache_folder(environment)]
+    places = _places(environment)
     for place in places:
         if found := _model_in(place, source):
             return found
+    where = (
+        f"which is not in {' or '.join(map(str, places))}"
+        if places
+        else "and this user has no home folder to keep it in"
+    )
     raise ModelMissingError(
-        f"The {method} method needs {source.file_name}, which is not in "
-        f"{' or '.join(map(str, places))}: {_advice(source, environment)}."
+        f"The {method} method needs {source.file_name}, {where}: {_advice(source, environment)}."
     )
 
 
@@ -112,25 +116,40 @@ def download_folder(
     """Where a download goes: `folder` if given, else TLBVFI_MODELS, else the cache folder.
 
     `find_model` searches the last two by itself.
+
+    Raises:
+        SettingsError: none is named, and this user has no cache folder.
     """
-    named = _named_folder(environment)
-    return Path(folder) if folder else (named[0] if named else cache_folder(environment))
+    places = [Path(folder)] if folder else _places(environment)
+    if not places:
+        raise SettingsError(
+            "This user has no home folder to keep weights files in: name a folder for them, with "
+            f"--folder or in the environment variable {FOLDER_VARIABLE}."
+        )
+    return places[0]
 
 
-def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     """The user's cache folder for this program: `tlbvfi` in the platform's cache folder.
 
     $XDG_CACHE_HOME if set, else %LOCALAPPDATA% on Windows, ~/Library/Caches on macOS and ~/.cache
-    elsewhere.
+    elsewhere. None: this user has no home folder, as in containers that run under a bare number.
     """
     local = environment.get("LOCALAPPDATA") if sys.platform == "win32" else None
-    home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return Path(environment.get("XDG_CACHE_HOME") or local or home) / "tlbvfi"
+    named = environment.get("XDG_CACHE_HOME") or local
+    if named:
+        return Path(named) / "tlbvfi"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "tlbvfi"
 
 
-def _named_folder(environment: Mapping[str, str]) -> list[Path]:
-    named = environment.get(FOLDER_VARIABLE)
-    return [Path(named)] if named else []
+def _places(environment: Mapping[str, str]) -> list[Path]:
+    """Folders that are searched by themselves; downloads go into the first."""
+    named, cache = environment.get(FOLDER_VARIABLE), cache_folder(environment)
+    return [*([Path(named)] if named else []), *([cache] if cache else [])]
 
 
 def _model_in(folder: Path, source: ModelSource) -> Path | None:
@@ -148,7 +167,7 @@ def _named_model(source: ModelSource, path: Path, environment: Mapping[str, str]
 
 
 def _advice(source: ModelSource, environment: Mapping[str, str]) -> str:
-    folder = download_folder(environment=environment)
+    folder = next(iter(_places(environment)), f"a folder that {FOLDER_VARIABLE} names")
     return (
         f"run `{source.command}`, or put the file from {source.page()} into {folder}, "
         "or use `--method flow`, which needs no model"

@@ -608,6 +608,19 @@ def test_sessions_are_listed_and_broken_ones_told(tmp_path, filled, caplog):
     assert ".DS_Store" not in caplog.text
 
 
+def test_a_folder_of_sessions_that_may_not_be_read_is_not_called_empty(
+    tmp_path, filled, monkeypatch
+):
+    filled()
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(SessionError, match=rf"{FOLDER} cannot be read \(Permission denied\)"):
+        list(list_sessions(tmp_path))
+
+
 def test_a_list_of_sessions_holds_one_at_a_time(tmp_path, filled):
     for index in range(4):
         filled(id=f"s{index}")
@@ -665,6 +678,42 @@ def test_damaged_books_are_told_in_one_sentence(tmp_path, filled, name, content)
     (folder / name).write_text(f"{content}\n")
     with suppress(SessionError):
         look_at(Session.open(tmp_path, "job"))
+
+
+@pytest.mark.parametrize("name", BOOKS)
+def test_books_that_cannot_be_read_are_not_called_damaged(tmp_path, filled, monkeypatch, name):
+    session = filled(per_chunk=3)
+    session.note_origin({"command": ["interpolate"]})
+    session.note_result(FinalFile(output=tmp_path / "out.mkv", bytes=1, shift=Fraction(0)))
+    read_bytes, read_text = Path.read_bytes, Path.read_text
+
+    def failing(read):
+        def run(path, *arguments, **options):
+            if path.name == name:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+            return read(path, *arguments, **options)
+
+        return run
+
+    monkeypatch.setattr(Path, "read_bytes", failing(read_bytes))
+    monkeypatch.setattr(Path, "read_text", failing(read_text))
+    told = rf"{name} cannot be read \({os.strerror(errno.ESTALE)}\): check its permissions and"
+    with pytest.raises(SessionError, match=told):
+        look_at(Session.open(tmp_path, "job"))
+
+
+def test_a_chunk_that_a_network_fails_to_show_is_not_called_missing(filled, monkeypatch):
+    session = filled(per_chunk=3)
+    stat = Path.stat
+
+    def fail(path, **options):
+        if path.name == session.chunk_path(1).name:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.ESTALE)):
+        session.done()
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "progress.jsonl"])

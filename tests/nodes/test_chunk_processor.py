@@ -262,6 +262,23 @@ def test_a_failed_run_leaves_no_copy_of_its_sound(comfyui, created):
     assert copies(comfyui) == before
 
 
+@pytest.mark.parametrize("loader", ["CreateVideo", "OddVideo", "OddEdit"])
+def test_a_temp_folder_that_takes_no_copy_is_named(comfyui, clip, created, processor, node, loader):
+    if loader == "CreateVideo":
+        prompt = created(sound={"channels": 1, "samples": 4000, "rate": 8000})
+    else:
+        prompt = processor("") | {"l": node(loader, file=clip(f"no-temp-{loader}.mp4", sound=True))}
+    temp = comfyui.base / "temp"
+    temp.rename(temp.with_name("aside"))
+    temp.touch()
+    try:
+        told = comfyui.error(prompt)
+    finally:
+        temp.unlink()
+        temp.with_name("aside").rename(temp)
+    assert re.fullmatch(rf"{temp}/tlbvfi_\w+[.\w]* cannot be written \(.+\): choose .+\.\n", told)
+
+
 def test_a_sound_that_no_player_takes_is_converted_and_told(comfyui, created):
     sound = {"channels": 16, "samples": 24000, "rate": 192000}
     outputs = comfyui.run(created(sound=sound))["c"]

@@ -1,6 +1,7 @@
 """The command line: exit codes, one sentence per mistake, data on stdout alone."""
 
 import errno
+import importlib.metadata
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import re
 import subprocess
 import sys
 from fractions import Fraction
+from importlib.metadata import PackageNotFoundError
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +18,7 @@ import av
 import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi import device
-from comfyui_tlbvfi.tlbvfi.cli import main, sessions
+from comfyui_tlbvfi.tlbvfi.cli import inspect, main, sessions
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.model import kernels
 from filelock import FileLock
@@ -269,6 +271,44 @@ def test_verify_shows_its_progress(tlbvfi, source):
     assert "verifying" not in tlbvfi("verify", "mine", "--json")[2]
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            ImportError("libGL.so.1: cannot open shared object file", name="cv2"),
+            "a library cannot be loaded (libGL.so.1: cannot open shared object file): check its "
+            "installation, or put opencv-python-headless in place of opencv-python where there is no "
+            "libGL.",
+        ),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            "a library cannot be loaded (No module named 'torch'): check its installation.",
+        ),
+        (
+            RuntimeError("can't start new thread"),
+            "too many processes, close other programs or raise the limit (ulimit -u): can't start "
+            "new thread",
+        ),
+    ],
+)
+def test_what_a_machine_lacks_is_a_sentence(tlbvfi, monkeypatch, error, told):
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(sessions, "run_sessions", fail)
+    assert tlbvfi("sessions") == (1, "", f"tlbvfi: {told}\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no folder that is in use")
+def test_a_current_folder_that_was_removed_is_told(tlbvfi, tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    told = "tlbvfi: The current folder has been removed: change to another one.\n"
+    assert tlbvfi("doctor") == (1, "", told)
+
+
 def test_a_file_that_may_not_be_read_is_not_called_damaged(tlbvfi, source, monkeypatch):
     def refuse(path, *arguments, **options):
         raise PermissionError(13, "Permission denied", str(path))
@@ -329,6 +369,29 @@ def test_doctor_tells_why_there_is_no_gpu(tlbvfi, monkeypatch, built, told):
     monkeypatch.setattr(torch.version, "cuda", built)
     gpus = json.loads(tlbvfi("doctor", "--json")[1])["gpu"]
     assert gpus == {"cuda": f"not available{told}: networks run on the CPU"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "told"),
+    [
+        ({"opencv-python": "5.0"}, "5.0"),
+        ({"opencv-python-headless": "5.0"}, "opencv-python-headless 5.0"),
+        (
+            {"opencv-python": "5.0", "opencv-contrib-python": "4.9"},
+            "5.0, opencv-contrib-python 4.9",
+        ),
+        ({}, "missing"),
+    ],
+)
+def test_doctor_knows_every_package_that_holds_opencv(tlbvfi, monkeypatch, installed, told):
+    def version(package):
+        if package not in installed:
+            raise PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(inspect, "_encoders", dict)
+    assert json.loads(tlbvfi("doctor", "--json")[1])["packages"]["opencv-python"] == told
 
 
 def test_doctor_names_encoders_models_and_versions(tlbvfi):

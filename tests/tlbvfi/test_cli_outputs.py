@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from comfyui_tlbvfi.encoding import delivery
 
 BLEND = ("--method", "blend", "--chunk-frames", 8)
 PROC = pytest.param("/proc", marks=pytest.mark.skipif(sys.platform != "linux", reason="Linux only"))
@@ -145,3 +146,19 @@ def test_a_full_disk_at_the_output_is_no_matter_of_the_root(tlbvfi, source, monk
     assert "The disk is full while writing" in err
     assert "name an output on another disk" in err
     assert "--root" not in err
+
+
+@pytest.mark.parametrize("name", ["aux.mp4", "NUL", "a:b.mp4", "what?.mp4", "dots./", 'a"b.mp4'])
+def test_a_name_that_windows_does_not_store_is_refused_there(tlbvfi, source, monkeypatch, name):
+    monkeypatch.setattr(delivery.sys, "platform", "win32")
+    code, _, err = tlbvfi("interpolate", source, f"new/{name}", *BLEND)
+    assert code == 1
+    assert err.startswith(f"tlbvfi: Windows stores no file as {name.rstrip('/')}: leave out")
+    assert not Path("new").exists()
+
+
+@pytest.mark.parametrize("name", ["smooth.mp4", "f_%06d.png", "../", ".", "console.mp4"])
+def test_other_names_are_outputs_on_windows(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(delivery.sys, "platform", "win32")
+    assert delivery.output_path(name, "auto")

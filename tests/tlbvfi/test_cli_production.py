@@ -1,12 +1,15 @@
 """Frames in, frames out and mezzanines on the command line."""
 
 import json
+import unicodedata
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
+from comfyui_tlbvfi.encoding.sequence import image_pattern
 
 BLEND = ("--method", "blend")
 
@@ -319,6 +322,34 @@ def test_images_of_somebody_else_are_named(tlbvfi, frames, tmp_path):
     assert "shot_00003_.png exists and was not made by this job" in err
     assert len(list(folder.iterdir())) == 1
     assert list((tmp_path / "output" / "tlbvfi_chunks").glob("*/chunk_*")) == []
+
+
+ALIKE = "E\u0301_003.PNG"  # in capitals, and with an accent of its own
+
+
+@pytest.fixture
+def folding_disk(monkeypatch):
+    """A disk that takes names for one that differ in case or in how an accent is written."""
+
+    def folded(path):
+        return unicodedata.normalize("NFC", str(path.absolute())).casefold()
+
+    def exists(path):
+        return any(folded(each) == folded(path) for each in path.absolute().parent.iterdir())
+
+    monkeypatch.setattr(Path, "samefile", lambda path, other: folded(path) == folded(other))
+    monkeypatch.setattr(Path, "exists", exists)
+
+
+def test_names_that_a_disk_takes_for_ours_are_found(tmp_path, folding_disk):
+    (tmp_path / ALIKE).touch()
+    pattern = image_pattern(tmp_path / "\u00e9_%03d.png")
+    assert pattern.found() == {3: tmp_path / "\u00e9_003.png"}
+
+
+def test_names_that_only_look_like_ours_are_left_alone(tmp_path):
+    (tmp_path / ALIKE).touch()
+    assert image_pattern(tmp_path / "\u00e9_%03d.png").found() == {}
 
 
 def test_a_full_disk_leaves_whole_images_and_the_advice(tlbvfi, frames, tmp_path, monkeypatch):

@@ -3,9 +3,10 @@
 import json
 import shutil
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
+from comfyui_tlbvfi.tlbvfi.cli.interpolate import name_from
 
 OPTIONS = ("--method", "blend", "--chunk-frames", 4)
 
@@ -112,3 +113,19 @@ def test_resume_runs_no_command_that_begins_no_session(tlbvfi, interrupted, sour
     assert code == 1
     assert "says it was begun with tlbvfi sessions" in err
     assert sessions(tmp_path / "output") == [session]
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "meant"),
+    [
+        (PurePosixPath("/a"), "in.mp4", "/a/in.mp4"),
+        (PurePosixPath("/a"), "/in.mp4", "/in.mp4"),
+        (PurePosixPath("/a"), "frames/", "/a/frames/"),
+        (PureWindowsPath("C:/a"), "in.mp4", r"C:\a\in.mp4"),
+        (PureWindowsPath("C:/a"), r"\clips\in.mp4", r"C:\clips\in.mp4"),
+        (PureWindowsPath("C:/a"), "D:/in.mp4", r"D:\in.mp4"),
+        (PureWindowsPath("C:/a"), "C:frames/", "C:\\a\\frames/"),
+    ],
+)
+def test_a_name_means_elsewhere_what_it_meant_in_its_folder(folder, text, meant):
+    assert name_from(folder, text) == meant

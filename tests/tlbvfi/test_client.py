@@ -1,6 +1,7 @@
 """The ComfyUI client against a small server that fails in every way a real one can."""
 
 import base64
+import errno
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding.durable import sole_writer
-from comfyui_tlbvfi.encoding.errors import OutputError
+from comfyui_tlbvfi.encoding.errors import OutputError, SessionError
 from comfyui_tlbvfi.tlbvfi import client, comfy_http
 from comfyui_tlbvfi.tlbvfi.cli import main
 from comfyui_tlbvfi.tlbvfi.client import ConnectionLost, NodeProgress, Queued, image_message
@@ -725,6 +726,21 @@ def test_a_damaged_record_is_as_good_as_none(comfy, fetch, damage):
     record.write_text(json.dumps({**json.loads(record.read_text()), **damage}))
     assert fetch().frames == FRAMES
     assert len(comfy.queued) == 2
+
+
+def test_a_record_that_cannot_be_read_costs_no_frame(comfy, fetch, monkeypatch):
+    frames = fetch().folder
+
+    def fail(path, **options):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", fail)
+        with pytest.raises(SessionError, match=r"generation\.json cannot be read"):
+            fetch()
+    assert len(list(frames.iterdir())) == FRAMES
+    assert fetch().was_there
+    assert len(comfy.queued) == 1
 
 
 def test_names_from_the_server_never_become_paths(comfy, fetch, tmp_path):

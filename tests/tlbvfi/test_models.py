@@ -1,5 +1,6 @@
 """Where model files are looked for."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -111,6 +112,33 @@ def test_cache_folder_is_the_one_of_the_platform(monkeypatch, platform, environm
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(Path, "home", lambda: Path("/home/ada"))
     assert models.cache_folder(environment) == Path(folder)
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user without a home folder, such as the bare number that a container runs under."""
+
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", fail)
+
+
+def test_without_a_home_folder_a_named_one_serves(homeless, tmp_path):
+    environment = {"TLBVFI_MODELS": str(tmp_path)}
+    assert models.download_folder(environment=environment) == tmp_path
+    with pytest.raises(ModelMissingError, match=re.escape(f"is not in {tmp_path}: run")):
+        models.find_model("tlbvfi", environment=environment)
+    path = put(tmp_path)
+    assert models.find_model("tlbvfi", environment=environment) == path
+    assert models.cache_folder({"XDG_CACHE_HOME": "/scratch"}) == Path("/scratch/tlbvfi")
+
+
+def test_without_any_folder_the_variable_that_names_one_is_told(homeless):
+    with pytest.raises(ModelMissingError, match="into a folder that TLBVFI_MODELS names, or use"):
+        models.find_model("film", environment={})
+    with pytest.raises(SettingsError, match=r"no home folder .* --folder or in .* TLBVFI_MODELS"):
+        models.download_folder(environment={})
 
 
 def test_addresses_are_those_of_the_official_repositories():

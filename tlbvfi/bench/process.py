@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from ..ram import free_ram
+
 
 def peak_resident_bytes() -> int:
     """Peak resident memory of this process, interpreter and libraries included.
@@ -34,5 +36,4 @@ def stop_at_free_memory() -> None:
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    free = psutil.virtual_memory().available
-    resource.setrlimit(resource.RLIMIT_DATA, (free, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (free_ram(), hard))

@@ -11,12 +11,13 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import __version__
 from ...encoding.durable import FULL
 from ...encoding.errors import VideoError
-from ..errors import InterpolationError
+from ..errors import InterpolationError, SettingsError
 from . import bench, comfy, inspect, interpolate, models, sessions
 from .arguments import PathsAnywhere
 from .show import LogLines, say
@@ -41,6 +42,7 @@ def _run(words: list[str]) -> int:
     _configure_logging(arguments.verbose)
     _stop_on_sigterm()
     try:
+        _require_current_folder()
         code = arguments.run(arguments)
         print(end="", flush=True)  # now, while it can still be told that this fails
         return code
@@ -63,12 +65,16 @@ def _run(words: list[str]) -> int:
         say(f"{about}FFmpeg failed ({error.strerror}): -v shows where.")
         return 1
     except (RuntimeError, MemoryError) as error:
-        from ..memory import is_out_of_memory  # which loads torch
-
-        if arguments.verbose or not is_out_of_memory(error):
-            raise
         what = str(error).split("\n", 1)[0]
-        say(f"out of memory, close other programs or scale the frames down: {what}")
+        advice = _advice_on_shortage(error)
+        if arguments.verbose or advice is None:
+            raise
+        say(f"{advice}: {what}")
+        return 1
+    except ImportError as error:
+        if arguments.verbose:
+            raise
+        say(_why_not_loaded(error))
         return 1
     except OSError as error:
         is_full = error.filename is None and error.errno in FULL
@@ -114,6 +120,41 @@ def _ffmpeg_error() -> type[FFmpegError]:
     from av.error import FFmpegError  # needed only on an error: --help must not load PyAV
 
     return FFmpegError
+
+
+def _require_current_folder() -> None:
+    """Refuse to run in a folder that was removed, where libraries end the process in their own words.
+
+    Raises:
+        SettingsError: it was.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise SettingsError(
+            "The current folder has been removed: change to another one."
+        ) from error
+
+
+def _advice_on_shortage(error: RuntimeError | MemoryError) -> str | None:
+    """What to do if the system has no more of what was asked for; None if it is another error."""
+    from ..memory import is_out_of_memory  # which loads torch
+
+    if "start new thread" in str(error):
+        return "too many processes, close other programs or raise the limit (ulimit -u)"
+    if is_out_of_memory(error):
+        return "out of memory, close other programs or scale the frames down"
+    return None
+
+
+def _why_not_loaded(error: ImportError) -> str:
+    """What to do about a library that is missing, damaged, or lacks one of the system's."""
+    headless = (
+        ", or put opencv-python-headless in place of opencv-python where there is no libGL"
+        if error.name == "cv2"
+        else ""
+    )
+    return f"a library cannot be loaded ({error}): check its installation{headless}."
 
 
 def _configure_logging(verbose: bool) -> None:

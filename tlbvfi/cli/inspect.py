@@ -15,6 +15,14 @@ from .arguments import Commands
 from .show import printable
 
 PACKAGES = ("torch", "av", "numpy", "opencv-python", "safetensors", "filelock", "tqdm")
+TWINS = {
+    "opencv-python": (
+        "opencv-python-headless",
+        "opencv-contrib-python",
+        "opencv-contrib-python-headless",
+    )
+}
+"""Packages that hold the same module as well."""
 
 
 def add_parsers(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
@@ -74,10 +82,17 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 
 def _version(package: str) -> str:
+    """The version of a package, or those of its twins, by name."""
+    own = _installed(package)
+    others = [f"{twin} {_installed(twin)}" for twin in TWINS.get(package, ()) if _installed(twin)]
+    return ", ".join(filter(None, [own, *others])) or "missing"
+
+
+def _installed(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "missing"
+        return None
 
 
 def _gpus() -> dict[str, str]:

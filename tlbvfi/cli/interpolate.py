@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from ..methods import METHODS, MethodConfig
@@ -356,9 +357,17 @@ def _take_names_from(folder: Path, arguments: argparse.Namespace) -> None:
     for name, value in vars(arguments).items():
         if isinstance(value, Path) and value != STDOUT:
             setattr(arguments, name, folder / value)
-    for name in ("paths", "frames"):  # strings, as a trailing slash has a meaning
+    for name in ("paths", "frames"):
         texts = getattr(arguments, name, ())
-        setattr(arguments, name, [t if Path(t).is_absolute() else f"{folder}/{t}" for t in texts])
+        setattr(arguments, name, [name_from(folder, text) for text in texts])
+
+
+def name_from(folder: PurePath, text: str) -> str:
+    """What a name typed in `folder` means elsewhere; its trailing slash has a meaning, too.
+
+    On Windows, names such as `\\clips` and `D:clip.mp4` are neither relative nor absolute.
+    """
+    return f"{folder / text}{'/' if text.endswith(('/', os.sep)) else ''}"
 
 
 def job_config(arguments: argparse.Namespace) -> JobConfig:

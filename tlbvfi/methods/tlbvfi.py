@@ -205,7 +205,8 @@ class TlbvfiMethod:
         if self._compile == "on" or (self._compile == "auto" and is_long and pays_off(self.device)):
             self._compile = "off"  # once is enough
             log.info("compiling for %s: the first frames take minutes.", self.device)
-            compile_blocks(self.model, str(cache_folder() / "compiled"))
+            cache = cache_folder()
+            compile_blocks(self.model, cache and str(cache / "compiled"))
 
     def memory_needed(self, height: int, width: int) -> int:
         """Peak bytes for frames of this size, without the weights."""

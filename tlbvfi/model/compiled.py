@@ -35,14 +35,15 @@ def pays_off(device: torch.device) -> bool:
     return not is_too_old and has_triton(device)  # which PyTorch compiles with
 
 
-def compile_blocks(network: nn.Module, cache: str) -> None:
+def compile_blocks(network: nn.Module, cache: str | None) -> None:
     """Have the blocks of `network` compiled when they are next called.
 
-    `cache`: folder for the results, unless the environment names one. Frames are equal up to the
-    rounding of the dtype. A block that PyTorch cannot compile runs uncompiled, and PyTorch's log
+    `cache`: folder for the results, unless the environment names one; None: PyTorch's own choice.
+    Frames are equal up to the rounding of the dtype. A block that PyTorch cannot compile runs uncompiled, and PyTorch's log
     says so; folder, limit and this fallback are PyTorch's own switches, not only of this network.
     """
-    os.environ.setdefault(CACHE_VARIABLE, cache)
+    if cache is not None:
+        os.environ.setdefault(CACHE_VARIABLE, cache)
     dynamo = torch._dynamo.config
     limit = "recompile_limit" if hasattr(dynamo, "recompile_limit") else "cache_size_limit"
     setattr(dynamo, limit, max(getattr(dynamo, limit), SHAPES))
