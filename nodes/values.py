@@ -25,6 +25,8 @@ def checked(execute: Execute) -> Execute:
     Values for inputs that are not in it, which older packs had, are left out: ComfyUI itself leaves
     them out unless they come over a link.
 
+    What it raises can be written to a log, whatever names it holds.
+
     Raises:
         SettingsError: a value is of another type.
     """
@@ -33,9 +35,29 @@ def checked(execute: Execute) -> Execute:
     def run(cls: type[io.ComfyNode], **values: object) -> io.NodeOutput:
         types = {each.id: _type_of(each) for each in cls.SCHEMA.inputs}
         known = [name for name in values if name in types]
-        return execute(cls, **{name: as_type(types[name], name, values[name]) for name in known})
+        try:
+            return execute(
+                cls, **{name: as_type(types[name], name, values[name]) for name in known}
+            )
+        except Exception as error:
+            make_writable(error)
+            raise
 
     return run
+
+
+def make_writable(error: BaseException | None) -> None:
+    """Escape the halves of characters in the texts of an error and of its causes.
+
+    Names of files hold some if they are not UTF-8. ComfyUI writes every error to its log, and its only
+    worker ends for good with one that cannot be written.
+    """
+    while error is not None:
+        error.args = tuple(
+            text.encode(errors="backslashreplace").decode() if isinstance(text, str) else text
+            for text in error.args
+        )
+        error = error.__cause__ or error.__context__
 
 
 def as_type(io_type: str, name: str, value: Any) -> Any:  # noqa: ANN401
