@@ -930,8 +930,10 @@ def test_links_and_dots_do_not_lead_out_of_the_output_folder(comfy, fetch, tmp_p
     output.mkdir()
     secret.write_bytes(png(77))
     (output / "ComfyUI_00000_.png").symlink_to(secret)
-    comfy.files = {"../secret.png": png(2), "a\0.png": png(1), "ComfyUI_00000_.png": png(0)}
-    assert sorted(numbers(fetch(output_folder=output))) == [0, 1, 2]  # all were downloaded
+    (output / "loop.png").symlink_to("loop.png")
+    names = ("ComfyUI_00000_.png", "../secret.png", "a\0.png", "loop.png", "long" * 99 + ".png")
+    comfy.files = {name: png(n) for n, name in enumerate(names)}
+    assert sorted(numbers(fetch(output_folder=output))) == [0, 1, 2, 3, 4]  # all were downloaded
 
 
 def test_the_first_saved_sound_is_fetched_too(comfy, fetch, prompt):
