@@ -53,11 +53,13 @@ def make_writable(error: BaseException | None) -> None:
     worker ends for good with one that cannot be written.
     """
     while error is not None:
-        error.args = tuple(
-            text.encode(errors="backslashreplace").decode() if isinstance(text, str) else text
-            for text in error.args
-        )
+        error.args = tuple(writable(part) if isinstance(part, str) else part for part in error.args)
         error = error.__cause__ or error.__context__
+
+
+def writable(text: str) -> str:
+    """A text that can be written as UTF-8: halves of characters are escaped."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def as_type(io_type: str, name: str, value: Any) -> Any:  # noqa: ANN401
