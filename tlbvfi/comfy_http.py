@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -219,7 +219,8 @@ def download(server: Server, ref: FileRef, path: Path) -> None:
         OutputError: the disk is full, lacks room for the announced size, or cannot be written.
     """
     query = {"filename": ref.filename, "subfolder": ref.subfolder, "type": ref.type}
-    with _answer(server, f"/view?{urlencode(query, errors='replace')}") as response:
+    path_there = f"/view?{urlencode(query, errors='replace')}"
+    with _answer(server, path_there) as (response, connected):
         if response.status in MISSING:
             raise ClientError(
                 f"{server.url} no longer has {plain(ref.filename)} (HTTP {response.status}): run the "
@@ -232,7 +233,7 @@ def download(server: Server, ref: FileRef, path: Path) -> None:
         require_space(path.parent, announced)
         with disk_errors(path), atomic_file(path) as part, part.open("wb") as file:
             received = 0
-            for block in _blocks(server, response):
+            for block in _blocks(server, response, connected):
                 received += len(block)
                 _refuse_too_large(server, ref, received)
                 file.write(block)
@@ -289,8 +290,12 @@ def _connection(server: Server) -> HTTPConnection:
 
 
 @contextmanager
-def _answer(server: Server, path: str, body: Json | None = None) -> Iterator[HTTPResponse]:
-    """The response to a request, whatever its status; redirects are not followed.
+def _answer(
+    server: Server, path: str, body: Json | None = None
+) -> Iterator[tuple[HTTPResponse, socket.socket]]:
+    """The response to a request, whatever its status, and where it comes from.
+
+    Redirects are not followed.
 
     Raises:
         ServerLostError: there is none.
@@ -301,11 +306,12 @@ def _answer(server: Server, path: str, body: Json | None = None) -> Iterator[HTT
         with _network(server):
             connection = stack.enter_context(closing(_connection(server)))
             connection.request(method, whole_path, data, HEADERS)
-            with _cut_off_after(server.answer_seconds, connection.sock):
+            connected = connection.sock
+            with _cut_off_after(server.answer_seconds, connected):
                 response = stack.enter_context(connection.getresponse())
         if response.status in TRANSIENT:
             raise not_ready(server, response.status)
-        yield response
+        yield response, connected
 
 
 @contextmanager
@@ -347,7 +353,7 @@ def _network(server: Server) -> Iterator[None]:
         raise unreachable(server, error) from error
 
 
-def _blocks(server: Server, response: HTTPResponse) -> Iterator[bytes]:
+def _blocks(server: Server, response: HTTPResponse, connected: socket.socket) -> Iterator[bytes]:
     """The body of a response, as it comes.
 
     Raises:
@@ -355,7 +361,9 @@ def _blocks(server: Server, response: HTTPResponse) -> Iterator[bytes]:
     """
     begun, received = time.monotonic(), 0
     while True:
-        with _network(server):
+        lines = response.chunked  # between the blocks, which are read until they end
+        limit = _cut_off_after(server.answer_seconds, connected) if lines else nullcontext()
+        with _network(server), limit:
             block = response.read1(1 << 16)
         if not block:
             break
@@ -369,9 +377,9 @@ def _blocks(server: Server, response: HTTPResponse) -> Iterator[bytes]:
 
 def _request(server: Server, path: str, body: Json | None = None) -> tuple[int, bytes]:
     """Status and body of a response."""
-    with _answer(server, path, body) as response:
+    with _answer(server, path, body) as (response, connected):
         raw = bytearray()
-        for block in _blocks(server, response):
+        for block in _blocks(server, response, connected):
             raw += block
             if len(raw) > server.max_json_bytes:
                 raise ClientError(

@@ -710,6 +710,7 @@ def test_a_frame_that_is_not_given_out_is_not_said_to_be_lost(comfy, fetch, stat
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -719,6 +720,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n"
         ("/queue", b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
         ("/queue", HEAD + b"\r\n{", b" "),
         ("/view", HEAD + b"\r\n", b"x"),
+        ("/view", CHUNKED + b"1\r\nx\r\n0\r\n", b"x"),
     ],
 )
 def test_an_answer_that_comes_bit_by_bit_for_ever_is_given_up(comfy, fetch, path, begin, bit):
