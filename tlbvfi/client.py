@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 
 from .comfy_http import (
     TRANSIENT,
+    USER_AGENT,
     Json,
     Server,
     as_dict,
@@ -342,6 +343,7 @@ def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
                 connect(  # images are already compressed; a few bytes could unpack to `limit`
                     url,
                     proxy=None,
+                    user_agent_header=USER_AGENT,
                     compression=None,
                     open_timeout=server.answer_seconds,
                     ping_timeout=min(LONGEST_PING, max(server.answer_seconds, server.lost_seconds)),

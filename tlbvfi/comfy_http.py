@@ -30,8 +30,9 @@ OK, BAD_REQUEST, TOO_LARGE = 200, 400, 413
 MISSING = (404, 405, 410)
 TRANSIENT = (408, 429, 502, 503, 504, *range(520, 525), 530)
 """Statuses from a proxy, 520 and up from Cloudflare's, while the server behind it restarts or is busy."""
-HEADERS = {"Content-Type": "application/json", "User-Agent": "tlbvfi"}
+USER_AGENT = "tlbvfi"
 """Some proxies, Cloudflare's among them, refuse what Python calls itself by default."""
+HEADERS = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
 LEAST_SPEED = 1000
 """Bytes per second; what is slower than that on average would keep us for ever."""
 LONGEST_TEXT = 400

@@ -316,7 +316,7 @@ def test_a_proxy_that_refuses_what_python_calls_itself_is_told_another_name(comf
 
     comfy.get = note
     fetch()
-    assert not any("urllib" in name for name in names)
+    assert set(names) == {"tlbvfi"}
 
 
 def test_the_place_in_the_queue_is_told(comfy, fetch):
