@@ -47,9 +47,11 @@ MISSING = -(1 << 63)
 
 PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}
 """Formats that refer to other files, which are unchecked and may change or lie elsewhere."""
+SCRIPTS = {"avisynth", "vapoursynth"}
+"""Formats whose files are programs; the FFmpeg of some systems runs them."""
 ONLY_ITSELF = {
     "protocol_whitelist": "file",
-    "format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS)),
+    "format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS - SCRIPTS)),
 }
 """Options by which FFmpeg reads nothing but the source itself."""
 PYAV = tuple(int(number) for number in av.__version__.split(".")[:2])

@@ -31,6 +31,7 @@ from ..tlbvfi.progress import (
 )
 from .paths import Folders, extra_read_folders
 from .status import status_line, stopped_line
+from .values import writable
 
 log = logging.getLogger("tlbvfi.nodes")
 
@@ -140,8 +141,8 @@ class NodeProgress:
                 self._update(done, total)
                 self._throttled(lambda: f"verifying frame {done}/{total}")
             case Notice(text=text):
-                self.notices.append(text)
-                log.warning(text)
+                self.notices.append(writable(text))
+                log.warning(writable(text))
                 self.show(self._line)
 
     def show(self, line: str) -> str:

@@ -127,7 +127,7 @@ def _resolve(base: Path, text: str) -> Path:
     """`text` below `base` (or absolute), with `..` and links followed."""
     try:
         return (base / text).resolve()
-    except (OSError, ValueError) as error:  # ValueError: a null byte
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null byte
         raise SettingsError(f"{_begin(text)} is not a path.") from error
 
 

@@ -25,6 +25,8 @@ def checked(execute: Execute) -> Execute:
     Values for inputs that are not in it, which older packs had, are left out: ComfyUI itself leaves
     them out unless they come over a link.
 
+    What it raises can be written to a log, whatever names it holds.
+
     Raises:
         SettingsError: a value is of another type.
     """
@@ -33,9 +35,31 @@ def checked(execute: Execute) -> Execute:
     def run(cls: type[io.ComfyNode], **values: object) -> io.NodeOutput:
         types = {each.id: _type_of(each) for each in cls.SCHEMA.inputs}
         known = [name for name in values if name in types]
-        return execute(cls, **{name: as_type(types[name], name, values[name]) for name in known})
+        try:
+            return execute(
+                cls, **{name: as_type(types[name], name, values[name]) for name in known}
+            )
+        except Exception as error:
+            make_writable(error)
+            raise
 
     return run
+
+
+def make_writable(error: BaseException | None) -> None:
+    """Escape the halves of characters in the texts of an error and of its causes.
+
+    Names of files hold some if they are not UTF-8. ComfyUI writes every error to its log, and its only
+    worker ends for good with one that cannot be written.
+    """
+    while error is not None:
+        error.args = tuple(writable(part) if isinstance(part, str) else part for part in error.args)
+        error = error.__cause__ or error.__context__
+
+
+def writable(text: str) -> str:
+    """A text that can be written as UTF-8: halves of characters are escaped."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def as_type(io_type: str, name: str, value: Any) -> Any:  # noqa: ANN401

@@ -20,13 +20,14 @@ from urllib.parse import urlencode
 
 from .comfy_http import (
     TRANSIENT,
+    USER_AGENT,
     Json,
     Server,
     as_dict,
-    bad_status,
     cancel,
     check_outcome,
     history,
+    no_websocket,
     node_title,
     not_ready,
     plain,
@@ -49,6 +50,8 @@ POLL_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 SETTLE_SECONDS = 1.0
 """Messages of a prompt that has ended are waited for at least this long."""
+LONGEST_PING = 3600.0
+"""Most seconds to wait for the answer to a ping: a thread cannot wait for ever."""
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PREVIEW, PREVIEW_WITH_NODE = 1, 4
 """Binary messages that carry an image (ComfyUI protocol.py)."""
@@ -119,10 +122,12 @@ def generate(
     known_id = None
     while True:
         try:
+            if known_id is None:
+                known_id = prompt_id if _is_known(server, prompt_id) else None
+                watch.heard = time.monotonic()
             with _connection(server, client_id) as socket:
                 if known_id is None:
-                    known_id = _queue_once(server, prompt, prompt_id, client_id, needed)
-                    watch.heard = time.monotonic()
+                    known_id = _queue(server, prompt, prompt_id, client_id, needed)
                 return check_outcome(watch.until_done(socket, known_id), prompt)
         except ServerLostError as error:
             if not watch.heard:
@@ -144,8 +149,8 @@ def patiently(server: Server, on_event: OnServerEvent, attempt: Callable[[], T])
             _wait_to_retry(server, error, begun, on_event)
 
 
-def image_message(message: bytes) -> tuple[str, bytes]:
-    """Node ("" if not given) and image file of a binary message.
+def image_message(message: bytes) -> tuple[str, str, bytes]:
+    """Prompt and node ("" if not given) and image file of a binary message.
 
     Raises:
         ValueError: a different kind of message, or a damaged one.
@@ -154,10 +159,11 @@ def image_message(message: bytes) -> tuple[str, bytes]:
         raise ValueError("shorter than its header")
     event, second = struct.unpack_from(">II", message)
     if event == PREVIEW:  # `second` is the format, which the image itself also states
-        return "", message[8:]
+        return "", "", message[8:]
     if event == PREVIEW_WITH_NODE and 8 + second <= len(message):
         about = as_dict(json.loads(message[8 : 8 + second]))
-        return str(about.get("node_id") or ""), message[8 + second :]
+        prompt_id, node = (str(about.get(name) or "") for name in ("prompt_id", "node_id"))
+        return prompt_id, node, message[8 + second :]
     raise ValueError(f"event {event}")
 
 
@@ -170,10 +176,14 @@ class _Watch:
     on_event: OnServerEvent
     on_image: OnImage
     running: str = ""
+    """The node that images without one come from; empty while another prompt is told of.
+
+    What a prompt without a client reports goes to all of them.
+    """
     steps: dict[str, tuple[int, int]] = field(default_factory=dict)
     """(value, maximum) of the nodes that reported them."""
     images: int = 0
-    """How many came, previews included."""
+    """How many came from this prompt, previews included."""
     begun: float = field(default_factory=time.monotonic)
     heard: float = 0.0
     """When the server last answered a request; 0: never."""
@@ -230,7 +240,7 @@ class _Watch:
             if message is None:
                 break
             if isinstance(message, bytes):
-                self._image(message)
+                self._image(message, prompt_id)
             elif self._text(message, prompt_id):
                 return True
         return False
@@ -244,12 +254,14 @@ class _Watch:
             return False
         event, data = content.get("type"), as_dict(content.get("data"))
         if data.get("prompt_id", prompt_id) != prompt_id:
+            self.running = ""
             return False
         if event == "executing" and data.get("node") is not None:
             self.running = str(data["node"])
             self._tell(self.running)
         elif event == "progress":
-            self._step(str(data.get("node") or self.running), data)
+            self.running = str(data.get("node") or self.running)
+            self._step(self.running, data)
         elif event == "progress_state":
             for node, state in as_dict(data.get("nodes")).items():
                 if as_dict(state).get("state") == "running":
@@ -266,22 +278,26 @@ class _Watch:
         value, maximum = self.steps.get(node, (0, 0))
         self.on_event(NodeProgress(node, node_title(self.prompt, node), value, maximum))
 
-    def _image(self, message: bytes) -> None:
+    def _image(self, message: bytes, prompt_id: str) -> None:
         try:
-            node, data = image_message(message)
+            its_prompt, node, data = image_message(message)
         except (ValueError, RecursionError) as error:
             log.debug("no image in a binary message: %s", error)
             return
-        self.images += 1
         node = node or self.running
+        if not node or its_prompt not in ("", prompt_id):
+            return
+        self.images += 1
         index, count = self.steps.get(node, (0, 0))  # reported just before the image
         self.on_image(ReceivedImage(node, index, count, data))
 
 
-def _queue_once(server: Server, prompt: Json, prompt_id: str, client_id: str, needed: str) -> str:
-    """The id under which the server knows the prompt, perhaps from an earlier connection."""
-    if queue_position(server, prompt_id) is not None or history(server, prompt_id) is not None:
-        return prompt_id
+def _is_known(server: Server, prompt_id: str) -> bool:
+    return queue_position(server, prompt_id) is not None or history(server, prompt_id) is not None
+
+
+def _queue(server: Server, prompt: Json, prompt_id: str, client_id: str, needed: str) -> str:
+    """The id under which the server has queued the prompt."""
     accepted = queue_prompt(server, prompt, prompt_id=prompt_id, client_id=client_id)
     if needed in accepted.left_out:
         cancel(server, accepted.prompt_id)
@@ -327,9 +343,10 @@ def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
                 connect(  # images are already compressed; a few bytes could unpack to `limit`
                     url,
                     proxy=None,
+                    user_agent_header=USER_AGENT,
                     compression=None,
                     open_timeout=server.answer_seconds,
-                    ping_timeout=max(server.answer_seconds, server.lost_seconds),
+                    ping_timeout=min(LONGEST_PING, max(server.answer_seconds, server.lost_seconds)),
                     max_size=limit,
                 )
             )
@@ -338,7 +355,7 @@ def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
             status = error.response.status_code
             if status in TRANSIENT:
                 raise not_ready(server, status) from error
-            raise bad_status(server, "/ws", status) from error
+            raise no_websocket(server, status) from error
         except (WebSocketException, EOFError, OSError) as error:
             raise unreachable(server, error) from error
         yield socket

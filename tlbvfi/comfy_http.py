@@ -6,28 +6,35 @@ are shortened to a line, and none of its names becomes a path.
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
+import socket
 import ssl
-import urllib.error
-import urllib.request
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from ..encoding.durable import atomic_file, disk_errors, require_space
 from .errors import ClientError, ServerLostError, SettingsError
-from .remote_file import NoRedirects, Response
 
 Json = Mapping[str, Any]
 SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
-TRANSIENT = (502, 503, 504)
-"""Statuses from a proxy while the server behind it restarts."""
+OK, BAD_REQUEST, TOO_LARGE = 200, 400, 413
+MISSING = (404, 405, 410)
+TRANSIENT = (408, 429, 502, 503, 504, *range(520, 525), 530)
+"""Statuses from a proxy, 520 and up from Cloudflare's, while the server behind it restarts or is busy."""
+USER_AGENT = "tlbvfi"
+"""Some proxies, Cloudflare's among them, refuse what Python calls itself by default."""
+HEADERS = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
+LEAST_SPEED = 1000
+"""Bytes per second; what is slower than that on average would keep us for ever."""
 LONGEST_TEXT = 400
 """Most characters of a server's text that we quote in a message."""
 
@@ -67,9 +74,9 @@ def server_url(text: str) -> str:
     Raises:
         SettingsError: not an address of this kind.
     """
-    scheme, separator, rest = text.partition("://")
+    scheme, separator, rest = text.partition("#")[0].partition("://")  # the page adds #its-graph
     if not separator:
-        scheme, rest = "http", text
+        scheme, rest = "http", scheme
     if scheme not in SCHEMES or not rest:
         raise _no_address(text)
     return f"{SCHEMES[scheme]}://{rest.rstrip('/')}"
@@ -110,10 +117,10 @@ def queue_prompt(server: Server, prompt: Json, *, prompt_id: str, client_id: str
     """
     body = {"prompt": prompt, "prompt_id": prompt_id, "client_id": client_id}
     status, raw = _request(server, "/prompt", body)
-    if status not in (http.client.OK, http.client.BAD_REQUEST):
+    if status not in (OK, BAD_REQUEST):
         raise bad_status(server, "/prompt", status)
     answer = _parsed(server, "/prompt", raw)
-    if status == http.client.BAD_REQUEST:
+    if status == BAD_REQUEST:
         raise ClientError(_refusal(answer))
     errors = as_dict(answer.get("node_errors"))
     outputs = [as_list(as_dict(error).get("dependent_outputs")) for error in errors.values()]
@@ -208,27 +215,29 @@ def download(server: Server, ref: FileRef, path: Path) -> None:
     """Write one of the server's files to `path`, completely or not at all.
 
     Raises:
-        ClientError: the server no longer has it, or it is larger than `max_file_bytes`.
+        ClientError: the server no longer has it, refuses it, or it is larger than `max_file_bytes`.
         ServerLostError: the connection broke.
         OutputError: the disk is full, lacks room for the announced size, or cannot be written.
     """
     query = {"filename": ref.filename, "subfolder": ref.subfolder, "type": ref.type}
-    with _answer(server, f"/view?{urlencode(query, errors='replace')}") as response:
-        if response.status != http.client.OK:
+    path_there = f"/view?{urlencode(query, errors='replace')}"
+    with _answer(server, path_there) as (response, connected):
+        if response.status in MISSING:
             raise ClientError(
                 f"{server.url} no longer has {plain(ref.filename)} (HTTP {response.status}): run the "
                 "same command with --again to queue the prompt again."
             )
-        announced = getattr(response, "length", None) or 0  # no more than this is read
+        if response.status != OK:
+            raise bad_status(server, "/view", response.status)
+        announced = response.length or 0  # no more than this is read
         _refuse_too_large(server, ref, announced)
         require_space(path.parent, announced)
         with disk_errors(path), atomic_file(path) as part, part.open("wb") as file:
             received = 0
-            while block := response.read(1 << 20):
+            for block in _blocks(server, response, connected):
                 received += len(block)
                 _refuse_too_large(server, ref, received)
                 file.write(block)
-            _check_whole(server, response)
 
 
 def _refuse_too_large(server: Server, ref: FileRef, size: int) -> None:
@@ -267,65 +276,123 @@ def as_list(value: Any) -> list[Any]:  # noqa: ANN401 - JSON
 
 
 @cache
-def _opener() -> urllib.request.OpenerDirector:
-    """Opens requests; made once, because it reads every certificate of the system.
+def _tls() -> ssl.SSLContext:
+    """Made once, because it reads every certificate of the system."""
+    return ssl.create_default_context()
 
-    No proxies: ComfyUI runs here or nearby, and the websocket connects directly as well.
-    """
-    return urllib.request.build_opener(NoRedirects, urllib.request.ProxyHandler({}))
+
+def _connection(server: Server) -> HTTPConnection:
+    """Of no proxy: ComfyUI runs here or nearby, and the websocket connects directly as well."""
+    parts, timeout = urlsplit(server.url), server.answer_seconds
+    host = parts.hostname or ""
+    if parts.scheme == "https":
+        return HTTPSConnection(host, parts.port, timeout=timeout, context=_tls())
+    return HTTPConnection(host, parts.port, timeout=timeout)
 
 
 @contextmanager
-def _answer(server: Server, path: str, body: Json | None = None) -> Iterator[Response]:
-    """The response to a request, whatever its status.
+def _answer(
+    server: Server, path: str, body: Json | None = None
+) -> Iterator[tuple[HTTPResponse, socket.socket]]:
+    """The response to a request, whatever its status, and where it comes from.
+
+    Redirects are not followed.
 
     Raises:
-        ServerLostError: there is none, or it breaks off.
+        ServerLostError: there is none.
     """
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(server.url + path, data, {"Content-Type": "application/json"})
+    method, whole_path = "GET" if data is None else "POST", urlsplit(server.url).path + path
+    with ExitStack() as stack:
+        with _network(server):
+            connection = stack.enter_context(closing(_connection(server)))
+            connection.request(method, whole_path, data, HEADERS)
+            connected = connection.sock
+            with _cut_off_after(server.answer_seconds, connected):
+                response = stack.enter_context(connection.getresponse())
+        if response.status in TRANSIENT:
+            raise not_ready(server, response.status)
+        yield response, connected
+
+
+@contextmanager
+def _cut_off_after(seconds: float, connected: socket.socket) -> Iterator[None]:
+    """Limit the block, which reads what may come in bits, each of them in time.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    is_late = threading.Event()
+
+    def cut_off() -> None:
+        is_late.set()
+        with suppress(OSError):  # closed meanwhile
+            connected.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut_off)
+    timer.daemon = True
+    timer.start()
     try:
-        try:
-            response: Response = _opener().open(request, timeout=server.answer_seconds)
-        except urllib.error.HTTPError as error:
-            response = error
-        with response:
-            if response.status in TRANSIENT:
-                raise not_ready(server, response.status)
-            yield response
-    except (
-        urllib.error.URLError,
-        http.client.HTTPException,
-        ssl.SSLError,
-        ConnectionError,
-        TimeoutError,
-        ValueError,  # a chunk of negative length, or a name that HTTP cannot express
-    ) as error:
+        yield
+    finally:
+        timer.cancel()
+        if is_late.is_set():
+            raise TimeoutError(f"no answer in {seconds:g} s")
+
+
+@contextmanager
+def _network(server: Server) -> Iterator[None]:
+    """Turn what fails in the block, in which nothing but the network is used, into one error.
+
+    Raises:
+        ServerLostError: the connection failed, or what came is not HTTP.
+        ClientError: the server's certificate is not valid.
+    """
+    try:
+        yield
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: a chunk of negative length
         raise unreachable(server, error) from error
 
 
-def _check_whole(server: Server, response: Response) -> None:
-    """Refuse a body shorter than announced, which urllib takes as complete."""
-    if getattr(response, "length", 0):
+def _blocks(server: Server, response: HTTPResponse, connected: socket.socket) -> Iterator[bytes]:
+    """The body of a response, as it comes.
+
+    Raises:
+        ServerLostError: it is not complete, or comes too slowly.
+    """
+    begun, received = time.monotonic(), 0
+    while True:
+        lines = response.chunked  # between the blocks, which are read until they end
+        limit = _cut_off_after(server.answer_seconds, connected) if lines else nullcontext()
+        with _network(server), limit:
+            block = response.read1(1 << 16)
+        if not block:
+            break
+        received += len(block)
+        if time.monotonic() - begun > server.answer_seconds + received / LEAST_SPEED:
+            raise ServerLostError(f"{server.url} sends its answer too slowly.")
+        yield block
+    if response.length:
         raise ServerLostError(f"{server.url} broke off in the middle of an answer.")
 
 
 def _request(server: Server, path: str, body: Json | None = None) -> tuple[int, bytes]:
     """Status and body of a response."""
-    with _answer(server, path, body) as response:
-        raw = response.read(server.max_json_bytes + 1)
-        if len(raw) > server.max_json_bytes:
-            raise ClientError(
-                f"The answer of {server.url}{path} is larger than {server.max_json_bytes} bytes: "
-                "check that the address is that of a ComfyUI server."
-            )
-        _check_whole(server, response)
-        return response.status or 0, raw
+    with _answer(server, path, body) as (response, connected):
+        raw = bytearray()
+        for block in _blocks(server, response, connected):
+            raw += block
+            if len(raw) > server.max_json_bytes:
+                raise ClientError(
+                    f"The answer of {server.url}{path} is larger than {server.max_json_bytes} "
+                    "bytes: check that the address is that of a ComfyUI server."
+                )
+        return response.status, bytes(raw)
 
 
 def _get_json(server: Server, path: str) -> Json:
     status, raw = _request(server, path)
-    if status != http.client.OK:
+    if status != OK:
         raise bad_status(server, path, status)
     return _parsed(server, path, raw)
 
@@ -353,11 +420,31 @@ def bad_status(server: Server, path: str, status: int) -> ClientError:
         return ClientError(
             f"{server.url} redirects to another address (HTTP {status}): give that one directly."
         )
+    if status == TOO_LARGE:
+        return ClientError(
+            f"{server.url} does not take a prompt of this size (HTTP {status}): raise the limit of the "
+            "proxy in front of it (nginx: client_max_body_size), or its own (--max-upload-size)."
+        )
     if status >= 500:
         return ClientError(f"{server.url} failed at {path} (HTTP {status}): see its log.")
+    if status not in MISSING:
+        return ClientError(
+            f"{server.url} does not answer at {path} (HTTP {status}): check the address, and the "
+            "settings of a proxy in front of it."
+        )
     return ClientError(
         f"{server.url}{path} does not exist (HTTP {status}), so it is not a ComfyUI server: check "
         "the address."
+    )
+
+
+def no_websocket(server: Server, status: int) -> ClientError:
+    """The error of a server that answers requests, but opens no websocket."""
+    if status in (401, 403) or 300 <= status < 400 or status >= 500:
+        return bad_status(server, "/ws", status)
+    return ClientError(
+        f"{server.url} opens no websocket at /ws (HTTP {status}): let the proxy in front of it pass "
+        "websockets on (with the headers Upgrade and Connection)."
     )
 
 
@@ -368,12 +455,9 @@ def not_ready(server: Server, status: int) -> ServerLostError:
 
 def unreachable(server: Server, error: Exception) -> ClientError:
     """The error for a missing or broken connection; a bad certificate is not retried."""
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, ssl.SSLCertVerificationError):
+    if isinstance(error, ssl.SSLCertVerificationError):
         return ClientError(
-            f"The certificate of {server.url} is not valid ({reason.verify_message}): check the "
+            f"The certificate of {server.url} is not valid ({error.verify_message}): check the "
             "address, or name the file of its authority in the variable SSL_CERT_FILE."
         )
-    return ServerLostError(
-        f"{server.url} cannot be reached ({plain(str(reason) or repr(reason))})."
-    )
+    return ServerLostError(f"{server.url} cannot be reached ({plain(str(error) or repr(error))}).")

@@ -285,9 +285,9 @@ def _local_file(output_folder: Path, ref: FileRef) -> Path | None:
     root = output_folder.resolve()
     try:
         path = (root / ref.subfolder / ref.filename).resolve()
-    except ValueError:  # a NUL in the name
+        inside = ref.type == "output" and path.is_relative_to(root) and path.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, a NUL in the name
         return None
-    inside = ref.type == "output" and path.is_relative_to(root) and path.is_file()
     return path if inside else None
 
 

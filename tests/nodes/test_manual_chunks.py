@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -489,6 +490,31 @@ def test_a_source_elsewhere_is_refused(comfyui, node, path):
         ),
     }
     assert "is outside ComfyUI's input, output and temp folders" in comfyui.error(nodes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text")
+def test_a_damaged_file_with_an_undecodable_name_does_not_stop_the_server(comfyui, node):
+    name = os.fsdecode(b"dam\xffaged.mp4")
+    (comfyui.base / "input" / name).write_bytes(b"no video")
+    frames = node("EmptyImage", width=64, height=48, batch_size=2, color=0)
+    chunk = node(
+        "TLBVFI_ChunkVideoSaver", frames=["e", 0], chunk_id=0, fps=24, source_video_path=name
+    )
+    for _ in range(2):  # the worker that runs prompts is still there
+        assert r"dam\udcffaged.mp4 is not a video" in comfyui.error({"e": frames, "c": chunk})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text")
+def test_a_notice_with_an_undecodable_name_is_logged(comfyui, clip, node):
+    name = clip(os.fsdecode(b"gone\xff.mp4"), sound=True)
+    frames = node("EmptyImage", width=64, height=48, batch_size=2, color=0)
+    settings = {"chunk_id": 0, "fps": 24, "session_id": "gone", "source_video_path": name}
+    comfyui.run({"e": frames, "c": node("TLBVFI_ChunkVideoSaver", frames=["e", 0], **settings)})
+    (comfyui.base / "input" / name).unlink()
+    failures = comfyui.text().count("Logging error")
+    outputs = comfyui.run({"j": node("TLBVFI_VideoConcatenator", session_id="gone")})
+    assert r"gone\udcff.mp4 no longer exists" in outputs["j"]["text"][0]
+    assert comfyui.text().count("Logging error") == failures
 
 
 def test_an_unknown_session_names_some_of_those_there_are(comfyui, node):

@@ -51,6 +51,12 @@ def test_a_link_out_of_the_folders_is_refused(folders, tmp_path):
         readable_file("link.mp4", folders)
 
 
+def test_a_link_to_itself_is_no_file(folders):
+    (folders.input / "loop.mp4").symlink_to("loop.mp4")
+    with pytest.raises(SettingsError, match=r"is not a path|there is no file"):
+        readable_file("loop.mp4", folders)
+
+
 def test_the_operator_can_allow_another_folder(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("TLBVFI_READ_FOLDERS", f"{tmp_path / 'elsewhere'}{os.pathsep}")
     assert extra_read_folders() == (tmp_path / "elsewhere",)

@@ -1,11 +1,12 @@
 """Values that arrive over links of any type; needs no ComfyUI."""
 
 import math
+import traceback
 
 import pytest
 import torch
 from comfyui_tlbvfi.nodes.validation import check_rate
-from comfyui_tlbvfi.nodes.values import as_type
+from comfyui_tlbvfi.nodes.values import as_type, make_writable
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 
 
@@ -71,3 +72,14 @@ def test_a_rate_may_be_text_or_come_over_a_link(fps):
 @pytest.mark.parametrize(("fps", "words"), [("fast", "must be a number"), (-1, "is too low")])
 def test_a_rate_that_is_none_is_refused_with_a_sentence(fps, words):
     assert words in str(check_rate(fps))
+
+
+def test_an_error_and_its_causes_can_be_written_whatever_names_they_hold():
+    cause = ValueError("half \ud800", 3)
+    error = SettingsError("v\udcff.mp4 is no video")
+    error.__cause__, cause.__context__ = cause, KeyError("\udcff")
+    make_writable(error)
+    text = "".join(traceback.format_exception(error))
+    assert text.encode().decode() == text
+    assert str(error) == r"v\udcff.mp4 is no video"
+    assert cause.args == (r"half \ud800", 3)

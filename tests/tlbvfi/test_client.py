@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +19,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+import websockets.sync.client
 from comfyui_tlbvfi.encoding.durable import sole_writer
 from comfyui_tlbvfi.encoding.errors import OutputError, SessionError
 from comfyui_tlbvfi.tlbvfi import client, comfy_http
@@ -298,10 +300,23 @@ def test_progress_names_the_node_and_its_steps(comfy, fetch):
     ]
 
 
-def test_certificates_are_not_read_for_every_request(fetch, monkeypatch):
+def test_certificates_are_not_read_for_every_request(monkeypatch):
+    server = Server(url="https://127.0.0.1")
+    comfy_http._connection(server)
+    monkeypatch.delattr("ssl.create_default_context")  # which reads them all
+    comfy_http._connection(server)
+
+
+def test_a_proxy_that_refuses_what_python_calls_itself_is_told_another_name(comfy, fetch):
+    names, get = [], comfy.get
+
+    def note(request):
+        names.append(request.headers["User-Agent"])
+        get(request)
+
+    comfy.get = note
     fetch()
-    monkeypatch.delattr("urllib.request.build_opener")  # its handler for https reads them all
-    assert fetch(folder="other").frames == FRAMES
+    assert set(names) == {"tlbvfi"}
 
 
 def test_the_place_in_the_queue_is_told(comfy, fetch):
@@ -385,7 +400,6 @@ def test_no_proxy_is_asked_for_a_server_nearby(fetch, monkeypatch):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    comfy_http._opener.cache_clear()
     assert fetch().frames == FRAMES
 
 
@@ -481,10 +495,18 @@ def test_an_answer_to_the_queueing_that_got_lost_does_not_queue_twice(comfy, fet
             reply(request, status, body, **headers)
 
     comfy.reply = lose
-    with pytest.raises(ServerLostError):
-        fetch()
-    comfy.reply = reply
     assert fetch().frames == FRAMES
+    assert len(comfy.queued) == 1
+    assert any(isinstance(event, ConnectionLost) for event in fetch.events)
+
+
+@pytest.mark.parametrize("path", ["/ws", "/prompt", "/queue", "/view"])
+@pytest.mark.parametrize("status", [429, 502, 521])
+def test_what_a_busy_proxy_answers_is_asked_again(comfy, fetch, path, status):
+    busy = (status, b"<html>", {})
+    first = [(200, {}, {})] if path == "/queue" else []  # else it could be a wrong address
+    comfy.answers[path] = [*first, busy, busy]
+    assert numbers(fetch()) == list(range(FRAMES))
     assert len(comfy.queued) == 1
 
 
@@ -644,6 +666,7 @@ def test_a_generation_that_takes_too_long_is_left_running(comfy, fetch):
         ((403, b"", {}), r"refuses access \(HTTP 403\)"),
         ((404, b"", {}), "does not exist"),
         ((500, b"", {}), r"failed at /queue \(HTTP 500\): see its log"),
+        ((400, b"", {}), r"does not answer at /queue \(HTTP 400\): .* settings of a proxy"),
         ((200, b"[" * 100_000, {}), "not a ComfyUI server"),
     ],
 )
@@ -653,10 +676,133 @@ def test_answers_of_something_else_are_refused_in_one_sentence(comfy, fetch, ans
         fetch()
 
 
-def test_a_websocket_that_is_refused_is_said(comfy, fetch):
-    comfy.answers["/ws"] = [(404, b"", {})]
-    with pytest.raises(ClientError, match="not a ComfyUI server"):
+@pytest.mark.parametrize("status", [200, 400, 404, 426])
+def test_a_proxy_that_passes_no_websocket_on_is_said(comfy, fetch, status):
+    comfy.answers["/ws"] = [(status, b"", {})]
+    with pytest.raises(ClientError, match=rf"no websocket at /ws \(HTTP {status}\): let the proxy"):
         fetch()
+    assert comfy.queued == []
+
+
+def test_a_proxy_that_redirects_everything_to_https_is_said(comfy, fetch):
+    for path in ("/queue", "/ws"):
+        comfy.answers[path] = [(301, b"", {"Location": f"https://127.0.0.1:1{path}"})]
+    with pytest.raises(ClientError, match=r"redirects to another address \(HTTP 301\)"):
+        fetch()
+
+
+def test_a_proxy_that_takes_no_prompt_of_this_size_is_said(comfy, fetch):
+    comfy.answers["/prompt"] = [(413, b"<html>", {})]
+    with pytest.raises(
+        ClientError, match=r"prompt of this size \(HTTP 413\): .*client_max_body_size"
+    ):
+        fetch()
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 500])
+def test_a_frame_that_is_not_given_out_is_not_said_to_be_lost(comfy, fetch, status):
+    comfy.answers["/view"] = [(status, b"<html>", {})]
+    with pytest.raises(ClientError, match=rf"\(HTTP {status}\)") as caught:
+        fetch()
+    assert "--again" not in str(caught.value)
+    assert fetch().frames == FRAMES
+    assert len(comfy.queued) == 1
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "begin", "bit"),
+    [
+        ("/queue", b"HTTP/1.1 200 OK\r\n", b"x"),
+        ("/queue", b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        ("/queue", HEAD + b"\r\n{", b" "),
+        ("/view", HEAD + b"\r\n", b"x"),
+        ("/view", CHUNKED + b"1\r\nx\r\n0\r\n", b"x"),
+    ],
+)
+def test_an_answer_that_comes_bit_by_bit_for_ever_is_given_up(comfy, fetch, path, begin, bit):
+    reply = comfy.reply
+
+    def drip(request, status, body, **headers):
+        if not request.path.startswith(path) or not comfy.queued:
+            reply(request, status, body, **headers)
+            return
+        request.close_connection = True
+        with suppress(OSError):
+            request.wfile.write(begin)
+            while True:
+                request.wfile.write(bit)
+                time.sleep(0.05)
+
+    comfy.reply = drip
+    with pytest.raises(ServerLostError, match=r"no answer in|too slowly"):
+        fetch(answer_seconds=0.3, lost_seconds=0.5)
+
+
+def test_a_network_that_goes_away_in_the_middle_of_a_frame_is_no_fault_of_the_disk(
+    comfy, fetch, monkeypatch
+):
+    read1, lost = HTTPResponse.read1, []
+
+    def fail_once(response, size):
+        if not lost and comfy.history:
+            lost.append(True)
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        return read1(response, size)
+
+    monkeypatch.setattr(HTTPResponse, "read1", fail_once)
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert lost
+    assert any(isinstance(event, ConnectionLost) for event in fetch.events)
+
+
+@pytest.mark.parametrize("with_node", [True, False])
+def test_frames_of_another_prompt_are_neither_kept_nor_waited_for(comfy, fetch, prompt, with_node):
+    """A prompt queued without a client tells everyone of its progress and sends them its images."""
+    prompt["9"]["class_type"] = "SaveImageWebsocket"
+    quiet = threading.Event()
+
+    def image(prompt_id, data):
+        about = json.dumps({"prompt_id": prompt_id, "node_id": "9"}).encode()
+        return struct.pack(">II", 4, len(about)) + about + data
+
+    def stranger():
+        while not quiet.wait(0.02):
+            comfy.tell("progress", node="9", value=1, max=8, prompt_id="stranger")
+            comfy.send(
+                image("stranger", png(99)) if with_node else struct.pack(">II", 1, 2) + png(99)
+            )
+
+    def run(prompt_id):
+        comfy.tell("executing", node="9", prompt_id=prompt_id)
+        for n in range(FRAMES):
+            comfy.tell("progress", node="9", value=n, max=FRAMES, prompt_id=prompt_id)
+            comfy.send(image(prompt_id, png(n)) if with_node else struct.pack(">II", 1, 2) + png(n))
+        comfy.finish(prompt_id, outputs={}, told=False)
+        threading.Thread(target=stranger, daemon=True).start()
+
+    comfy.run = run
+    limit = threading.Timer(5, quiet.set)
+    limit.start()
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert not quiet.is_set()
+    limit.cancel()
+    quiet.set()
+
+
+def test_endless_patience_is_possible(comfy, fetch, monkeypatch):
+    waits, connect = [], websockets.sync.client.connect
+
+    def note(*args, ping_timeout, **options):
+        waits.append(ping_timeout)
+        return connect(*args, ping_timeout=ping_timeout, **options)
+
+    monkeypatch.setattr(websockets.sync.client, "connect", note)
+    assert fetch(lost_seconds=float("inf")).frames == FRAMES
+    assert waits[0] < 86400  # no thread can wait for ever
 
 
 def test_answers_without_end_are_cut_off(comfy, fetch):
@@ -801,8 +947,10 @@ def test_links_and_dots_do_not_lead_out_of_the_output_folder(comfy, fetch, tmp_p
     output.mkdir()
     secret.write_bytes(png(77))
     (output / "ComfyUI_00000_.png").symlink_to(secret)
-    comfy.files = {"../secret.png": png(2), "a\0.png": png(1), "ComfyUI_00000_.png": png(0)}
-    assert sorted(numbers(fetch(output_folder=output))) == [0, 1, 2]  # all were downloaded
+    (output / "loop.png").symlink_to("loop.png")
+    names = ("ComfyUI_00000_.png", "../secret.png", "a\0.png", "loop.png", "long" * 99 + ".png")
+    comfy.files = {name: png(n) for n, name in enumerate(names)}
+    assert sorted(numbers(fetch(output_folder=output))) == [0, 1, 2, 3, 4]  # all were downloaded
 
 
 def test_the_first_saved_sound_is_fetched_too(comfy, fetch, prompt):
@@ -899,6 +1047,7 @@ def test_a_file_name_that_is_no_text_is_asked_for_all_the_same(comfy, tmp_path):
         ("wss://h/comfy/", "https://h/comfy"),
         ("https://h", "https://h"),
         ("[::1]:8188", "http://[::1]:8188"),
+        ("http://h:1/#8d1f-its-graph", "http://h:1"),
     ],
 )
 def test_addresses_are_taken_as_people_write_them(text, url):
@@ -941,7 +1090,8 @@ def test_every_prompt_server_and_node_has_a_folder_of_its_own(prompt):
 @given(st.binary(max_size=80))
 def test_no_binary_message_does_harm(message):
     with suppress(ValueError):
-        node, data = image_message(message)
+        prompt_id, node, data = image_message(message)
+        assert isinstance(prompt_id, str)
         assert isinstance(node, str)
         assert message.endswith(data)
 
