@@ -207,7 +207,7 @@ class Session:
         if differing:
             raise SessionMismatch(
                 f"Session {self.id} belongs to another job ({some_of(differing, 3, '; ')}): "
-                "choose another session id or, on the command line, start over with --overwrite."
+                "choose another session id or none, or on the command line start over with --overwrite."
             )
         if self.versions != library_versions():
             log.warning(
