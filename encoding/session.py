@@ -385,8 +385,13 @@ class Session:
         return self._noted(IMAGES)
 
     def note_origin(self, origin: Json) -> None:
-        """Remember where the job came from: facts that affect no frame, such as its command."""
-        self._note(ORIGIN, origin)
+        """Remember where the job came from: facts that affect no frame, such as its command.
+
+        Raises:
+            SessionError: the session is in use.
+        """
+        with self._exclusive():
+            self._note(ORIGIN, origin)
 
     def origin(self) -> Json:
         """What `note_origin` remembered last; empty if it was never called.
