@@ -20,7 +20,7 @@ import av
 import cv2
 import numpy as np
 import torch
-from comfyui_tlbvfi.tlbvfi.scenes import watch
+from comfyui_tlbvfi.tlbvfi.scenes import marked
 from numpy.typing import NDArray
 
 Picture = NDArray[np.float32]  # [H, W, 3] RGB in [0, 1]
@@ -301,12 +301,12 @@ def tensor(frame: Picture) -> torch.Tensor:
 
 def found_cuts(frames: Sequence[Picture]) -> set[int]:
     """Pairs that our detector classifies as cuts."""
-    return {n for n, pair in enumerate(watch(frames, tensor)) if pair.is_cut}
+    return {n for n, (_, is_cut, _) in enumerate(marked(frames, tensor), -1) if is_cut}
 
 
 def found_duplicates(frames: Sequence[Picture]) -> set[int]:
     """Pairs whose second frame our detector classifies as a repetition."""
-    return {n for n, pair in enumerate(watch(frames, tensor)) if pair.is_duplicate}
+    return {n for n, (_, _, repeats) in enumerate(marked(frames, tensor), -1) if repeats}
 
 
 def repetitions(stage: Stage) -> Iterator[tuple[str, list[Picture], set[int]]]:

@@ -111,7 +111,6 @@ def join(
             other, notes = _write_or_refuse(plan, temporary, dict(metadata or {}), on_progress)
             expected = Expected(times=times, other=other)
             verify_file(temporary, expected, on_progress=on_verify).require()
-            notes += _undescribed(temporary, session.manifest)
             result = JoinResult(
                 output=output,
                 frames=len(times.pts),
@@ -181,6 +180,7 @@ def _write(
             other = tuple(_countable(track, counts) for track in kept)
         with open_made(path) as made:
             notes += carried.unkept(made, suffix, [track.source for track in kept])
+            notes += _undescribed(made, suffix, manifest)
     return other, notes
 
 
@@ -320,27 +320,24 @@ def _tick(packet: Packet, first: int, session: Session) -> int:
     return -1 if rest else tick
 
 
-def _undescribed(path: Path, manifest: Manifest) -> list[str]:
+def _undescribed(made: InputContainer, suffix: str, manifest: Manifest) -> list[str]:
     """Notes on which parts of the video's description the container did not keep."""
-    planned = manifest.stream
-    with open_made(path) as container:
-        stream = container.streams.video[0]
-        found = ColorTags.of(stream.codec_context)
-        aspect = stream.sample_aspect_ratio or 1
-        is_turned = planned.rotation != 0 or planned.is_mirrored
-        but_for = ", except in each frame" if manifest.encoder.name == "ffv1" else ""
-        shown = next(container.decode(video=0)) if is_turned else None
-        lost = {
-            "color tags": not _tells(found, planned.color),
-            f"sample aspect ratio {planned.sample_aspect_ratio}{but_for}": (
-                planned.sample_aspect_ratio not in (None, aspect)
-            ),
-            f"rotation by {planned.rotation} degrees": (
-                shown is not None and planned.rotation != 0 and shown.rotation == 0
-            ),
-            "mirroring": (shown is not None and planned.is_mirrored and not is_mirrored(shown)),
-        }
-    kind = f"{path.suffix} with {manifest.encoder.profile}"
+    planned, stream = manifest.stream, made.streams.video[0]
+    aspect = stream.sample_aspect_ratio or 1
+    is_turned = planned.rotation != 0 or planned.is_mirrored
+    but_for = ", except in each frame" if manifest.encoder.name == "ffv1" else ""
+    shown = next(made.decode(video=0)) if is_turned else None
+    lost = {
+        "color tags": not _tells(ColorTags.of(stream.codec_context), planned.color),
+        f"sample aspect ratio {planned.sample_aspect_ratio}{but_for}": (
+            planned.sample_aspect_ratio not in (None, aspect)
+        ),
+        f"rotation by {planned.rotation} degrees": (
+            shown is not None and planned.rotation != 0 and shown.rotation == 0
+        ),
+        "mirroring": (shown is not None and planned.is_mirrored and not is_mirrored(shown)),
+    }
+    kind = f"{suffix} with {manifest.encoder.profile}"
     return [f"{kind} does not keep the {what}." for what, is_lost in lost.items() if is_lost]
 
 

@@ -214,7 +214,7 @@ class Session:
         if differing:
             raise SessionMismatch(
                 f"Session {self.id} belongs to another job ({some_of(differing, 3, '; ')}): "
-                "choose another session id or, on the command line, start over with --overwrite."
+                "choose another session id or none, or on the command line start over with --overwrite."
             )
         if self.versions != library_versions():
             log.warning(
@@ -392,8 +392,13 @@ class Session:
         return self._noted(IMAGES)
 
     def note_origin(self, origin: Json) -> None:
-        """Remember where the job came from: facts that affect no frame, such as its command."""
-        self._note(ORIGIN, origin)
+        """Remember where the job came from: facts that affect no frame, such as its command.
+
+        Raises:
+            SessionError: the session is in use.
+        """
+        with self._exclusive():
+            self._note(ORIGIN, origin)
 
     def origin(self) -> Json:
         """What `note_origin` remembered last; empty if it was never called.

@@ -35,7 +35,7 @@ from .output_settings import (
     exact_rate,
     frames_per_pair,
 )
-from .sessions import forget_sound_if_joined, require_own
+from .sessions import forget_sound_if_joined
 from .validation import check_bitrate, check_session_id, first_problem
 from .values import checked
 
@@ -269,7 +269,7 @@ def make_session(
     """The session with all its chunks; chunks from earlier runs of the same job are kept.
 
     Raises:
-        SettingsError: the session id belongs to another job.
+        SessionMismatch: the session id belongs to another job.
     """
     if isinstance(clip.source, MemorySource):  # which the plan would read without a word
         clip.source.identify(
@@ -278,8 +278,6 @@ def make_session(
     plan = make_plan(clip.source, method, config, suffix=destination.output.suffix)
     for notice in encoder_notices(config.encoder.codec, plan.manifest.encoder, clip.source.info):
         progress(notice)
-    if destination.session_id is not None:
-        require_own(destination.sessions_root, destination.session_id, plan.manifest)
     session = start_session(clip.source, plan, destination)
     if session.has_chunks() or not is_joined(session):
         with session.locked():

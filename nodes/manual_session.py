@@ -25,7 +25,6 @@ from .clip import BatchFrames
 from .host import NodeProgress, running_prompt_id
 from .images import as_frame, require_images
 from .output_settings import container_of, encoder_notices, encoder_settings
-from .sessions import require_own
 
 FOLLOWED = ("h264", "hevc", "av1", "vp9", "prores")
 """Codecs of a source video that its chunks keep if the codec is auto."""
@@ -89,8 +88,8 @@ def save_chunk(
     A session that was joined and cleaned up starts over; its next joins replace those files.
 
     Raises:
-        SettingsError: the session's chunks have another source, size, rate or codec, or no file
-            can store the rate.
+        SessionMismatch: the session's chunks have another source, size, rate or codec.
+        SettingsError: no file can store the rate.
         FrameError: a frame holds NaN or infinite pixels.
         EncoderError, SessionError, OutputError: as in `Session` and `ChunkWriter`.
     """
@@ -99,7 +98,6 @@ def save_chunk(
     joined = former.results() if former is not None and not former.has_chunks() else []
     if former is not None and joined:
         former.remove()
-    require_own(root, session_id, manifest)
     session = Session.start(root, session_id, manifest)
     for made in joined:
         session.note_result(made)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..encoding.errors import SourceError, some_of
-from ..encoding.manifest import Manifest, differences
+from ..encoding.errors import SourceError
 from ..encoding.reader import file_identity
 from ..encoding.session import Session
 from ..tlbvfi.errors import SettingsError
@@ -17,22 +16,6 @@ NO_SESSION = (
 )
 CONTENT = ("size", "sha256_of_ends")
 """What identifies the content of a file, of what a session records of its source."""
-
-
-def require_own(root: Path, session_id: str, manifest: Manifest) -> None:
-    """Refuse a session id that belongs to another job.
-
-    Raises:
-        SettingsError: naming what differs.
-        SessionError: the id is not valid, or its folder holds something else.
-    """
-    found = Session.find(root, session_id)
-    differing = [] if found is None else differences(found.manifest, manifest)
-    if differing:
-        raise SettingsError(
-            f"session_id {session_id!r} belongs to another job ({some_of(differing, 3, '; ')}): "
-            "choose another one, or leave it empty."
-        )
 
 
 def find_session(session_id: str, *roots: Path) -> Session:

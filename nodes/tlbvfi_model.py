@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -15,10 +13,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ..encoding.unchanged import Facts, file_facts
-from ..tlbvfi.checkpoint import load_checkpoint, weights_hash
+from ..tlbvfi.checkpoint import load_identified
 from ..tlbvfi.device import require_dtype
 from ..tlbvfi.errors import SettingsError
-from ..tlbvfi.method import PairKey, Request
 from ..tlbvfi.methods.tlbvfi import FREE_SHARE, TlbvfiMethod
 from ..tlbvfi.model import (
     MINIMUM_SIDE,
@@ -27,7 +24,6 @@ from ..tlbvfi.model import (
     Geometry,
     MemoryPlan,
     SamplingOptions,
-    plan_memory,
 )
 
 log = logging.getLogger("tlbvfi.nodes")
@@ -74,11 +70,11 @@ def read_model(
     model_name does not read it from disk on every run. ComfyUI alone decides when it is on the GPU;
     TLBVFI_ClearModelCache drops it.
     """
-    network = load_checkpoint(path, dtype=dtype, device=mm.unet_offload_device())
+    network, identity = load_identified(path, dtype=dtype, device=mm.unet_offload_device())
     patcher = ModelPatcher(
         HostedNetwork(network), load_device=device, offload_device=mm.unet_offload_device()
     )
-    return LoadedModel(patcher=patcher, network=network, weights_hash=weights_hash(path))
+    return LoadedModel(patcher=patcher, network=network, weights_hash=identity)
 
 
 def dtype_for(precision: str, device: torch.device) -> torch.dtype:
@@ -97,7 +93,7 @@ def dtype_for(precision: str, device: torch.device) -> torch.dtype:
     return dtype
 
 
-class HostedTlbvfi:
+class HostedTlbvfi(TlbvfiMethod):
     """TlbvfiMethod whose weights ComfyUI loads to the device before the first frame of a size.
 
     ComfyUI is asked for the memory of the fastest plan; what is then free is the budget. If memory
@@ -105,73 +101,51 @@ class HostedTlbvfi:
     (on a GPU to float rounding).
     """
 
-    name = TlbvfiMethod.name
-    any_time = TlbvfiMethod.any_time
-
     def __init__(self, model: LoadedModel, options: SamplingOptions, *, tile_size: int = 0) -> None:
         """`tile_size`: side in pixels of a tile whose memory is the budget; 0: no limit."""
-        self._patcher = model.patcher
-        self._options = options
-        self._dtype = model.network.compute_dtype
-        self._method = TlbvfiMethod(
+        super().__init__(
             model.network,
             options,
             weights=model.weights_hash,
             # not a method of this object: a cycle would keep its VRAM until Python looks for cycles
             make_room=partial(unload_others, model.patcher),
         )
-        self.settings = self._method.settings
-        self.device: torch.device = model.patcher.load_device
-        self._tile_memory = tile_memory(tile_size, options, self._dtype) if tile_size else None
+        self._patcher = model.patcher
+        dtype = model.network.compute_dtype
+        self._tile_memory = tile_memory(tile_size, options, dtype) if tile_size else None
         self._geometry: Geometry | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where ComfyUI loads the network, which may still be in RAM."""
+        return self._patcher.load_device
 
     def prepare(self, frame: Tensor) -> FrameFeatures:
         """Features of a frame, [C, H, W] float32 in [0, 1]."""
-        geometry = self._options.geometry(*frame.shape[-2:])
+        geometry = self.options.geometry(*frame.shape[-2:])
         if geometry != self._geometry:
             self._load(geometry)
-        return self._method.prepare(frame)
-
-    def between(
-        self,
-        features0: FrameFeatures,
-        features1: FrameFeatures,
-        times: Sequence[Fraction],
-        key: PairKey,
-    ) -> Iterator[Tensor]:
-        """Frames at `times` as TlbvfiMethod gives them, computed on demand."""
-        return self._method.between(features0, features1, times, key)
-
-    def pairs_at_once(self, height: int, width: int) -> int:
-        """As many as TlbvfiMethod computes within the budget; fewer after running out of memory."""
-        return self._method.pairs_at_once(height, width)
-
-    def between_many(self, requests: Sequence[Request]) -> Iterator[Tensor]:
-        """Frames of all requests as TlbvfiMethod gives them."""
-        return self._method.between_many(requests)
-
-    def check(self, image: Tensor) -> None:
-        """Raises: FrameError: a frame holds NaN, see TlbvfiMethod."""
-        self._method.check(image)
+        return super().prepare(frame)
 
     def memory_needed(self, height: int, width: int) -> int:
         """Peak bytes for frames of this size, without the weights, planned for the free memory."""
-        geometry = self._options.geometry(height, width)
-        return self._plan(geometry, self._budget(geometry)).peak
+        geometry = self.options.geometry(height, width)
+        return self.planned(geometry, self._budget(geometry)).peak
 
     def release(self) -> None:
         """Free the VRAM; the weights stay in RAM."""
-        self._method.forget_graphs()
+        self.forget_graphs()
         mm.unload_model_and_clones(self._patcher)
 
     def _load(self, geometry: Geometry) -> None:
-        self._method.forget_graphs()  # ComfyUI takes the memory they hold for free
-        self._method.available = self._limit(geometry)
-        self._bring(self._plan(geometry, self._method.available))
+        self.forget_graphs()  # ComfyUI takes the memory they hold for free
+        self.available = self._limit(geometry)
+        self._bring(self.planned(geometry, self.available))
         # the fastest number of pairs at once is known only with the weights on the device
-        if self._pairs(geometry) > 1:
-            self._bring(self._method.plan(geometry, self._pairs(geometry)))
-        self._method.available = self._budget(geometry)
+        pairs = self.pairs_at_once(geometry.height, geometry.width)
+        if pairs > 1:
+            self._bring(self.plan(geometry, pairs))
+        self.available = self._budget(geometry)
         self._geometry = geometry
 
     def _bring(self, plan: MemoryPlan) -> None:
@@ -182,9 +156,6 @@ class HostedTlbvfi:
         )
         # started with --novram, ComfyUI leaves the weights of layers that are not its own in RAM
         self._patcher.model.to(self.device)
-
-    def _pairs(self, geometry: Geometry) -> int:
-        return self.pairs_at_once(geometry.height, geometry.width)
 
     def _budget(self, geometry: Geometry) -> int:
         """Bytes that frames may take of the memory that is free now."""
@@ -197,16 +168,7 @@ class HostedTlbvfi:
         """Bytes that the tile size allows, but at least the minimum needed; None: no limit."""
         if self._tile_memory is None:
             return None
-        return max(self._tile_memory, self._least(geometry))
-
-    def _least(self, geometry: Geometry) -> int:
-        """Minimum bytes that frames need."""
-        return self._plan(geometry, 0).peak
-
-    def _plan(self, geometry: Geometry, available: int | None) -> MemoryPlan:
-        return plan_memory(
-            geometry, available=available, device=self.device.type, dtype=self._dtype
-        )
+        return max(self._tile_memory, self.planned(geometry, 0).peak)
 
 
 def unload_others(patcher: ModelPatcher) -> bool:

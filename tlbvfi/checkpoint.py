@@ -98,26 +98,29 @@ def load_checkpoint(
     """
     if dtype not in COMPUTE_DTYPES:
         raise SettingsError(f"TLB-VFI runs in float32, float16 or bfloat16, got {dtype}.")
-    weights = read_weights(Path(path))
-    with torch.device("meta"):
-        model = TLBVFI(operations or Bare())
-    placed = {name: _placed(tensor, device) for name, tensor in weights.items()}
-    model.load_state_dict(placed, assign=True)
-    log.info("loaded %s: %d tensors, %s on %s", path, len(placed), dtype, device)
-    return model.eval().requires_grad_(False).to_compute_dtype(dtype)
+    return _loaded(path, read_weights(Path(path)), dtype, device, operations)
 
 
-def weights_hash(path: str | Path) -> str:
-    """SHA-256 (hex) over the names, shapes, types and bytes of the weights that inference uses.
-
-    The same for a `.pth` and its conversion to `.safetensors`, so a session made with one can be
-    resumed with the other.
+def load_identified(
+    path: str | Path, *, dtype: torch.dtype, device: torch.device
+) -> tuple[TLBVFI, str]:
+    """TLB-VFI as `load_checkpoint` gives it, and the `weights_hash` of its file, read once.
 
     Raises:
         ModelMissingError, CheckpointError: as `load_checkpoint`.
     """
+    weights = read_weights(Path(path))
+    return _loaded(path, weights, dtype, device), weights_hash(weights)
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over the names, shapes, types and bytes of what `read_weights` gives.
+
+    The same for a `.pth` and its conversion to `.safetensors`, so a session made with one can be
+    resumed with the other.
+    """
     digest = hashlib.sha256()
-    for name, tensor in sorted(read_weights(Path(path)).items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -268,6 +271,22 @@ def _refuse_foreign_archive(path: Path) -> None:
             f"{path.name} is compressed, which PyTorch's own files are not: choose the TLB-VFI "
             "checkpoint as it was published."
         )
+
+
+def _loaded(
+    path: str | Path,
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device | str,
+    operations: Any = None,  # noqa: ANN401 - a namespace like torch.nn
+) -> TLBVFI:
+    """The network with a copy of the weights that were read from `path`."""
+    with torch.device("meta"):
+        model = TLBVFI(operations or Bare())
+    placed = {name: _placed(tensor, device) for name, tensor in weights.items()}
+    model.load_state_dict(placed, assign=True)
+    log.info("loaded %s: %d tensors, %s on %s", path, len(placed), dtype, device)
+    return model.eval().requires_grad_(False).to_compute_dtype(dtype)
 
 
 def _placed(tensor: Tensor, device: torch.device | str) -> Tensor:

@@ -139,13 +139,14 @@ def start_session(source: Source, plan: Plan, destination: Destination) -> Sessi
     session_id = destination.session_id or default_session_id(source, plan)
     anew = destination.overwrite and not destination.resume
     session = Session.start(root, session_id, plan.manifest, overwrite=anew)
-    origin = {
-        **destination.begun,
-        "metadata": {**source.info.metadata, **(destination.metadata or {})},
-        "sound": str(destination.sound.absolute()) if isinstance(destination.sound, Path) else None,
-    }
-    with session.locked():
-        session.note_origin(origin)
+    sound = destination.sound
+    session.note_origin(
+        {
+            **destination.begun,
+            "metadata": {**source.info.metadata, **(destination.metadata or {})},
+            "sound": str(sound.absolute()) if isinstance(sound, Path) else None,
+        }
+    )
     return session
 
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise, product
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -80,60 +80,35 @@ class Signature:
     """[96, 96], in [0, 1]."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatchedPair(Generic[F]):
-    """Two consecutive frames and how they relate."""
-
-    frame0: F
-    frame1: F
-    is_cut: bool
-    is_duplicate: bool
-
-
-def watch(frames: Iterable[F], image_of: Callable[[F], Tensor]) -> Iterator[WatchedPair[F]]:
-    """All pairs of consecutive frames, in order; reads `FRAMES_AFTER` frames ahead.
-
-    To resume in the middle of a video, begin `FRAMES_BEFORE` - 1 frames earlier and drop the pairs
-    that are not needed: the others equal those of the first run.
-    """
-    before: deque[Signature] = deque(maxlen=FRAMES_BEFORE)
-    ahead: deque[tuple[F, Signature]] = deque()
-
-    def next_pair() -> WatchedPair[F]:
-        frame0, known0 = ahead.popleft()
-        before.append(known0)
-        after = [known for _, known in ahead]
-        return WatchedPair(
-            frame0=frame0,
-            frame1=ahead[0][0],
-            is_cut=is_cut(before, after),
-            is_duplicate=is_duplicate(known0, after[0]),
-        )
-
-    for frame in frames:
-        ahead.append((frame, signature(image_of(frame))))
-        if len(ahead) > FRAMES_AFTER:
-            yield next_pair()
-    while len(ahead) > 1:
-        yield next_pair()
-
-
 def marked(
     frames: Iterable[F], image_of: Callable[[F], Tensor], *, look: bool = True
 ) -> Iterator[tuple[F, bool, bool]]:
-    """(frame, begins a scene, repeats the one before) of every frame; reads ahead like `watch`.
+    """(frame, begins a scene, repeats the one before) of every frame; both are False of the first.
 
+    Each frame is given once `FRAMES_AFTER` frames from it on are read. To resume in the middle of a
+    video, begin `FRAMES_BEFORE` frames earlier: the others are then marked as in the first run.
     Without `look` no frame is looked at, none is read ahead, and both are False.
     """
     if not look:
         yield from ((frame, False, False) for frame in frames)
         return
-    pairs = watch(frames, image_of)
-    first = next(pairs, None)
-    if first is not None:
-        yield first.frame0, False, False
-        for pair in chain([first], pairs):
-            yield pair.frame1, pair.is_cut, pair.is_duplicate
+    before: deque[Signature] = deque(maxlen=FRAMES_BEFORE)
+    ahead: deque[tuple[F, Signature]] = deque()
+
+    def next_marked() -> tuple[F, bool, bool]:
+        after = [known for _, known in ahead]
+        frame, known = ahead.popleft()
+        begins_scene = bool(before) and is_cut(before, after)
+        repeats = bool(before) and is_duplicate(before[-1], known)
+        before.append(known)
+        return frame, begins_scene, repeats
+
+    for frame in frames:
+        ahead.append((frame, signature(image_of(frame))))
+        if len(ahead) == FRAMES_AFTER:
+            yield next_marked()
+    while ahead:
+        yield next_marked()
 
 
 def sampling_step(height: int, width: int) -> int:

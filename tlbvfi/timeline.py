@@ -114,10 +114,7 @@ class TargetRate:
     """
 
     fps: Fraction
-
-    def __post_init__(self) -> None:
-        if self.fps <= 0:
-            raise SettingsError(f"fps must be above 0, got {self.fps}.")
+    """Above 0."""
 
     def slots(self, pair: int, time0: Fraction, time1: Fraction) -> list[Slot]:
         shown = range(math.ceil(time0 * self.fps), math.ceil(time1 * self.fps))

@@ -146,8 +146,8 @@ def test_chunks_of_another_source_are_refused(comfyui, chain, clip):
     comfyui.run(nodes)
     nodes["c1"]["inputs"]["source_video_path"] = clip("another.mp4", frames=9)
     message = comfyui.error(nodes)
-    assert "session_id 'sources' belongs to another job (source.video." in message
-    assert "choose another one, or leave it empty." in message
+    assert "Session sources belongs to another job (source.video." in message
+    assert "choose another session id or none" in message
 
 
 def test_an_incomplete_session_is_not_joined_and_says_which_chunk_is_missing(comfyui, chain, node):
@@ -341,9 +341,7 @@ def test_chunks_of_another_size_are_refused(comfyui, node):
 
     comfyui.run(save(64, 0))
     message = comfyui.error(save(96, 1))
-    assert (
-        "session_id 'mixed' belongs to another job (stream.width was 64 and is now 96)" in message
-    )
+    assert "Session mixed belongs to another job (stream.width was 64 and is now 96)" in message
 
 
 @pytest.mark.parametrize(

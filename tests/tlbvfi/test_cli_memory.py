@@ -125,7 +125,7 @@ def test_a_job_goes_on_with_another_budget(
 
     monkeypatch.setattr(TlbvfiMethod, "between_many", interrupted)
     words = ("--model", weights, "--steps", 1, "--device", "cpu", "--chunk-frames", 1)
-    words = (*words, "--codec", "ffv1", "--json")
+    words = (*words, "--flow-scale", 0.125, "--codec", "ffv1", "--json")
     assert tlbvfi("interpolate", source, "out.mkv", *words, "--vram", "4G")[0] == 130
     code, out, _ = tlbvfi("interpolate", source, "out.mkv", *words, "--vram", "900M")
     result = json.loads(out)

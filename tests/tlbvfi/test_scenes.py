@@ -12,8 +12,8 @@ from comfyui_tlbvfi.tlbvfi.scenes import (
     FRAMES_BEFORE,
     is_cut,
     is_duplicate,
+    marked,
     signature,
-    watch,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,13 +83,18 @@ def test_a_mouth_that_opens_is_no_repetition(bench):
         assert is_duplicate(known[0], known[0])
 
 
+def decisions(frames, image_of):
+    """(is a cut, repeats) of every pair."""
+    return [tuple(marks) for _, *marks in marked(frames, image_of)][1:]
+
+
 @settings(max_examples=12, deadline=None)
 @given(first=st.integers(0, 40), length=st.integers(1, 30))
 def test_decisions_do_not_depend_on_where_a_job_was_cut(bench, decided, first, length):
     frames, whole = decided
     start = max(0, first - FRAMES_BEFORE + 1)
     stop = first + length + FRAMES_AFTER
-    part = [(p.is_cut, p.is_duplicate) for p in watch(frames[start:stop], bench.tensor)]
+    part = decisions(frames[start:stop], bench.tensor)
     done = min(first + length, len(whole))
     assert part[first - start : done - start] == whole[first:done]
 
@@ -100,7 +105,7 @@ def decided(bench):
     stage = bench.Stage(height=54, length=5)
     scenes = [stage.pan(seed, speed=0.03 * (seed + 1)) for seed in range(5)]
     frames = [frame for scene in scenes for one in scene for frame in (one, one)]
-    whole = [(pair.is_cut, pair.is_duplicate) for pair in watch(frames, bench.tensor)]
+    whole = decisions(frames, bench.tensor)
     assert sum(cut for cut, _ in whole) == 4
     assert sum(repeated for _, repeated in whole) == 25
     return frames, whole
@@ -114,15 +119,16 @@ def test_it_reads_no_further_ahead_than_it_says():
             read.append(n)
             yield torch.full((3, 8, 8), n / 20)
 
-    for n, pair in enumerate(watch(frames(), lambda frame: frame)):
-        assert pair.frame1.max() == pytest.approx((n + 1) / 20)
-        assert len(read) <= n + FRAMES_AFTER + 1
-    assert n == 18
+    for n, (frame, _, _) in enumerate(marked(frames(), lambda frame: frame)):
+        assert frame.max() == pytest.approx(n / 20)
+        assert len(read) <= n + FRAMES_AFTER
+    assert n == 19
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_frames_have_no_pair(count):
-    assert list(watch([torch.zeros(3, 8, 8)] * count, lambda frame: frame)) == []
+def test_the_first_frame_neither_begins_a_scene_nor_repeats_one(count):
+    found = marked([torch.zeros(3, 8, 8)] * count, lambda frame: frame)
+    assert [marks for _, *marks in found] == [[False, False]] * count
 
 
 def test_two_frames_are_enough_for_a_decision(bench, stage):

@@ -214,12 +214,6 @@ def test_factors_are_read_exactly_and_what_is_none_is_refused():
             parse_factor(text)
 
 
-@pytest.mark.parametrize("fps", [0, -1])
-def test_a_rate_that_shows_nothing_is_refused(fps):
-    with pytest.raises(SettingsError, match="above 0"):
-        TargetRate(fps=Fraction(fps))
-
-
 @pytest.mark.parametrize("times", [-1, 9])
 def test_times_out_of_range_are_refused(times):
     with pytest.raises(SettingsError, match="between 0 and 8"):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..checkpoint import load_checkpoint, weights_hash
+from ..checkpoint import load_identified
 from ..device import choose_device, has_bfloat16, require_dtype
 from ..errors import FrameError, MemoryBudgetError, SettingsError
 from ..memory import free_memory, give_back_freed_memory, is_out_of_memory, used_memory
@@ -70,11 +70,11 @@ def open_tlbvfi(path: Path, config: MethodConfig) -> TlbvfiMethod:
     )
     device, dtype = choose_device(config.device), DTYPES[config.precision]
     require_dtype(dtype, device)
-    model = load_checkpoint(path, dtype=dtype, device=device)
+    model, weights = load_identified(path, dtype=dtype, device=device)
     return TlbvfiMethod(
         model,
         options,
-        weights=weights_hash(path),
+        weights=weights,
         available=memory_left(device, config.memory),
         compile=config.compile,
     )
@@ -219,14 +219,18 @@ class TlbvfiMethod:
             self._plans[wanted] = self._make_plan(geometry, pairs)
         return self._plans[wanted]
 
-    def _make_plan(self, geometry: Geometry, pairs: int) -> MemoryPlan:
-        plan = plan_memory(
+    def planned(self, geometry: Geometry, available: int | None, pairs: int = 1) -> MemoryPlan:
+        """The plan for that much memory; None: no limit."""
+        return plan_memory(
             geometry,
-            available=self.available,
+            available=available,
             device=self.device.type,
             dtype=self.model.compute_dtype,
             batch=pairs,
         )
+
+    def _make_plan(self, geometry: Geometry, pairs: int) -> MemoryPlan:
+        plan = self.planned(geometry, self.available, pairs)
         log.debug("%d pairs of %s: %s", pairs, geometry, plan)
         if pairs == 1 and not self._fits(plan):
             log.warning(
@@ -429,9 +433,7 @@ class TlbvfiMethod:
 
     def _make_do(self, geometry: Geometry, plan: MemoryPlan, shortage: Exception) -> None:
         """Make the next plan take less memory than the one that ran out of it."""
-        least = plan_memory(
-            geometry, available=0, device=self.device.type, dtype=self.model.compute_dtype
-        ).peak
+        least = self.planned(geometry, 0).peak
         if plan.peak <= least:
             half = "bfloat16" if has_bfloat16(self.device) else "float16"
             raise MemoryBudgetError(

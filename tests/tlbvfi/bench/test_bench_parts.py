@@ -217,9 +217,13 @@ def test_a_stage_within_a_stage_counts_once(monkeypatch):
     assert 0.01 <= spent["decode"] < 0.3
 
 
-def test_arithmetic_is_that_of_a_mid_frame_in_a_sequence():
+def test_exact_savings_leave_two_thirds_of_the_references_work():
+    """The reference's graph costs 734 GFLOP at 512x512, a plain implementation of the savings 477
+    inside a sequence and 598 alone."""
     counted = count_gflop(plan_geometry(256, 256), 2)
-    assert 420 / 4 < sum(counted.values()) < 480 / 4
+    inside = sum(counted.values())
+    assert 420 / 4 < inside < 480 / 4
+    assert 500 / 4 < inside + counted["encode"] < 600 / 4
     assert counted["decode"] > counted["encode"] > counted["sampler"]
     assert counted["quantizer"] >= 0
 

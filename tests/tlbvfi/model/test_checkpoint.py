@@ -71,12 +71,16 @@ def test_conversion_keeps_every_bit_that_is_used_and_nothing_else(official, conv
     assert converted.stat().st_size < official.stat().st_size
 
 
+def identity(path):
+    return weights_hash(read_weights(path))
+
+
 def test_a_file_and_its_conversion_have_one_identity(official, converted, tmp_path):
-    assert weights_hash(official) == weights_hash(converted)
+    assert identity(official) == identity(converted)
     state = load_file(converted)
     state["vqgan.quant_conv.bias"] = state["vqgan.quant_conv.bias"] + 1e-6
     save_file(state, tmp_path / "other.safetensors")
-    assert weights_hash(tmp_path / "other.safetensors") != weights_hash(converted)
+    assert identity(tmp_path / "other.safetensors") != identity(converted)
 
 
 def test_half_precision_files_are_smaller_and_load(converted, tmp_path):

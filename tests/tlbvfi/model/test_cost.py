@@ -1,42 +1,11 @@
-"""What a mid frame costs: arithmetic counted without computing it, precision, memory."""
+"""What lower precision costs a mid frame, and how much memory one takes."""
 
 import pytest
 import torch
 from comfyui_tlbvfi.tlbvfi.bench.sizes import Size
-from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
-from comfyui_tlbvfi.tlbvfi.model import TLBVFI, plan_geometry, plan_memory, sample
+from comfyui_tlbvfi.tlbvfi.model import TLBVFI, sample
 from comfyui_tlbvfi.tlbvfi.model.memory import LIBRARIES
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
-
-STEPS = 10
-
-
-@pytest.fixture(scope="module")
-def gflop():
-    """GFLOP of a mid frame at 512x512: (inside a sequence, of a single pair)."""
-    with torch.device("meta"):
-        model = TLBVFI(Bare()).eval()
-        frame = torch.empty(1, 3, 512, 512)
-        noise = [torch.empty(1, 3, 3, 16, 16)] * (STEPS - 1)
-    geometry = plan_geometry(512, 512)
-    plan = plan_memory(geometry)
-    with torch.no_grad():
-        unknown = model.encode_unknown(geometry, plan)
-        with FlopCounterMode(display=False) as counter:
-            features0 = model.encode(frame, geometry, plan)
-            first = counter.get_total_flops()
-            features1 = model.encode(frame, geometry, plan)
-            model(features0, unknown, features1, STEPS, noise, plan)
-    lone = counter.get_total_flops()
-    return (lone - first) / 1e9, lone / 1e9
-
-
-def test_exact_savings_leave_two_thirds_of_the_references_work(gflop):
-    """The reference's graph costs 734 GFLOP, a plain implementation of the savings 477 and 598."""
-    inside, lone = gflop
-    assert 420 < inside < 480
-    assert 500 < lone < 600
 
 
 @pytest.mark.slow
