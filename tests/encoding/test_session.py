@@ -224,6 +224,52 @@ def test_two_workers_cannot_share_a_session(tmp_path, filled):
         pass
 
 
+def test_of_two_jobs_that_begin_one_session_at_once_the_second_is_refused(
+    tmp_path, manifest, monkeypatch
+):
+    make_folder = durable.make_folder
+
+    def after_the_other(folder):
+        monkeypatch.undo()
+        Session.create(tmp_path, "job", manifest())
+        make_folder(folder)
+
+    monkeypatch.setattr("comfyui_tlbvfi.encoding.session.make_folder", after_the_other)
+    with pytest.raises(SessionError, match="Session job exists"):
+        Session.start(tmp_path, "job", manifest(settings={"times": 2}))
+    assert Session.open(tmp_path, "job").manifest == manifest()
+
+
+def test_a_session_that_another_job_begins_anew_is_not_continued(tmp_path, manifest):
+    session = Session.start(tmp_path, "job", manifest())
+    Session.start(tmp_path, "job", manifest(settings={"times": 2}), overwrite=True)
+    with pytest.raises(SessionError, match="removed or begun anew"), session.locked():
+        pass
+    assert Session.open(tmp_path, "job").manifest == manifest(settings={"times": 2})
+
+
+def test_a_session_that_was_removed_is_not_made_again_by_who_had_found_it(tmp_path, filled):
+    session, other = filled(), Session.open(tmp_path, "job")
+    other.remove()
+    for use in (session.remove, session.drop_chunks, session.locked().__enter__):
+        with pytest.raises(SessionError, match="removed or begun anew"):
+            use()
+    assert not session.folder.exists()
+
+
+def test_a_session_is_removed_from_a_full_disk(filled, monkeypatch):
+    session, write_text = filled(), Path.write_text
+
+    def refuse(path, *arguments, **options):
+        if path.name == "owner.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    session.remove()
+    assert not session.folder.exists()
+
+
 def test_a_session_on_a_disk_that_became_read_only_is_told(filled, monkeypatch):
     session = filled()
 
