@@ -113,6 +113,7 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
     """The manifest in a file, and the library versions stored with it.
 
     Raises:
+        FileNotFoundError: there is none.
         SessionError: the file cannot be read, or has another schema.
     """
     try:
@@ -125,6 +126,8 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
         manifest, versions = manifest_from_json(document), document["versions"]
         if not is_of_type(versions, dict[str, str]):
             raise TypeError(f"versions is {versions!r:.80}")
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise SessionError(
             f"{path} is not a usable manifest ({error!r}): remove the folder {path.parent}."

@@ -185,9 +185,10 @@ class Session:
             SessionError: the id is not valid or the manifest cannot be used.
         """
         folder = _session_folder(root, id)
-        if not (folder / MANIFEST).is_file():
+        try:
+            return cls(folder, *read_manifest(folder / MANIFEST))
+        except FileNotFoundError:
             return None
-        return cls(folder, *read_manifest(folder / MANIFEST))
 
     def require_same(self, manifest: Manifest) -> None:
         """Refuse to continue another job's chunks.
@@ -474,8 +475,8 @@ class Session:
 
     def _gone(self) -> SessionError:
         return SessionError(
-            f"Session {self.id} has been removed or begun anew by something else meanwhile: start the "
-            "job again."
+            f"Session {self.id} has been removed or begun anew by something else meanwhile: run the "
+            "same job again."
         )
 
     def _append(self, record: ChunkRecord, on_step: StepHook) -> None:
