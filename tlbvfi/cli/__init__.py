@@ -133,8 +133,11 @@ def _stop_on_signals() -> None:
 
     def interrupt(signum: int, frame: object) -> None:
         for each in ending:  # `timeout` and shells send more than one, which would end the ending
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, pass_over)
         raise KeyboardInterrupt
+
+    def pass_over(signum: int, frame: object) -> None:
+        """Python complains if a signal that has come is set to SIG_IGN."""
 
     try:
         for each in ending:
