@@ -65,6 +65,8 @@ OUR_FILES = (
     *("owner.json", "lock"),
 )
 MANIFEST, PROGRESS, ORIGIN, IMAGES, RESULT, OWNER, LOCK = OUR_FILES
+MOMENT = 0.5
+"""Seconds for which a process that is itself refused may hold a session, to look at it."""
 SHOWN = 5
 """Sessions listed in an error message."""
 ORIGIN_FIELDS = {
@@ -449,7 +451,7 @@ class Session:
             raise self._gone()
         try:
             with disk_errors(self.folder, if_full=IF_FULL):
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(timeout=MOMENT)
         except Timeout as error:
             raise SessionError(
                 f"Session {self.id} is in use{self._owner()}: "

@@ -5,9 +5,11 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 from weakref import WeakSet
 
@@ -238,6 +240,22 @@ def test_of_two_jobs_that_begin_one_session_at_once_the_second_is_refused(
     with pytest.raises(SessionError, match="Session job exists"):
         Session.start(tmp_path, "job", manifest(settings={"times": 2}))
     assert Session.open(tmp_path, "job").manifest == manifest()
+
+
+def test_who_holds_a_session_for_a_moment_keeps_nobody_from_it(tmp_path, filled):
+    session, other, is_held = filled(), Session.open(tmp_path, "job"), Event()
+
+    def look():
+        with other.locked():
+            is_held.set()
+            time.sleep(0.1)
+
+    looking = Thread(target=look)
+    looking.start()
+    is_held.wait()
+    with session.locked():
+        assert len(session.done()) == 3
+    looking.join()
 
 
 def test_a_session_that_another_job_begins_anew_is_not_continued(tmp_path, manifest):
