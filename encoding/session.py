@@ -38,6 +38,7 @@ from .durable import (
     file_sha256,
     free_bytes,
     fsync_folder,
+    if_left_behind,
     make_folder,
     no_step,
     retry_while_open,
@@ -455,7 +456,7 @@ class Session:
         except Timeout as error:
             raise SessionError(
                 f"Session {self.id} is in use{self._owner()}: "
-                "wait for it or choose another session id."
+                f"wait for it or choose another session id.{if_left_behind(self._lock)}"
             ) from error
         try:
             owner = {"pid": os.getpid(), "host": socket.gethostname()}

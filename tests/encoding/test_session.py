@@ -6,8 +6,9 @@ import stat
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from fractions import Fraction
+from importlib.metadata import version
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -444,6 +445,50 @@ def test_a_drive_without_locks_is_told_in_a_sentence(filled, monkeypatch):
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with pytest.raises(OutputError, match=r"cannot be written \(.*\): choose"), session.locked():
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows always has locks")
+@pytest.mark.skipif(
+    tuple(map(int, version("filelock").split(".")[:2])) < (4, 2),
+    reason="earlier ones remove the lock of another process where there is no flock",
+)
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_where_locks_are_only_files_one_that_another_machine_left_is_named(
+    tmp_path, filled, monkeypatch
+):
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    session, output = filled(), tmp_path / "out.mp4"
+    for lock, use in (
+        (session.folder / "lock", Session.open(tmp_path, "job").locked),
+        (tmp_path / ".out.mp4.lock", lambda: durable.sole_writer(output)),
+    ):
+        with use():
+            pass
+        lock.write_text("5\nnode17\n")
+        with (
+            pytest.raises((OutputError, SessionError), match=f"process is gone, remove {lock}"),
+            use(),
+        ):
+            pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot remove a lock that is held")
+def test_an_output_that_one_job_lets_go_is_held_by_one_other(tmp_path, monkeypatch):
+    output, release = tmp_path / "out.mp4", FileLock.release
+    with ExitStack() as second:
+
+        def meanwhile(lock):
+            monkeypatch.undo()
+            second.enter_context(durable.sole_writer(output))
+            release(lock)
+
+        with durable.sole_writer(output):
+            monkeypatch.setattr(FileLock, "release", meanwhile)
+        with pytest.raises(OutputError, match="by another job"), durable.sole_writer(output):
+            pass
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not open folders")
