@@ -117,6 +117,7 @@ def join(
                 shift=shift,
                 notes=tuple(notes),
             )
+            refuse_existing(output, overwrite=overwrite)  # once more: joining takes a while
             if on_made is not None:
                 on_made(result)
     return result

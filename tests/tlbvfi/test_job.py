@@ -431,6 +431,21 @@ def test_an_output_made_by_something_else_is_not_touched(clip, run, tmp_path):
     assert (tmp_path / "out.mkv").read_text() == "precious"
 
 
+def test_a_file_that_something_else_makes_meanwhile_is_not_replaced(clip, run, tmp_path):
+    source, output = clip(tmp_path / "in.mp4", 9), tmp_path / "out.mp4"
+
+    def make_another(event):
+        if isinstance(event, Joining):
+            output.write_text("precious")
+
+    with pytest.raises(OutputError, match=r"out\.mp4 exists: choose another name"):
+        run(source, "out.mp4", on_event=make_another)
+    assert output.read_text() == "precious"
+    output.unlink()
+    result = run(source, "out.mp4")
+    assert (result.frames, result.frames_made) == (17, 0)
+
+
 def test_a_session_of_other_settings_is_refused_naming_the_field(clip, run, tmp_path, stop_after):
     source = clip(tmp_path / "in.mp4", 30)
     named = {"session_id": "mine"}
