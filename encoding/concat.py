@@ -107,7 +107,8 @@ def join(
         make_folder(output.parent)
         with atomic_file(output) as temporary:
             other, notes = _write_or_refuse(plan, temporary, dict(metadata or {}), on_progress)
-            verify_file(temporary, Expected(times=times, other=other)).require()
+            report = verify_file(temporary, Expected(times=times, other=other))
+            report.require("check the disk, or choose another container")
             notes += _undescribed(temporary, session.manifest)
             result = JoinResult(
                 output=output,

@@ -58,15 +58,17 @@ class VerifyReport:
         ]
         return "\n".join([f"{self.subject}: {'good' if self.ok else 'damaged'}", *lines])
 
-    def require(self) -> None:
-        """Raise unless everything is as planned.
+    def require(self, remedy: str) -> None:
+        """Raise unless everything is as planned; `remedy` says what to do.
 
         Raises:
             VerificationError: naming the checks that failed.
         """
         failed = [f"{check.name}: {check.what}" for check in self.checks if not check.ok]
         if failed:
-            raise VerificationError(f"{self.subject} is not as planned ({'; '.join(failed)}).")
+            raise VerificationError(
+                f"{self.subject} is not as planned ({'; '.join(failed)}): {remedy}."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +125,9 @@ def require_whole(session: Session) -> None:
             f"Session {session.id} is not finished ({missing}): finish its job first, with tlbvfi "
             "resume or its workflow."
         )
-    verify_session(session, look_inside=False).require()
+    verify_session(session, look_inside=False).require(
+        "run its job again, which makes damaged chunks anew"
+    )
 
 
 def expected_output(session: Session, *, shift: Fraction = Fraction(0)) -> Expected:
