@@ -110,7 +110,8 @@ def join(
         with atomic_file(output) as temporary:
             other, notes = _write_or_refuse(plan, temporary, dict(metadata or {}), on_progress)
             expected = Expected(times=times, other=other)
-            verify_file(temporary, expected, on_progress=on_verify).require()
+            report = verify_file(temporary, expected, on_progress=on_verify)
+            report.require("check the disk, or choose another container")
             result = JoinResult(
                 output=output,
                 frames=len(times.pts),
@@ -119,6 +120,7 @@ def join(
                 shift=shift,
                 notes=tuple(notes),
             )
+            refuse_existing(output, overwrite=overwrite)  # once more: joining takes a while
             if on_made is not None:
                 on_made(result)
     return result

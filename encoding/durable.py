@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from .errors import OutputError
 
@@ -197,6 +197,7 @@ def sole_writer(output: Path) -> Iterator[None]:
     except Timeout as error:
         raise OutputError(
             f"{output} is being made by another job: wait for it or choose another name."
+            f"{if_left_behind(lock)}"
         ) from error
     try:
         yield
@@ -204,6 +205,15 @@ def sole_writer(output: Path) -> Iterator[None]:
         if os.name != "nt":  # Windows removes it on release
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def if_left_behind(lock: BaseFileLock) -> str:
+    """What to do about a lock that outlives its process, on drives where locks are only files.
+
+    One of a process that has ended on this machine is taken over, one of another machine is not.
+    """
+    is_file = isinstance(lock, SoftFileLock)  # which a `FileLock` becomes on such a drive
+    return f" If that process is gone, remove {lock.lock_file}." if is_file else ""
 
 
 @contextmanager

@@ -113,6 +113,7 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
     """The manifest in a file, and the library versions stored with it.
 
     Raises:
+        FileNotFoundError: there is none.
         SessionError: the file cannot be read, or has another schema.
     """
     try:

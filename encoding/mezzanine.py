@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .callbacks import OnProgress, no_progress
 from .color import convert, yuv_of_rgb
-from .errors import VerificationError
+from .errors import SessionError, VerificationError
 from .frame import ColorTags
 from .layout import pixel_layout
 from .manifest import Manifest, differences
@@ -84,7 +84,7 @@ def encode_session(
     frames done and total frames, and may raise to stop.
 
     Raises:
-        SessionError: chunks are missing, or the final session is in use.
+        SessionError: chunks are missing, or the final session is in use or has another's name.
         VerificationError: a chunk is damaged.
         EncoderError: the encoder fails.
         OutputError: the disk is full.
@@ -114,17 +114,28 @@ def remove_encode(session: Session) -> None:
     Raises:
         SessionError: it is in use.
     """
-    if final := Session.find(*_final_place(session)):
-        final.remove()
+    found = Session.find(*_final_place(session))
+    if found is not None and _is_encode_of(session, found):
+        found.remove()
 
 
 def _final_place(session: Session) -> tuple[Path, str]:
     return session.folder.parent.parent, session.id[: 64 - len(SUFFIX)] + SUFFIX
 
 
+def _is_encode_of(session: Session, found: Session) -> bool:
+    """Whether a session found at `_final_place` is that; any session may be called `<id>.final`."""
+    return found.manifest.source.get("session") == session.id
+
+
 def _final_session(session: Session, manifest: Manifest) -> Session:
     root, name = _final_place(session)
     found = Session.find(root, name)
+    if found is not None and not _is_encode_of(session, found):
+        raise SessionError(
+            f"Session {name} belongs to another job, and the final encode of session {session.id} "
+            f"needs its name: rename the folder {found.folder}."
+        )
     is_stale = found is not None and bool(differences(found.manifest, manifest))
     return Session.start(root, name, manifest, overwrite=is_stale)
 

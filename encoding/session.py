@@ -21,7 +21,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -38,6 +38,7 @@ from .durable import (
     file_sha256,
     free_bytes,
     fsync_folder,
+    if_left_behind,
     make_folder,
     no_step,
     retry_while_open,
@@ -72,6 +73,8 @@ OUR_FILES = (
     *("owner.json", "lock"),
 )
 MANIFEST, PROGRESS, ORIGIN, IMAGES, RESULT, OWNER, LOCK = OUR_FILES
+MOMENT = 0.5
+"""Seconds for which a process that is itself refused may hold a session, to look at it."""
 SHOWN = 5
 """Sessions listed in an error message."""
 ORIGIN_FIELDS = {
@@ -161,20 +164,12 @@ class Session:
             OutputError: the folder cannot be written.
         """
         folder = _session_folder(root, id)
-        if (folder / MANIFEST).exists():
-            raise SessionError(
-                f"Session {id} exists in {folder.parent}: resume it or choose another session id."
-            )
-        if (folder / PROGRESS).exists():
-            raise SessionError(
-                f"{folder} has lost its {MANIFEST} and cannot be used without it: delete the "
-                "folder or choose another session id."
-            )
         session = cls(folder, manifest, library_versions())
         with disk_errors(folder, if_full=IF_FULL):
             make_folder(folder)
             document = {"schema": SCHEMA, "id": id, **manifest_to_json(manifest)}
             with session._exclusive():
+                _refuse_to_replace(folder)
                 write_json(folder / MANIFEST, {**document, "versions": session.versions})
         return session
 
@@ -200,9 +195,10 @@ class Session:
             SessionError: the id is not valid or the manifest cannot be used.
         """
         folder = _session_folder(root, id)
-        if not (folder / MANIFEST).is_file():
+        try:
+            return cls(folder, *read_manifest(folder / MANIFEST))
+        except FileNotFoundError:
             return None
-        return cls(folder, *read_manifest(folder / MANIFEST))
 
     def require_same(self, manifest: Manifest) -> None:
         """Refuse to continue another job's chunks.
@@ -229,12 +225,13 @@ class Session:
         """Hold the session exclusively, within this process and across processes; may be nested.
 
         Raises:
-            SessionError: the session is in use.
+            SessionError: the session is in use, or is not there any more.
         """
         if self._progress is not None:
             yield
             return
         with self._exclusive():
+            self._require_unreplaced()
             with disk_errors(self.folder, if_full=IF_FULL):
                 self._remove_temporaries()
                 self._records = read_progress(self.folder / PROGRESS)
@@ -452,29 +449,50 @@ class Session:
                 (self.folder / name).unlink(missing_ok=True)
             if os.name != "nt":  # Windows removes it on release
                 (self.folder / LOCK).unlink(missing_ok=True)  # while held: nobody else may hold it
-        left = sorted(path.name for path in self.folder.iterdir())
-        if left:
-            log.warning("%s is kept: it holds other files: %s.", self.folder, ", ".join(left))
-        else:
-            self.folder.rmdir()
+        with suppress(FileNotFoundError):  # another process removes it as well
+            try:
+                self.folder.rmdir()
+            except OSError:
+                left = sorted(path.name for path in self.folder.iterdir())
+                if not left:
+                    raise
+                log.warning("%s is kept: it holds other files: %s.", self.folder, ", ".join(left))
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
+        if not self.folder.is_dir():  # the lock would make it again
+            raise self._gone()
         try:
             with disk_errors(self.folder, if_full=IF_FULL):
-                self._lock.acquire(timeout=0)
+                self._lock.acquire(timeout=MOMENT)
         except Timeout as error:
             raise SessionError(
                 f"Session {self.id} is in use{self._owner()}: "
-                "wait for it or choose another session id."
+                f"wait for it or choose another session id.{if_left_behind(self._lock)}"
             ) from error
         try:
-            with disk_errors(self.folder, if_full=IF_FULL):
-                owner = {"pid": os.getpid(), "host": socket.gethostname()}
+            owner = {"pid": os.getpid(), "host": socket.gethostname()}
+            with suppress(OSError):  # a full disk must not keep a session from being removed
                 (self.folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")
             yield
         finally:
             self._lock.release()
+
+    def _require_unreplaced(self) -> None:
+        """Refuse a session that another process has removed since it was found; call it when locked.
+
+        Raises:
+            SessionError: it is gone, or another one has its place.
+        """
+        found = Session.find(self.folder.parent.parent, self.id)
+        if found is None or differences(found.manifest, self.manifest):
+            raise self._gone()
+
+    def _gone(self) -> SessionError:
+        return SessionError(
+            f"Session {self.id} has been removed or begun anew by something else meanwhile: run the "
+            "same job again."
+        )
 
     def _append(self, record: ChunkRecord, on_step: StepHook) -> None:
         assert self._progress is not None  # `new_chunk` checked
@@ -519,6 +537,23 @@ class Session:
                 path.name,
             ):
                 path.unlink()
+
+
+def _refuse_to_replace(folder: Path) -> None:
+    """Refuse to create a session where there is one, whole or in part.
+
+    Raises:
+        SessionError: there is.
+    """
+    if (folder / MANIFEST).exists():
+        raise SessionError(
+            f"Session {folder.name} exists in {folder.parent}: resume it or choose another session id."
+        )
+    if (folder / PROGRESS).exists():
+        raise SessionError(
+            f"{folder} has lost its {MANIFEST} and cannot be used without it: delete the "
+            "folder or choose another session id."
+        )
 
 
 def list_sessions(root: Path) -> Iterator[Session]:

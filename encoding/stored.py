@@ -57,9 +57,12 @@ def reading_stored(path: Path) -> Iterator[None]:
 
     Raises:
         SessionError: the system does not read it: a network that fails, or missing permissions.
+        FileNotFoundError: it is gone.
     """
     try:
         yield
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise SessionError(
             f"{path} cannot be read ({error.strerror}): check its permissions and the disk or network "

@@ -64,15 +64,17 @@ class VerifyReport:
         ]
         return "\n".join([f"{self.subject}: {'good' if self.ok else 'damaged'}", *lines])
 
-    def require(self) -> None:
-        """Raise unless everything is as planned.
+    def require(self, remedy: str) -> None:
+        """Raise unless everything is as planned; `remedy` says what to do.
 
         Raises:
             VerificationError: naming the checks that failed.
         """
         failed = [f"{check.name}: {check.what}" for check in self.checks if not check.ok]
         if failed:
-            raise VerificationError(f"{self.subject} is not as planned ({'; '.join(failed)}).")
+            raise VerificationError(
+                f"{self.subject} is not as planned ({'; '.join(failed)}): {remedy}."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from ..encoding.durable import (
     file_sha256,
     fsync_file,
     fsync_folder,
+    if_left_behind,
     require_space,
     retry_while_open,
 )
@@ -269,12 +270,14 @@ def _alone(target: Path) -> Iterator[None]:
     Raises:
         DownloadError: there is one.
     """
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=0)
     try:
-        with FileLock(target.with_name(f".{target.name}.lock"), timeout=0):
+        with lock:
             yield
     except Timeout as error:
         raise DownloadError(
             f"{target.name} is already being downloaded to {target.parent}: wait until that ends."
+            f"{if_left_behind(lock)}"
         ) from error
 
 

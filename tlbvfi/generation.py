@@ -25,6 +25,7 @@ from ..encoding.durable import (
     disk_errors,
     fsync_file,
     fsync_folder,
+    if_left_behind,
     retry_while_open,
 )
 from ..encoding.stored import read_json, reading_stored, require_types, write_json
@@ -373,6 +374,7 @@ def _locked(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise ClientError(
             f"Another process is fetching these frames into {folder}: wait for it."
+            f"{if_left_behind(lock)}"
         ) from error
     try:
         yield

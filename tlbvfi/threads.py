@@ -51,7 +51,7 @@ def prefetch(items: Iterable[T], depth: int) -> Generator[T]:
     thread = threading.Thread(target=run, name="tlbvfi-prefetch", daemon=True)
     thread.start()
     try:
-        while not isinstance(item := queue.get(), _End):
+        while not isinstance(item := _get(queue), _End):
             yield item
         if item.error is not None:
             raise item.error
@@ -114,11 +114,28 @@ def _put(queue: Queue[T], item: T, stop: threading.Event) -> bool:
     """Put `item`, waiting for room; False once `stop` is set."""
     while not stop.is_set():
         try:
-            queue.put(item, timeout=POLL_SECONDS)
+            with _interruptible():
+                queue.put(item, timeout=POLL_SECONDS)
         except Full:
             continue
         return True
     return False
+
+
+def _get(queue: Queue[T]) -> T:
+    with _interruptible():
+        return queue.get()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C through: a wait that it ends just as it wakes up has not got its lock back."""
+    try:
+        yield
+    except RuntimeError as error:  # "release unlocked lock"
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise error.__context__ from None
+        raise
 
 
 def _drain(queue: Queue[T]) -> None:

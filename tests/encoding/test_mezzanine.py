@@ -5,9 +5,14 @@ import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding import mezzanine, sequence
 from comfyui_tlbvfi.encoding.concat import join
-from comfyui_tlbvfi.encoding.errors import VerificationError
+from comfyui_tlbvfi.encoding.errors import SessionError, VerificationError
 from comfyui_tlbvfi.encoding.images import image_format
-from comfyui_tlbvfi.encoding.mezzanine import decoded_frames, decoded_picture, encode_session
+from comfyui_tlbvfi.encoding.mezzanine import (
+    decoded_frames,
+    decoded_picture,
+    encode_session,
+    remove_encode,
+)
 from comfyui_tlbvfi.encoding.profiles import EncoderSettings, resolve_encoder
 from comfyui_tlbvfi.encoding.sequence import write_images
 
@@ -163,3 +168,20 @@ def test_a_damaged_mezzanine_is_refused(tmp_path, filled, codec, damage, words):
     form = image_format(".exr", decoded_picture(session), depth="half")
     with pytest.raises(VerificationError, match=rf"chunk_000001\.m..{words}"):
         write_images(session, tmp_path / "frames" / "%d.exr", form)
+
+
+def test_another_job_s_session_that_is_called_like_an_encode_is_left_alone(filled):
+    other, session = filled(id="job.final"), filled()
+    with pytest.raises(
+        SessionError, match=r"job\.final belongs to another job.* rename the folder"
+    ):
+        encode_session(session, final_encoder(session))
+    remove_encode(session)
+    assert len(other.done(thorough=True)) == 3
+
+
+def test_an_encode_is_removed_with_its_session_s_chunks(filled):
+    session = filled()
+    final = encode_session(session, final_encoder(session))
+    remove_encode(session)
+    assert not final.folder.exists()

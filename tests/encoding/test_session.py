@@ -5,9 +5,12 @@ import shutil
 import stat
 import subprocess
 import sys
-from contextlib import suppress
+import time
+from contextlib import ExitStack, suppress
 from fractions import Fraction
+from importlib.metadata import version
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 from weakref import WeakSet
 
@@ -224,6 +227,68 @@ def test_two_workers_cannot_share_a_session(tmp_path, filled):
         pass
 
 
+def test_of_two_jobs_that_begin_one_session_at_once_the_second_is_refused(
+    tmp_path, manifest, monkeypatch
+):
+    make_folder = durable.make_folder
+
+    def after_the_other(folder):
+        monkeypatch.undo()
+        Session.create(tmp_path, "job", manifest())
+        make_folder(folder)
+
+    monkeypatch.setattr("comfyui_tlbvfi.encoding.session.make_folder", after_the_other)
+    with pytest.raises(SessionError, match="Session job exists"):
+        Session.start(tmp_path, "job", manifest(settings={"times": 2}))
+    assert Session.open(tmp_path, "job").manifest == manifest()
+
+
+def test_who_holds_a_session_for_a_moment_keeps_nobody_from_it(tmp_path, filled):
+    session, other, is_held = filled(), Session.open(tmp_path, "job"), Event()
+
+    def look():
+        with other.locked():
+            is_held.set()
+            time.sleep(0.1)
+
+    looking = Thread(target=look)
+    looking.start()
+    is_held.wait()
+    with session.locked():
+        assert len(session.done()) == 3
+    looking.join()
+
+
+def test_a_session_that_another_job_begins_anew_is_not_continued(tmp_path, manifest):
+    session = Session.start(tmp_path, "job", manifest())
+    Session.start(tmp_path, "job", manifest(settings={"times": 2}), overwrite=True)
+    with pytest.raises(SessionError, match="removed or begun anew"), session.locked():
+        pass
+    assert Session.open(tmp_path, "job").manifest == manifest(settings={"times": 2})
+
+
+def test_a_session_that_was_removed_is_not_made_again_by_who_had_found_it(tmp_path, filled):
+    session, other = filled(), Session.open(tmp_path, "job")
+    other.remove()
+    for use in (session.remove, session.drop_chunks, session.locked().__enter__):
+        with pytest.raises(SessionError, match="removed or begun anew"):
+            use()
+    assert not session.folder.exists()
+
+
+def test_a_session_is_removed_from_a_full_disk(filled, monkeypatch):
+    session, write_text = filled(), Path.write_text
+
+    def refuse(path, *arguments, **options):
+        if path.name == "owner.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    session.remove()
+    assert not session.folder.exists()
+
+
 def test_a_session_on_a_disk_that_became_read_only_is_told(filled, monkeypatch):
     session = filled()
 
@@ -380,6 +445,50 @@ def test_a_drive_without_locks_is_told_in_a_sentence(filled, monkeypatch):
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with pytest.raises(OutputError, match=r"cannot be written \(.*\): choose"), session.locked():
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows always has locks")
+@pytest.mark.skipif(
+    tuple(map(int, version("filelock").split(".")[:2])) < (4, 2),
+    reason="earlier ones remove the lock of another process where there is no flock",
+)
+@pytest.mark.filterwarnings("ignore:flock not supported")
+def test_where_locks_are_only_files_one_that_another_machine_left_is_named(
+    tmp_path, filled, monkeypatch
+):
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    session, output = filled(), tmp_path / "out.mp4"
+    for lock, use in (
+        (session.folder / "lock", Session.open(tmp_path, "job").locked),
+        (tmp_path / ".out.mp4.lock", lambda: durable.sole_writer(output)),
+    ):
+        with use():
+            pass
+        lock.write_text("5\nnode17\n")
+        with (
+            pytest.raises((OutputError, SessionError), match=f"process is gone, remove {lock}"),
+            use(),
+        ):
+            pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot remove a lock that is held")
+def test_an_output_that_one_job_lets_go_is_held_by_one_other(tmp_path, monkeypatch):
+    output, release = tmp_path / "out.mp4", FileLock.release
+    with ExitStack() as second:
+
+        def meanwhile(lock):
+            monkeypatch.undo()
+            second.enter_context(durable.sole_writer(output))
+            release(lock)
+
+        with durable.sole_writer(output):
+            monkeypatch.setattr(FileLock, "release", meanwhile)
+        with pytest.raises(OutputError, match="by another job"), durable.sole_writer(output):
+            pass
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not open folders")

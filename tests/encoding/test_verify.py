@@ -58,7 +58,7 @@ def test_each_damage_is_found_by_its_check(filled):
     assert "chunk_000001.mkv has" in report.text
     assert "chunk_000002.mkv does not have the recorded checksum" in report.text
     with pytest.raises(VerificationError, match="chunk_000002"):
-        report.require()
+        report.require("do it again")
 
 
 def test_a_chunk_of_another_length_is_found_inside(filled, paint, tmp_path):

@@ -327,6 +327,24 @@ def test_sessions_are_listed_and_removed(tlbvfi, source):
     assert "There are no sessions in" in err
 
 
+def test_a_session_that_ends_while_sessions_are_listed_is_passed_over(tlbvfi, source, monkeypatch):
+    from comfyui_tlbvfi.encoding.session import Session
+
+    for name in ("a", "b"):
+        tlbvfi("interpolate", source, f"{name}.mp4", *BLEND, "--session", name)
+    records = Session.records
+
+    def after_removal(session):
+        if session.id == "a":
+            session.remove()
+        return records(session)
+
+    monkeypatch.setattr(Session, "records", after_removal)
+    code, out, err = tlbvfi("sessions", "--json")
+    assert (code, err) == (0, "")
+    assert [row["id"] for row in json.loads(out)] == ["b"]
+
+
 def test_probe_tells_the_exact_rate(tlbvfi, source):
     facts = json.loads(tlbvfi("probe", source, "--count", "--json")[1])
     assert (facts["rate"], facts["frame_count"], facts["width"]) == ("25", 20, 64)

@@ -17,13 +17,14 @@ from comfyui_tlbvfi.encoding.errors import (
     SessionError,
     SessionMismatch,
     SourceError,
+    VerificationError,
 )
 from comfyui_tlbvfi.encoding.profiles import EncoderSettings
 from comfyui_tlbvfi.encoding.reader import VideoSource
 from comfyui_tlbvfi.tlbvfi.config import ChunkLength
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
-from comfyui_tlbvfi.tlbvfi.progress import Encoding, FrameDone, Joining, Notice, Started
+from comfyui_tlbvfi.tlbvfi.progress import ChunkDone, Encoding, FrameDone, Joining, Notice, Started
 
 SHORT = ChunkLength(frames=8)
 NTSC = Fraction(24000, 1001)
@@ -448,6 +449,34 @@ def test_an_output_made_by_something_else_is_not_touched(clip, run, tmp_path):
     with pytest.raises(OutputError, match="not made by this job"):
         run(source)
     assert (tmp_path / "out.mkv").read_text() == "precious"
+
+
+def test_a_file_that_something_else_makes_meanwhile_is_not_replaced(clip, run, tmp_path):
+    source, output = clip(tmp_path / "in.mp4", 9), tmp_path / "out.mp4"
+
+    def make_another(event):
+        if isinstance(event, Joining):
+            output.write_text("precious")
+
+    with pytest.raises(OutputError, match=r"out\.mp4 exists: choose another name"):
+        run(source, "out.mp4", on_event=make_another)
+    assert output.read_text() == "precious"
+    output.unlink()
+    result = run(source, "out.mp4")
+    assert (result.frames, result.frames_made) == (17, 0)
+
+
+def test_a_chunk_that_is_removed_under_a_running_job_is_made_by_the_next_run(clip, run, tmp_path):
+    source = clip(tmp_path / "in.mp4", 9)
+
+    def remove(event):
+        if isinstance(event, ChunkDone):
+            for chunk in (tmp_path / "output").rglob("chunk_000000.mp4"):
+                chunk.unlink()
+
+    with pytest.raises(VerificationError, match=r"chunk_000000\.mp4 is missing.*run its job again"):
+        run(source, "out.mp4", chunk=SHORT, on_event=remove)
+    assert run(source, "out.mp4", chunk=SHORT).frames == 17
 
 
 def test_a_session_of_other_settings_is_refused_naming_the_field(clip, run, tmp_path, stop_after):

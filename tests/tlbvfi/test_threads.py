@@ -107,3 +107,45 @@ def test_leaving_the_block_by_an_error_lets_the_stage_clean_up():
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert ended == ["abandoned"]
+
+
+@pytest.fixture
+def interrupt_next_wait(monkeypatch):
+    """Ctrl-C comes as this thread's next wait for a queue ends, before it has its lock back."""
+    restore, here = threading.Condition._acquire_restore, threading.current_thread()
+
+    def interrupted(condition, state):
+        if threading.current_thread() is here:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        restore(condition, state)
+
+    return lambda: monkeypatch.setattr(threading.Condition, "_acquire_restore", interrupted)
+
+
+def test_an_interrupt_as_a_wait_for_items_ends_is_an_interrupt(interrupt_next_wait):
+    def source():
+        yield 1
+        time.sleep(0.2)
+        yield 2
+
+    stream = prefetch(source(), 1)
+    assert next(stream) == 1
+    interrupt_next_wait()
+    with pytest.raises(KeyboardInterrupt):
+        next(stream)
+
+
+def test_an_interrupt_as_a_wait_for_room_ends_is_an_interrupt(interrupt_next_wait):
+    def consume(items):
+        for _ in items:
+            time.sleep(0.05)
+
+    def feed_all():
+        with background(consume, 1) as feed:
+            interrupt_next_wait()
+            for item in range(9):
+                feed(item)
+
+    with pytest.raises(KeyboardInterrupt):
+        feed_all()

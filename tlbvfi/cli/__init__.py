@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -33,14 +34,17 @@ COMMANDS = (interpolate, sessions, inspect, bench, models, comfy)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Errors become one sentence on stderr."""
     with standard_streams():
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        try:
+            return _run(list(sys.argv[1:] if argv is None else argv))
+        except KeyboardInterrupt:  # before the first was awaited, or while it was told
+            return 130
 
 
 def _run(words: list[str]) -> int:
     parser = build_parser()
     arguments = parser.parse_args(words, argparse.Namespace(argv=words, parser=parser))
     _configure_logging(arguments.verbose)
-    _stop_on_sigterm()
+    _stop_on_signals()
     try:
         _require_current_folder()
         code = arguments.run(arguments)
@@ -162,14 +166,23 @@ def _configure_logging(verbose: bool) -> None:
     logging.getLogger("tlbvfi").setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def _stop_on_sigterm() -> None:
-    """SIGTERM ends like Ctrl-C: chunks stay valid and the resuming command is printed."""
+def _stop_on_signals() -> None:
+    """SIGTERM and a closed terminal end like Ctrl-C: nothing unfinished is left, and chunks stay."""
+    ending = [signal.SIGTERM]
+    if os.name != "nt" and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # else: nohup
+        ending.append(signal.SIGHUP)
 
     def interrupt(signum: int, frame: object) -> None:
+        for each in ending:  # `timeout` and shells send more than one, which would end the ending
+            signal.signal(each, pass_over)
         raise KeyboardInterrupt
 
+    def pass_over(signum: int, frame: object) -> None:
+        """Python complains if a signal that has come is set to SIG_IGN."""
+
     try:
-        signal.signal(signal.SIGTERM, interrupt)
+        for each in ending:
+            signal.signal(each, interrupt)
     except ValueError:
         return  # not the main thread: the embedding program handles signals
 

@@ -142,11 +142,13 @@ def run_sessions(arguments: argparse.Namespace) -> int:
 
 
 def _row_or_warning(session: Session) -> dict[str, Any] | None:
-    """The session's row; None, and a line on stderr, if its records are damaged."""
+    """The session's row; None if it is gone by now, or, with a line on stderr, damaged."""
     from ...encoding.errors import SessionError
 
     try:
         return _row(session)
+    except FileNotFoundError:  # a job has ended, or somebody has removed it
+        return None
     except SessionError as error:
         say(str(error))
         return None

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from ..progress import (
     Started,
     Verifying,
 )
+
+tqdm.set_lock(threading.RLock())  # its own is made in the first call, which a signal may break off
 
 NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Control characters, except tabs and line ends, and those that change text direction."""
