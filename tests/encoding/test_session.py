@@ -659,12 +659,18 @@ ODD = [None, True, -1, 10**30, 1.5, "x", "1/0", "1e9999999", "/../../x", [], {},
 
 
 @pytest.mark.parametrize("name", BOOKS)
-@pytest.mark.parametrize("content", ["", "[", "5", '"x"', DEEP, "[1, 2]", '{"a": 1}', "\0"])
-def test_damaged_books_are_told_in_one_sentence(tmp_path, filled, name, content):
+@pytest.mark.parametrize(
+    "content", ["", "[", "5", '"x"', DEEP, "[1, 2]", '{"a": 1, "command": 1}', "\0"]
+)
+def test_damaged_books_are_told_in_one_sentence(tmp_path, filled, caplog, name, content):
     folder = filled(per_chunk=3).folder
     (folder / name).write_text(f"{content}\n")
-    with suppress(SessionError):
-        look_at(Session.open(tmp_path, "job"))
+    if name == "progress.jsonl":
+        assert Session.open(tmp_path, "job").records() == {}
+        assert "line 1 is damaged and dropped: that chunk is redone" in caplog.text
+    else:
+        with pytest.raises(SessionError, match=f"{name} is (damaged|not a usable manifest)"):
+            look_at(Session.open(tmp_path, "job"))
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "progress.jsonl"])
@@ -679,6 +685,38 @@ def test_values_of_other_kinds_are_never_believed(tmp_path, filled, name, pts):
             path.write_text(json.dumps(replaced(document, place, value)) + "\n" + rest)
             with suppress(SessionError):
                 look_at(Session.open(tmp_path, "job"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("index", -1), ("frames", 0), ("frames", 10**9), ("pts", [0, 3]), ("sha256", 5)],
+)
+def test_a_record_that_cannot_be_true_is_dropped(tmp_path, filled, field, value):
+    path = filled(per_chunk=3, pts=[0, 3, 10, 11, 30], is_vfr=True).folder / "progress.jsonl"
+    line, _, rest = path.read_text().partition("\n")
+    path.write_text(json.dumps(replaced(json.loads(line), [field], value)) + "\n" + rest)
+    assert sorted(Session.open(tmp_path, "job").records()) == [1]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (["stream", "width"], 0),
+        (["stream", "height"], 1 << 31),
+        (["stream", "time_base"], "0"),
+        (["stream", "sample_aspect_ratio"], f"1/{1 << 31}"),
+        (["stream", "rate"], "0"),
+        (["stream", "color", "matrix"], 256),
+        (["stream", "color", "matrix"], "1"),
+        (["encoder", "thread_count"], "1"),
+        (["is_vfr"], "no"),
+    ],
+)
+def test_a_manifest_that_cannot_be_true_is_refused(tmp_path, filled, place, value):
+    path = filled().folder / "manifest.json"
+    path.write_text(json.dumps(replaced(json.loads(path.read_text()), place, value)))
+    with pytest.raises(SessionError, match="not a usable manifest"):
+        Session.open(tmp_path, "job")
 
 
 def look_at(session):
