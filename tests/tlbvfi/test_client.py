@@ -337,6 +337,7 @@ def test_frames_sent_over_the_websocket_are_kept_and_previews_are_not(
         for n in range(FRAMES):
             comfy.tell("progress", node="9", value=n, max=FRAMES, prompt_id=prompt_id)
             comfy.send(image("9", png(n)))
+        comfy.send(image("9", b"\xff\xd8\xff a preview of the same node"))
         comfy.finish(prompt_id, outputs={})
 
     comfy.run = run
@@ -388,7 +389,9 @@ def test_no_proxy_is_asked_for_a_server_nearby(fetch, monkeypatch):
     assert fetch().frames == FRAMES
 
 
-def test_frames_that_were_sent_while_the_connection_was_down_are_sent_again(comfy, fetch, prompt):
+def test_frames_that_were_sent_while_the_connection_was_down_are_sent_again(
+    comfy, fetch, prompt, caplog
+):
     prompt["9"]["class_type"] = "SaveImageWebsocket"
 
     def run(prompt_id):
@@ -406,6 +409,7 @@ def test_frames_that_were_sent_while_the_connection_was_down_are_sent_again(comf
     assert numbers(fetch()) == list(range(FRAMES))
     assert len(comfy.queued) == 2
     assert comfy.queued[0]["prompt_id"] != comfy.queued[1]["prompt_id"]
+    assert "Frames were lost on the way: the server sends them again." in caplog.text
 
 
 def test_frames_that_never_come_are_an_error_that_names_the_cure(comfy, fetch, prompt):
@@ -748,9 +752,20 @@ def test_frames_are_linked_from_an_output_folder_on_this_machine(comfy, fetch, t
     generation = fetch(output_folder=output)
     assert numbers(generation) == list(range(FRAMES))
     assert not any(path.startswith("/view") for path in comfy.requests)
+    assert {path.stat().st_ino for path in generation.folder.iterdir()} == {
+        path.stat().st_ino for path in output.iterdir()
+    }
     discard(tmp_path / "frames")
     assert len(list(output.iterdir())) == FRAMES
     assert not (tmp_path / "frames").exists()
+
+
+def test_discarding_leaves_what_is_not_ours(fetch, tmp_path):
+    kept = fetch().folder / "notes.txt"
+    kept.write_text("mine")
+    for _ in range(2):
+        discard(tmp_path / "frames")
+        assert list((tmp_path / "frames").rglob("*")) == [kept.parent, kept]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names open files as Linux does")
@@ -790,13 +805,18 @@ def test_links_and_dots_do_not_lead_out_of_the_output_folder(comfy, fetch, tmp_p
 
 
 def test_the_first_saved_sound_is_fetched_too(comfy, fetch, prompt):
+    prompt["11"] = {"class_type": "PreviewAudio", "inputs": {"audio": ["3", 1]}}
     prompt["12"] = {"class_type": "SaveAudio", "inputs": {"audio": ["3", 1]}}
-    comfy.files["s.flac"] = b"fLaC..."
+    comfy.files |= {"s.flac": b"fLaC...", "p.flac": b"preview", "s.txt": b"words"}
 
     def run(prompt_id):
         images = [{"filename": n} for n in sorted(comfy.files) if n.endswith(".png")]
-        audio = [{"filename": "s.flac", "subfolder": "", "type": "output"}]
-        comfy.finish(prompt_id, outputs={"9": {"images": images}, "12": {"audio": audio}})
+        heard, saved = (
+            [{"filename": name, "subfolder": "", "type": "output"} for name in names]
+            for names in (["p.flac"], ["s.txt", "s.flac"])
+        )
+        outputs = {"9": {"images": images}, "11": {"audio": heard}, "12": {"audio": saved}}
+        comfy.finish(prompt_id, outputs=outputs)
 
     comfy.run = run
     generation = fetch()
@@ -813,14 +833,20 @@ def test_a_node_that_saves_a_video_is_told_from_one_that_saves_frames(comfy, fet
         fetch(again=True)
 
 
-def test_a_frame_the_server_has_lost_is_said(comfy, fetch):
+def test_a_frame_the_server_has_lost_is_said_and_the_others_are_kept(comfy, fetch):
+    lost = {}
+
     def run(prompt_id):
         comfy.finish(prompt_id)
-        comfy.files.popitem()
+        lost.update([comfy.files.popitem()])
 
     comfy.run = run
     with pytest.raises(ClientError, match=r"no longer has ComfyUI_00003_.png \(HTTP 404\)"):
         fetch()
+    comfy.files |= lost
+    comfy.requests.clear()
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert len(comfy.queued) == sum(path.startswith("/view") for path in comfy.requests) == 1
 
 
 def test_two_processes_do_not_fetch_into_one_folder(comfy, fetch, tmp_path):
