@@ -1,4 +1,6 @@
 import io
+import json
+import os
 import shutil
 import wave
 from dataclasses import replace
@@ -8,12 +10,14 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from comfyui_tlbvfi.encoding import concat
 from comfyui_tlbvfi.encoding.concat import join
 from comfyui_tlbvfi.encoding.errors import (
     OutputError,
     SourceError,
     VerificationError,
 )
+from comfyui_tlbvfi.encoding.packets import open_made
 from comfyui_tlbvfi.encoding.profiles import find_profile
 from comfyui_tlbvfi.encoding.session import Session
 from comfyui_tlbvfi.encoding.window import Window
@@ -773,6 +777,44 @@ def test_missing_or_damaged_chunks_make_no_file(tmp_path, filled):
     path.unlink()
     with pytest.raises(VerificationError, match=r"chunk_000001\.mp4 is missing"):
         join(session, output)
+    assert not [entry for entry in tmp_path.iterdir() if entry.is_file()]
+
+
+@pytest.mark.parametrize("codec", ["ffv1", "h264"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"frames": 4, "pts": [0, 3, 4, 5]}, "holds 3 frames instead of 4"),
+        ({"frames": 2, "pts": [0, 3]}, "holds other frames than were recorded"),
+    ],
+)
+def test_a_chunk_of_more_or_fewer_frames_than_recorded_makes_no_file(
+    tmp_path, filled, codec, change, told
+):
+    progress = filled(codec, pts=[0, 3, 4], is_vfr=True).folder / "progress.jsonl"
+    progress.write_text(json.dumps({**json.loads(progress.read_text()), **change}) + "\n")
+    with pytest.raises(VerificationError, match=told):
+        join(Session.open(tmp_path, "job"), tmp_path / "out.mkv")
+    assert not [entry for entry in tmp_path.iterdir() if entry.is_file()]
+
+
+def test_a_chunk_of_other_times_than_recorded_makes_no_file(tmp_path, filled):
+    progress = filled("h264", pts=[0, 3, 4], is_vfr=True).folder / "progress.jsonl"
+    change = {"pts": [0, 2, 4]}
+    progress.write_text(json.dumps({**json.loads(progress.read_text()), **change}) + "\n")
+    with pytest.raises(VerificationError, match="holds other frames than were recorded"):
+        join(Session.open(tmp_path, "job"), tmp_path / "out.mp4")
+
+
+def test_a_joined_file_whose_end_the_disk_lost_gets_no_name(tmp_path, filled, monkeypatch):
+    def losing(path, *options):
+        if path.name == ".out.part.mkv":
+            os.truncate(path, path.stat().st_size - 2000)
+        return open_made(path, *options)
+
+    monkeypatch.setattr(concat, "open_made", losing)
+    with pytest.raises(VerificationError, match=r"\.out\.part\.mkv"):
+        join(filled("ffv1"), tmp_path / "out.mkv")
     assert not [entry for entry in tmp_path.iterdir() if entry.is_file()]
 
 
