@@ -285,8 +285,13 @@ def test_progress_names_the_node_and_its_steps(comfy, fetch):
         comfy.tell(
             "progress_state",
             prompt_id=prompt_id,
-            nodes={"3": {"state": "running", "value": 5.0, "max": 20.0}},
+            nodes={
+                "3": {"state": "running", "value": 5.0, "max": 20.0},
+                "9": {"state": "pending", "value": 0.0, "max": 1.0},
+            },
         )
+        running = {"3": {"state": "running", "value": 7.0, "max": 20.0}}
+        comfy.tell("progress_state", prompt_id=prompt_id, nodes=running)
         comfy.finish(prompt_id)
 
     comfy.run = run
@@ -294,6 +299,7 @@ def test_progress_names_the_node_and_its_steps(comfy, fetch):
     assert [e for e in fetch.events if isinstance(e, NodeProgress)] == [
         NodeProgress("3", "node 3 KSampler", 0, 0),
         NodeProgress("3", "node 3 KSampler", 5, 20),
+        NodeProgress("3", "node 3 KSampler", 7, 20),
     ]
 
 
@@ -335,7 +341,8 @@ def test_frames_sent_over_the_websocket_are_kept_and_previews_are_not(
         comfy.send(image("3", png(99)))
         comfy.tell("executing", node="9", prompt_id=prompt_id)
         for n in range(FRAMES):
-            comfy.tell("progress", node="9", value=n, max=FRAMES, prompt_id=prompt_id)
+            named = {"node": "9"} if with_node else {}
+            comfy.tell("progress", **named, value=n, max=FRAMES, prompt_id=prompt_id)
             comfy.send(image("9", png(n)))
         comfy.send(image("9", b"\xff\xd8\xff a preview of the same node"))
         comfy.finish(prompt_id, outputs={})
