@@ -39,6 +39,8 @@ class Server:
     length: int | None = None
     """A false Content-Length to claim, if any."""
     states_length: bool = True
+    is_mirror: bool = False
+    """Whether the hub has the bytes itself, and knows no checksum."""
     breaks: list[int] = field(default_factory=list)
     """Bytes after which the next answers break off."""
     is_silent: bool = False
@@ -80,6 +82,10 @@ def handler(server: Server, host: str):
             server.requests.append((host, "HEAD", None))
             if host == "storage":
                 self.answer(403, {})  # URLs signed for GET refuse HEAD
+            elif server.is_mirror:
+                kind, length = server.content_type, len(server.content)
+                facts = {"Content-Type": kind, "Content-Length": length, "ETag": server.etag}
+                self.answer(200, facts)
             else:
                 self.redirect()
 
@@ -94,7 +100,7 @@ def handler(server: Server, host: str):
 
         def do_GET(self):
             server.requests.append((host, "GET", self.headers.get("Range")))
-            if host == "hub":
+            if host == "hub" and not server.is_mirror:
                 self.redirect()
             elif server.storage_status:
                 self.answer(server.storage_status.pop(0), {})
@@ -303,6 +309,29 @@ def test_a_part_of_a_file_without_a_checksum_is_continued_while_it_is_the_same_v
         assert path.read_bytes() == CONTENT
         assert server.ranges() == [then]
         path.unlink()
+
+
+def test_a_mirror_that_has_the_file_itself_is_enough(server, fetch):
+    server.is_mirror, server.breaks = True, [300_000, 0]
+    with pytest.raises(DownloadError, match=r"broke off after 0\.3 of 0\.9 MB"):
+        fetch()
+    server.requests.clear()
+    assert fetch().read_bytes() == CONTENT
+    assert server.requests == [("hub", "HEAD", None), ("hub", "GET", "bytes=300000-")]
+
+
+def test_a_page_in_place_of_a_mirror_s_file_is_not_asked_for(server, fetch):
+    server.is_mirror, server.content_type = True, "text/html"
+    with pytest.raises(DownloadError, match="web page"):
+        fetch()
+    assert server.requests == [("hub", "HEAD", None)]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_storage_host_that_refuses_is_told(server, fetch, status):
+    server.storage_status = [status]
+    with pytest.raises(DownloadError, match=rf"The server does not provide .* \(HTTP {status}"):
+        fetch()
 
 
 def test_a_file_of_unknown_size_is_refused(server, fetch):
