@@ -764,6 +764,12 @@ def test_chunks_saved_in_any_order_without_numbers_are_joined(
     assert shown(output) == [n * TICK for n in range(6)]
 
 
+def test_a_constant_rate_counted_in_finer_ticks_is_joined(tmp_path, filled, stream):
+    output = tmp_path / "out.mp4"
+    join(filled("h264", stream=stream(time_base=Fraction(1, 48000))), output)
+    assert shown(output) == [n * TICK for n in range(7)]
+
+
 def test_missing_or_damaged_chunks_make_no_file(tmp_path, filled):
     session = filled("h264")
     output = tmp_path / "out.mp4"
