@@ -1,10 +1,12 @@
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding import mezzanine, sequence
 from comfyui_tlbvfi.encoding.concat import join
+from comfyui_tlbvfi.encoding.delivery import final_of
 from comfyui_tlbvfi.encoding.errors import VerificationError
 from comfyui_tlbvfi.encoding.images import image_format
 from comfyui_tlbvfi.encoding.mezzanine import decoded_frames, decoded_picture, encode_session
@@ -147,3 +149,26 @@ def test_a_damaged_mezzanine_is_refused(filled):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(VerificationError, match=r"chunk_000001\.mkv has"):
         encode_session(session, final_encoder(session))
+
+
+@pytest.mark.parametrize(
+    ("codec", "is_told"), [("h264", True), ("h264-lossless", False), ("prores", False)]
+)
+def test_only_pictures_that_lost_something_are_said_to_lose_again(filled, caplog, codec, is_told):
+    session = filled(codec)
+    final = final_of(session, Path("out.mp4"), EncoderSettings(codec="h264", crf=30))
+    assert final.options["crf"] == "30"
+    assert ("compressed a second time" in caplog.text) == is_told
+
+
+def test_mastering_metadata_that_another_encode_cannot_store_is_told(filled, stream, caplog):
+    session = filled("ffv1", stream=stream(mastering={"max-cll": "1000,400"}))
+    final_of(session, Path("out.mp4"), EncoderSettings(codec="h264"))
+    assert "h264 drops the HDR10 mastering metadata." in caplog.messages
+
+
+def test_images_made_of_a_session_are_as_deep_as_wanted(filled):
+    session = filled("ffv1")
+    wanted = [None, EncoderSettings(codec="png16")]
+    found = [final_of(session, Path("f_%d.png"), each).pix_fmt for each in wanted]
+    assert found == ["rgb24", "rgb48be"]

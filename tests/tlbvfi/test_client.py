@@ -526,9 +526,11 @@ def test_a_frame_that_was_removed_is_fetched_again_and_again_starts_anew(comfy, 
     generation = fetch()
     (generation.folder / "frame_000002.png").unlink()
     assert numbers(fetch()) == list(range(FRAMES))
+    (generation.folder / "frame_000002.png").rename(generation.folder / "frame_000009.png")
+    assert numbers(fetch()) == list(range(FRAMES))
     comfy.files = dict.fromkeys(list(comfy.files)[:2], png(9))
     assert numbers(fetch(again=True)) == [9, 9]
-    assert len(comfy.queued) == 3
+    assert len(comfy.queued) == 4
 
 
 def test_a_download_that_breaks_off_is_taken_up_again(comfy, fetch):
@@ -1067,6 +1069,13 @@ def test_a_prompt_that_saves_a_video_keeps_its_frames_instead(comfy, run_command
     kinds = {node["class_type"] for node in comfy.queued[0]["prompt"].values()}
     assert kinds == {"KSampler", "SaveImage"}
     assert "- node 5 SaveVideo removed" in capfd.readouterr().err
+
+
+def test_a_prompt_that_keeps_frames_beside_a_video_is_queued_as_it_is(comfy, run_command, prompt):
+    prompt["4"] = {"class_type": "CreateVideo", "inputs": {"images": ["3", 0], "fps": 12.5}}
+    prompt["5"] = {"class_type": "SaveVideo", "inputs": {"video": ["4", 0], "filename_prefix": "a"}}
+    assert run_command("--input-fps", "16") == 0
+    assert comfy.queued[0]["prompt"] == prompt
 
 
 def test_a_dash_writes_the_video_to_standard_output(run_command, capfdbinary, tmp_path):
