@@ -563,6 +563,13 @@ def test_a_refused_prompt_names_node_and_cause(comfy, fetch):
         fetch()
 
 
+def test_a_server_that_takes_no_prompts_is_said(comfy, fetch):
+    comfy.answers["/prompt"] = [(403, b"", {})]
+    with pytest.raises(ClientError, match=f"{comfy.url}.* 403"):
+        fetch()
+    assert comfy.queued == []
+
+
 def test_a_prompt_refused_as_a_whole_says_why(comfy, fetch):
     body = {"error": {"message": "Node 'X' not found", "details": "#4"}, "node_errors": {}}
     comfy.answers["/prompt"] = [(400, body, {})]
@@ -608,6 +615,12 @@ def test_a_node_that_fails_is_named_with_what_it_said_on_one_line(comfy, fetch):
     )
     assert len(text) < 500
     assert text.isprintable()
+
+
+def test_a_generation_that_failed_without_a_word_is_said(comfy, fetch):
+    comfy.run = lambda prompt_id: comfy.finish(prompt_id, outputs={}, status="error")
+    with pytest.raises(ClientError, match="failed on the server, which does not say why"):
+        fetch()
 
 
 def test_an_interrupted_generation_is_said(comfy, fetch):
@@ -811,6 +824,25 @@ def test_links_and_dots_do_not_lead_out_of_the_output_folder(comfy, fetch, tmp_p
     (output / "ComfyUI_00000_.png").symlink_to(secret)
     comfy.files = {"../secret.png": png(2), "a\0.png": png(1), "ComfyUI_00000_.png": png(0)}
     assert sorted(numbers(fetch(output_folder=output))) == [0, 1, 2]  # all were downloaded
+
+
+@pytest.mark.parametrize(
+    ("stated", "asked"),
+    [
+        ({"subfolder": "video/Wan", "type": "temp"}, ("video/Wan", "temp")),
+        ({"subfolder": "", "type": None}, ("", "output")),
+        ({}, ("", "output")),
+    ],
+)
+def test_frames_are_asked_for_where_the_server_put_them(comfy, fetch, stated, asked):
+    def run(prompt_id):
+        images = [{"filename": name, **stated} for name in sorted(comfy.files)]
+        comfy.finish(prompt_id, outputs={"9": {"images": [None, {"filename": 5}, *images]}})
+
+    comfy.run = run
+    assert numbers(fetch()) == list(range(FRAMES))
+    queries = [parse_qs(urlsplit(path).query, True) for path in comfy.requests if "view" in path]
+    assert {(query["subfolder"][0], query["type"][0]) for query in queries} == {asked}
 
 
 def test_the_first_saved_sound_is_fetched_too(comfy, fetch, prompt):
