@@ -58,6 +58,7 @@ class FakeComfy:
         self.requests, self.deleted, self.interrupted = [], [], []
         self.answers = {}  # path: list of (status, body, headers) to answer first
         self.node_errors = {}
+        self.is_busy = False
         self.run = lambda prompt_id: self.finish(prompt_id)
         self.sockets, self.flags = [], []
         self.writing = threading.RLock()  # to the sockets, and to the list of them
@@ -119,7 +120,7 @@ class FakeComfy:
         if request.path == "/prompt":
             prompt_id = body["prompt_id"]
             self.queued.append(body)
-            self.running.append(prompt_id)
+            (self.pending if self.is_busy else self.running).append(prompt_id)
             self.reply(
                 request, 200, {"prompt_id": prompt_id, "number": 1, "node_errors": self.node_errors}
             )
@@ -577,8 +578,10 @@ def test_a_prompt_refused_as_a_whole_says_why(comfy, fetch):
         fetch()
 
 
-def test_a_prompt_accepted_without_our_node_is_withdrawn(comfy, fetch):
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_prompt_accepted_without_our_node_is_withdrawn(comfy, fetch, is_busy):
     comfy.run = lambda prompt_id: None
+    comfy.is_busy = is_busy
     comfy.node_errors = {
         "3": {
             "errors": [{"message": "Too small", "details": "steps"}],
@@ -588,7 +591,8 @@ def test_a_prompt_accepted_without_our_node_is_withdrawn(comfy, fetch):
     }
     with pytest.raises(ClientError, match="node 3 KSampler: Too small: steps"):
         fetch()
-    assert comfy.interrupted == [comfy.queued[0]["prompt_id"]]
+    ours = [comfy.queued[0]["prompt_id"]]
+    assert (comfy.interrupted, comfy.deleted) == (([], ours) if is_busy else (ours, []))
 
 
 def test_what_else_is_wrong_with_a_prompt_is_told_and_the_rest_runs(comfy, fetch, caplog):
