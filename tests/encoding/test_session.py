@@ -115,6 +115,7 @@ def test_the_same_job_resumes_and_another_is_refused_by_field(tmp_path, filled, 
     assert "settings.times was 1 and is now 2" in message
     assert "--overwrite" in message
     assert len(Session.start(tmp_path, "job", other, overwrite=True).records()) == 0
+    assert len(Session.start(tmp_path, "new", other, overwrite=True).records()) == 0
 
 
 def test_a_setting_that_is_new_or_gone_makes_another_job(tmp_path, filled, manifest):
@@ -222,6 +223,17 @@ def test_two_workers_cannot_share_a_session(tmp_path, filled):
         pass
     with Session.open(tmp_path, "job").locked():
         pass
+
+
+def test_a_worker_may_lock_its_session_twice_and_holds_it_to_the_end(tmp_path, filled, paint):
+    session = filled(frames=6)
+    with session.locked():
+        with session.locked():
+            pass
+        commit(session, 2, paint, frames=1, is_last=True)
+        with pytest.raises(SessionError, match="in use"), Session.open(tmp_path, "job").locked():
+            pass
+    assert len(Session.open(tmp_path, "job").records()) == 3
 
 
 def test_a_session_on_a_disk_that_became_read_only_is_told(filled, monkeypatch):
