@@ -656,6 +656,25 @@ def test_forecast_grows_from_what_the_chunks_took(filled):
     assert session.forecast(12).fits
 
 
+def test_every_output_of_a_session_is_remembered(tmp_path, filled, monkeypatch):
+    session = filled()
+    assert session.result() is None
+    first, second = (
+        FinalFile(output=tmp_path / name, bytes=size, shift=Fraction(1, 3), final=None, chunks="x")
+        for name, size in (("a.mp4", 1), ("b.mp4", 2))
+    )
+    for made in (first, second):
+        session.note_result(made)
+    monkeypatch.chdir(tmp_path)
+    again = Session.open(tmp_path, "job")
+    assert [again.result(Path(name)) for name in ("a.mp4", "b.mp4", "c.mp4")] == [
+        first,
+        second,
+        None,
+    ]
+    assert again.result() == second
+
+
 def test_other_libraries_than_at_the_start_are_told(tmp_path, filled, manifest, caplog):
     path = filled().folder / "manifest.json"
     document = json.loads(path.read_text())
