@@ -23,7 +23,7 @@ from comfyui_tlbvfi.encoding.reader import VideoSource
 from comfyui_tlbvfi.tlbvfi.config import ChunkLength
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
-from comfyui_tlbvfi.tlbvfi.progress import Encoding, FrameDone, Joining, Notice, Started
+from comfyui_tlbvfi.tlbvfi.progress import ChunkDone, Encoding, FrameDone, Joining, Notice, Started
 
 SHORT = ChunkLength(frames=8)
 NTSC = Fraction(24000, 1001)
@@ -297,9 +297,15 @@ def test_only_a_damaged_chunk_is_made_anew(clip, run, pictures, tmp_path, damage
     else:
         chunk.unlink()
     first.output.unlink()
-    again = run(source, "out.mkv", chunk=SHORT, destination=keep)
+    events = []
+    again = run(source, "out.mkv", chunk=SHORT, destination=keep, on_event=events.append)
     assert again.frames_made == 8
     assert pictures(again.output) == pictures(expected.output)
+    (done,) = [event for event in events if isinstance(event, ChunkDone)]
+    sizes = [path.stat().st_size for path in first.session_folder.glob("chunk_*")]
+    assert done == ChunkDone(
+        chunks_done=len(sizes), bytes_written=sum(sizes), bytes_predicted=sum(sizes)
+    )
 
 
 @pytest.mark.parametrize("length", [SHORT, ChunkLength(bytes=9000)])
