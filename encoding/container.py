@@ -344,7 +344,7 @@ def _decode(
 def _without_deflated(packet: Packet, decoder: VideoCodecContext) -> Packet:
     """The packet without what `DEFLATED` removes."""
     clean = DEFLATED.get(decoder.name)
-    if clean is None or not packet.size:
+    if clean is None:
         return packet
     cleaned = packet_of(clean(bytes(packet)))
     cleaned.pts, cleaned.dts, cleaned.time_base = packet.pts, packet.dts, packet.time_base

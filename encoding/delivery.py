@@ -271,8 +271,9 @@ def _mezzanine(settings: EncoderSettings, picture: Picture, software_twin: bool)
     profile = find_profile(settings.codec)
     is_fine = settings.crf is not None and settings.crf <= MEZZANINE_CRF
     if not (profile.is_intra or profile.is_lossless or is_fine):
+        quality = "its usual quality" if settings.crf is None else f"crf {settings.crf}"
         raise EncoderError(
-            f"{settings.codec} at its usual quality is not a mezzanine, because quality would be "
+            f"{settings.codec} at {quality} is not a mezzanine, because quality would be "
             "lost twice: choose ffv1, h264-lossless, prores or dnxhr, or a crf of 0 to "
             f"{MEZZANINE_CRF}."
         )

@@ -35,12 +35,8 @@ class Promise:
 
     size: int | None
     sha256: str | None
-    etag: str | None
-
-    @property
-    def version(self) -> str | None:
-        """Changes when the content does; None if the server states neither."""
-        return self.sha256 or self.etag
+    version: str | None
+    """Changes when the content does; None if the server states none."""
 
 
 class BrokenOffError(Exception):
@@ -199,7 +195,7 @@ def _read_promise(headers: Message, *, is_file: bool) -> Promise:
     return Promise(
         size=stated_size(size),
         sha256=linked if re.fullmatch("[0-9a-f]{64}", linked) else None,
-        etag=linked or (headers.get("ETag") if is_file else None),
+        version=linked or (headers.get("ETag") if is_file else None),
     )
 
 

@@ -176,7 +176,7 @@ def parse_rate(text: str) -> Fraction:
         SettingsError: not a number, or below `LOWEST_RATE`.
     """
     rate = _number(text)
-    if rate is None or rate <= 0:
+    if rate is None:
         raise SettingsError(
             f"a frame rate is a number such as 25, 24000/1001 or 23.976, not {text!r:.80}."
         )

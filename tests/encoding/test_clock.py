@@ -1,9 +1,11 @@
 """Recordings put end to end: one clock for picture and sound, whatever clocks the parts have."""
 
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import pytest
+from comfyui_tlbvfi.encoding.clock import ClockReader, Piece
 from comfyui_tlbvfi.encoding.concat import join
 from comfyui_tlbvfi.encoding.reader import VideoSource
 from comfyui_tlbvfi.encoding.scan import read_clock
@@ -123,3 +125,87 @@ def test_a_part_that_begins_amid_its_pictures_begins_with_the_first_whole_one(
 def test_a_clock_that_never_jumps_moves_nothing(part):
     assert read_clock(part("a.ts", begin=7)).pieces == {}
     assert read_clock(part("a.mkv", begin=7)).pieces == {}
+
+
+VIDEO, SOUND, WORDS = (
+    SimpleNamespace(index=index, type=type)
+    for index, type in enumerate(("video", "audio", "subtitle"))
+)
+UNKNOWN = object()
+HOURS = 400_000
+
+
+def packet(stream, pts, *, dts=UNKNOWN, duration=4, is_keyframe=True):
+    """What a clock looks at, in hundredths of a second."""
+    return SimpleNamespace(
+        **{"stream": stream, "pts": pts, "dts": pts if dts is UNKNOWN else dts, "size": 1},
+        **{"duration": duration, "is_keyframe": is_keyframe, "time_base": Fraction(1, 100)},
+    )
+
+
+def pieces(*packets):
+    """(first packet, shift, start) of the pieces of each stream."""
+    reader = ClockReader(VIDEO)
+    for each in packets:
+        reader.see(each)
+    found = reader.clock().pieces
+    return {
+        index: [(piece.first, piece.shift, piece.start) for piece in each]
+        for index, each in found.items()
+    }
+
+
+def pictures_at(*times):
+    return [packet(VIDEO, time) for time in times]
+
+
+def test_each_of_many_parts_follows_the_one_before():
+    found = pieces(*pictures_at(9000, 9004, 9008, 500, 504, 100, 0, HOURS))
+    assert found == {
+        0: [(0, 0, None), (3, 8512, 500), (5, 8920, 100), (6, 9024, 0), (7, 9028 - HOURS, HOURS)]
+    }
+
+
+def test_sound_that_comes_late_belongs_to_the_part_it_fits():
+    found = pieces(
+        *(packet(VIDEO, 5000), packet(SOUND, 5000), packet(VIDEO, 5004), packet(VIDEO, 0)),
+        *(packet(SOUND, 5004), packet(SOUND, 5008), packet(SOUND, 0), packet(VIDEO, 4)),
+    )
+    assert found == {0: [(0, 0, None), (2, 5008, 0)], 1: [(0, 0, None), (3, 5008, None)]}
+
+
+def test_a_part_without_pictures_is_as_long_as_its_sound():
+    found = pieces(
+        *(packet(VIDEO, 9000), packet(SOUND, 9000), packet(SOUND, 5000), packet(SOUND, 5004)),
+        *(packet(WORDS, 5002, duration=10), packet(SOUND, 100), packet(VIDEO, 100)),
+    )
+    assert found[0] == [(0, 0, None), (1, 8916, 100)]
+    assert found[1] == [(0, 0, None), (1, 4004, None), (3, 8916, None)]
+    assert found[2] == [(0, 4004, None)]
+
+
+def test_a_part_begins_with_its_first_keyframe_and_else_with_its_earliest_picture():
+    cut = [packet(VIDEO, time, is_keyframe=key) for time, key in [(0, 0), (4, 0), (12, 1), (8, 0)]]
+    found = pieces(*pictures_at(9000), *cut, *pictures_at(HOURS))
+    assert found == {0: [(0, 0, None), (1, 8992, 12), (5, 9008 - HOURS, HOURS)]}
+    piece = Piece(first=1, shift=8992, start=12)
+    assert [piece.leaves_out(time) for time in (8, 12)] == [True, False]
+    without = [packet(VIDEO, time, dts=0, is_keyframe=False) for time in (8, 4)]
+    assert pieces(*pictures_at(9000), *without) == {0: [(0, 0, None), (1, 9000, None)]}
+
+
+def test_words_alone_begin_no_part():
+    words = [packet(WORDS, time) for time in (9000, 0)]
+    assert pieces(*words, *pictures_at(0, 4)) == {}
+    assert pieces(packet(VIDEO, 0), *words, packet(VIDEO, 4)) == {}
+
+
+def test_packets_without_times_are_counted_and_place_nothing():
+    unknown = packet(VIDEO, None, dts=None)
+    decoded = packet(VIDEO, None, dts=4)
+    found = pieces(
+        *(unknown, *pictures_at(9000), unknown, *pictures_at(0), decoded, unknown),
+        *pictures_at(HOURS),
+    )
+    assert found == {0: [(1, 0, None), (3, 9004, 0), (6, 9012 - HOURS, HOURS)]}
+    assert pieces(*pictures_at(0), packet(VIDEO, 4, duration=None), *pictures_at(8)) == {}

@@ -1,4 +1,6 @@
 import io
+import json
+import os
 import shutil
 import wave
 from dataclasses import replace
@@ -8,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from comfyui_tlbvfi.encoding import concat
 from comfyui_tlbvfi.encoding.concat import join
 from comfyui_tlbvfi.encoding.durable import file_sha256
 from comfyui_tlbvfi.encoding.errors import (
@@ -15,6 +18,7 @@ from comfyui_tlbvfi.encoding.errors import (
     SourceError,
     VerificationError,
 )
+from comfyui_tlbvfi.encoding.packets import open_made
 from comfyui_tlbvfi.encoding.profiles import find_profile
 from comfyui_tlbvfi.encoding.session import Session
 from comfyui_tlbvfi.encoding.window import Window
@@ -761,6 +765,12 @@ def test_chunks_saved_in_any_order_without_numbers_are_joined(
     assert shown(output) == [n * TICK for n in range(6)]
 
 
+def test_a_constant_rate_counted_in_finer_ticks_is_joined(tmp_path, filled, stream):
+    output = tmp_path / "out.mp4"
+    join(filled("h264", stream=stream(time_base=Fraction(1, 48000))), output)
+    assert shown(output) == [n * TICK for n in range(7)]
+
+
 def test_missing_or_damaged_chunks_make_no_file(tmp_path, filled):
     session = filled("h264")
     output = tmp_path / "out.mp4"
@@ -798,6 +808,44 @@ def test_a_chunk_is_compared_with_its_checksum_when_its_turn_comes(tmp_path, fil
         *("chunk_000000", "3/7", "chunk_000001", "6/7", "chunk_000002", "7/7"),
         "verified 7/7",
     ]
+
+
+@pytest.mark.parametrize("codec", ["ffv1", "h264"])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"frames": 4, "pts": [0, 3, 4, 5]}, "holds 3 frames instead of 4"),
+        ({"frames": 2, "pts": [0, 3]}, "holds other frames than were recorded"),
+    ],
+)
+def test_a_chunk_of_more_or_fewer_frames_than_recorded_makes_no_file(
+    tmp_path, filled, codec, change, told
+):
+    progress = filled(codec, pts=[0, 3, 4], is_vfr=True).folder / "progress.jsonl"
+    progress.write_text(json.dumps({**json.loads(progress.read_text()), **change}) + "\n")
+    with pytest.raises(VerificationError, match=told):
+        join(Session.open(tmp_path, "job"), tmp_path / "out.mkv")
+    assert not [entry for entry in tmp_path.iterdir() if entry.is_file()]
+
+
+def test_a_chunk_of_other_times_than_recorded_makes_no_file(tmp_path, filled):
+    progress = filled("h264", pts=[0, 3, 4], is_vfr=True).folder / "progress.jsonl"
+    change = {"pts": [0, 2, 4]}
+    progress.write_text(json.dumps({**json.loads(progress.read_text()), **change}) + "\n")
+    with pytest.raises(VerificationError, match="holds other frames than were recorded"):
+        join(Session.open(tmp_path, "job"), tmp_path / "out.mp4")
+
+
+def test_a_joined_file_whose_end_the_disk_lost_gets_no_name(tmp_path, filled, monkeypatch):
+    def losing(path, *options):
+        if path.name == ".out.part.mkv":
+            os.truncate(path, path.stat().st_size - 2000)
+        return open_made(path, *options)
+
+    monkeypatch.setattr(concat, "open_made", losing)
+    with pytest.raises(VerificationError, match=r"\.out\.part\.mkv"):
+        join(filled("ffv1"), tmp_path / "out.mkv")
+    assert not [entry for entry in tmp_path.iterdir() if entry.is_file()]
 
 
 def test_chunks_of_another_encoder_are_refused(tmp_path, filled, encoder, paint):

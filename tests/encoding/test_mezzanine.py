@@ -1,11 +1,20 @@
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from comfyui_tlbvfi.encoding import mezzanine, sequence
 from comfyui_tlbvfi.encoding.concat import join
-from comfyui_tlbvfi.encoding.errors import SessionError, VerificationError
+from comfyui_tlbvfi.encoding.delivery import MEZZANINE_CRF, deliver, final_of, plan_route
+from comfyui_tlbvfi.encoding.errors import (
+    EncoderError,
+    OutputError,
+    SessionError,
+    VerificationError,
+)
+from comfyui_tlbvfi.encoding.frame import ColorTags
 from comfyui_tlbvfi.encoding.images import image_format
 from comfyui_tlbvfi.encoding.mezzanine import (
     decoded_frames,
@@ -185,3 +194,53 @@ def test_an_encode_is_removed_with_its_session_s_chunks(filled):
     final = encode_session(session, final_encoder(session))
     remove_encode(session)
     assert not final.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("codec", "is_told"), [("h264", True), ("h264-lossless", False), ("prores", False)]
+)
+def test_only_pictures_that_lost_something_are_said_to_lose_again(filled, caplog, codec, is_told):
+    session = filled(codec)
+    final = final_of(session, Path("out.mp4"), EncoderSettings(codec="h264", crf=30))
+    assert final.options["crf"] == "30"
+    assert ("compressed a second time" in caplog.text) == is_told
+
+
+def test_mastering_metadata_that_another_encode_cannot_store_is_told(filled, stream, caplog):
+    session = filled("ffv1", stream=stream(mastering={"max-cll": "1000,400"}))
+    final_of(session, Path("out.mp4"), EncoderSettings(codec="h264"))
+    assert "h264 drops the HDR10 mastering metadata." in caplog.messages
+
+
+def test_images_made_of_a_session_are_as_deep_as_wanted(filled):
+    session = filled("ffv1")
+    wanted = [None, EncoderSettings(codec="png16")]
+    found = [final_of(session, Path("f_%d.png"), each).pix_fmt for each in wanted]
+    assert found == ["rgb24", "rgb48be"]
+
+
+def test_an_output_that_is_there_is_refused_before_anything_is_encoded_for_it(tmp_path, filled):
+    session, output = filled("ffv1"), tmp_path / "out.mp4"
+    output.write_text("mine")
+    with pytest.raises(OutputError, match="exists"):
+        deliver(session, output, final_encoder(session), on_encode=lambda *_: pytest.fail("made"))
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "f_%d.png"])
+def test_the_second_encode_tells_how_far_it_is(tmp_path, filled, stream, name):
+    tags = ColorTags(primaries=1, transfer=1, matrix=1, range=1)
+    session, told = filled("ffv1", stream=stream(color=tags)), []
+    final = final_of(session, tmp_path / name, EncoderSettings())
+    deliver(session, tmp_path / name, final, on_encode=lambda *done: told.append(done))
+    assert told[-1] == (7, 7)
+
+
+@pytest.mark.parametrize(
+    ("crf", "quality"), [(None, "its usual quality"), (MEZZANINE_CRF + 1, "crf 11")]
+)
+def test_only_an_encode_that_loses_next_to_nothing_is_a_mezzanine(shape, crf, quality):
+    wanted = EncoderSettings(codec="hevc")
+    good = EncoderSettings(codec="h264", crf=MEZZANINE_CRF)
+    assert plan_route(".mp4", wanted, shape(), mezzanine=good).chunks.name == "libx264"
+    with pytest.raises(EncoderError, match=f"h264 at {quality} is not a mezzanine"):
+        plan_route(".mp4", wanted, shape(), mezzanine=replace(good, crf=crf))

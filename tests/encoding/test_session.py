@@ -118,6 +118,7 @@ def test_the_same_job_resumes_and_another_is_refused_by_field(tmp_path, filled, 
     assert "settings.times was 1 and is now 2" in message
     assert "--overwrite" in message
     assert len(Session.start(tmp_path, "job", other, overwrite=True).records()) == 0
+    assert len(Session.start(tmp_path, "new", other, overwrite=True).records()) == 0
 
 
 def test_a_setting_that_is_new_or_gone_makes_another_job(tmp_path, filled, manifest):
@@ -287,6 +288,17 @@ def test_a_session_is_removed_from_a_full_disk(filled, monkeypatch):
     monkeypatch.setattr(Path, "write_text", refuse)
     session.remove()
     assert not session.folder.exists()
+
+
+def test_a_worker_may_lock_its_session_twice_and_holds_it_to_the_end(tmp_path, filled, paint):
+    session = filled(frames=6)
+    with session.locked():
+        with session.locked():
+            pass
+        commit(session, 2, paint, frames=1, is_last=True)
+        with pytest.raises(SessionError, match="in use"), Session.open(tmp_path, "job").locked():
+            pass
+    assert len(Session.open(tmp_path, "job").records()) == 3
 
 
 def test_a_session_on_a_disk_that_became_read_only_is_told(filled, monkeypatch):
@@ -766,6 +778,25 @@ def test_forecast_grows_from_what_the_chunks_took(filled):
     assert session.forecast(12).fits
 
 
+def test_every_output_of_a_session_is_remembered(tmp_path, filled, monkeypatch):
+    session = filled()
+    assert session.result() is None
+    first, second = (
+        FinalFile(output=tmp_path / name, bytes=size, shift=Fraction(1, 3), final=None, chunks="x")
+        for name, size in (("a.mp4", 1), ("b.mp4", 2))
+    )
+    for made in (first, second):
+        session.note_result(made)
+    monkeypatch.chdir(tmp_path)
+    again = Session.open(tmp_path, "job")
+    assert [again.result(Path(name)) for name in ("a.mp4", "b.mp4", "c.mp4")] == [
+        first,
+        second,
+        None,
+    ]
+    assert again.result() == second
+
+
 def test_other_libraries_than_at_the_start_are_told(tmp_path, filled, manifest, caplog):
     path = filled().folder / "manifest.json"
     document = json.loads(path.read_text())
@@ -781,12 +812,18 @@ ODD = [None, True, -1, 10**30, 1.5, "x", "1/0", "1e9999999", "/../../x", [], {},
 
 
 @pytest.mark.parametrize("name", BOOKS)
-@pytest.mark.parametrize("content", ["", "[", "5", '"x"', DEEP, "[1, 2]", '{"a": 1}', "\0"])
-def test_damaged_books_are_told_in_one_sentence(tmp_path, filled, name, content):
+@pytest.mark.parametrize(
+    "content", ["", "[", "5", '"x"', DEEP, "[1, 2]", '{"a": 1, "command": 1}', "\0"]
+)
+def test_damaged_books_are_told_in_one_sentence(tmp_path, filled, caplog, name, content):
     folder = filled(per_chunk=3).folder
     (folder / name).write_text(f"{content}\n")
-    with suppress(SessionError):
-        look_at(Session.open(tmp_path, "job"))
+    if name == "progress.jsonl":
+        assert Session.open(tmp_path, "job").records() == {}
+        assert "line 1 is damaged and dropped: that chunk is redone" in caplog.text
+    else:
+        with pytest.raises(SessionError, match=f"{name} is (damaged|not a usable manifest)"):
+            look_at(Session.open(tmp_path, "job"))
 
 
 @pytest.mark.parametrize("name", BOOKS)
@@ -837,6 +874,38 @@ def test_values_of_other_kinds_are_never_believed(tmp_path, filled, name, pts):
             path.write_text(json.dumps(replaced(document, place, value)) + "\n" + rest)
             with suppress(SessionError):
                 look_at(Session.open(tmp_path, "job"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("index", -1), ("frames", 0), ("frames", 10**9), ("pts", [0, 3]), ("sha256", 5)],
+)
+def test_a_record_that_cannot_be_true_is_dropped(tmp_path, filled, field, value):
+    path = filled(per_chunk=3, pts=[0, 3, 10, 11, 30], is_vfr=True).folder / "progress.jsonl"
+    line, _, rest = path.read_text().partition("\n")
+    path.write_text(json.dumps(replaced(json.loads(line), [field], value)) + "\n" + rest)
+    assert sorted(Session.open(tmp_path, "job").records()) == [1]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (["stream", "width"], 0),
+        (["stream", "height"], 1 << 31),
+        (["stream", "time_base"], "0"),
+        (["stream", "sample_aspect_ratio"], f"1/{1 << 31}"),
+        (["stream", "rate"], "0"),
+        (["stream", "color", "matrix"], 256),
+        (["stream", "color", "matrix"], "1"),
+        (["encoder", "thread_count"], "1"),
+        (["is_vfr"], "no"),
+    ],
+)
+def test_a_manifest_that_cannot_be_true_is_refused(tmp_path, filled, place, value):
+    path = filled().folder / "manifest.json"
+    path.write_text(json.dumps(replaced(json.loads(path.read_text()), place, value)))
+    with pytest.raises(SessionError, match="not a usable manifest"):
+        Session.open(tmp_path, "job")
 
 
 def look_at(session):

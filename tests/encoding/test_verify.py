@@ -1,6 +1,7 @@
 import json
 import struct
 import tracemalloc
+import wave
 import zlib
 from fractions import Fraction
 from hashlib import sha256
@@ -106,6 +107,19 @@ def test_a_chunk_of_other_times_is_found_inside(filled, replaced, stream):
     assert "chunk_000001.mp4: frame 1 is shown at 0.020000 s instead of 0.020854 s" in report.text
 
 
+def test_damaged_pictures_of_a_chunk_are_found_by_decoding_only(filled, replaced):
+    session = filled("h264")
+    content = bytearray(session.chunk_path(1).read_bytes())
+    with av.open(str(session.chunk_path(1))) as container:
+        first = next(container.demux(video=0))
+    content[first.pos + first.size // 2 : first.pos + first.size] = bytes(-(-first.size // 2))
+    damaged = replaced(session, content)
+    assert verify_session(damaged).ok
+    report = verify_session(damaged, deep=True)
+    assert failed(report) == ["pictures"]
+    assert "chunk_000001.mp4" in report.text
+
+
 def test_an_unfinished_session_is_not_good(tmp_path, manifest):
     from comfyui_tlbvfi.encoding.session import Session
 
@@ -190,13 +204,28 @@ def test_whole_files_of_any_kind_of_gop_have_good_pictures(clip, params):
     assert verify_file(clip("a.mp4", frames=40, options=options), deep=True).ok
 
 
-def test_times_off_the_plan_are_told_with_the_frame(tmp_path, filled, stream):
-    output = tmp_path / "out.mp4"
+@pytest.mark.parametrize(
+    ("suffix", "told"),
+    [
+        (".mp4", "frame 1 is shown at 0.020854 s instead of 0.020000 s"),
+        (".mkv", "frame 2 is shown at 0.042000 s instead of 0.040000 s"),
+    ],
+)
+def test_times_off_the_plan_are_told_with_the_frame(tmp_path, filled, stream, suffix, told):
+    output = tmp_path / f"out{suffix}"
     join(filled("h264"), output)
     other = filled("h264", id="other", stream=stream(rate=Fraction(50)))
     report = verify_file(output, expected_output(other))
     assert failed(report) == ["times"]
-    assert "frame 1 is shown at 0.020854 s instead of 0.020000 s" in report.text
+    assert told in report.text
+
+
+@pytest.mark.parametrize(("suffix", "is_good"), [(".mp4", False), (".mkv", True)])
+def test_only_matroska_may_shift_all_times(tmp_path, filled, suffix, is_good):
+    output = tmp_path / f"out{suffix}"
+    join(filled("h264"), output)
+    late = filled("h264", id="late", start=Fraction(1, 2))
+    assert failed(verify_file(output, expected_output(late))) == ([] if is_good else ["times"])
 
 
 def test_comparing_the_times_of_many_frames_takes_little_memory():
@@ -253,7 +282,19 @@ def test_repeated_times_are_found(tmp_path, paint):
             picture.pts, picture.time_base = number, Fraction(1, 3000)
             out.mux(video.encode(picture))
         out.mux(video.encode(None))
-    assert failed(verify_file(path)) == ["order"]
+    report = verify_file(path)
+    assert failed(report) == ["order"]
+    assert "pts 0 occurs more than once" in report.text
+
+
+def test_a_file_without_pictures_is_not_good(tmp_path):
+    path = tmp_path / "out.mkv"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(1600))
+    report = verify_file(path)
+    assert failed(report) == ["file"]
+    assert "has no video stream" in report.text
 
 
 def test_frames_without_times_are_found(clip):

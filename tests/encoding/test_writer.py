@@ -10,7 +10,7 @@ from itertools import pairwise
 import av
 import pytest
 from comfyui_tlbvfi.encoding.color import stream_tags
-from comfyui_tlbvfi.encoding.errors import EncoderError, OutputError
+from comfyui_tlbvfi.encoding.errors import EncoderError, OutputError, SourceError
 from comfyui_tlbvfi.encoding.frame import ColorTags
 from comfyui_tlbvfi.encoding.probe import probe
 from comfyui_tlbvfi.encoding.writer import VideoWriter, with_mastering
@@ -160,12 +160,19 @@ def test_an_average_rate_of_many_digits_is_taken(tmp_path, encoder, stream, pain
     pts = [0, 6007, 11_995]
     write(path, encoder(codec), spec, [paint(n) for n in range(3)], pts)
     assert len(packets(path)) == 3
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        told = (video.average_rate, video.guessed_rate)
+    assert min(abs(each - rate) for each in told) < Fraction(1, 500)
 
 
 def test_options_for_hdr_are_given_where_there_is_hdr_metadata_that_can_be_stored(encoder):
     for codec in ("hevc", "av1"):
         assert with_mastering(encoder(codec), {}) == encoder(codec)
         assert with_mastering(encoder(codec), HDR10) != encoder(codec)
+        alone = [with_mastering(encoder(codec), {key: HDR10[key]}).options for key in HDR10]
+        told = [str(list(options.values())).count("1000") for options in alone]
+        assert told == [1, 1]
     assert with_mastering(encoder("h264"), HDR10) == encoder("h264")
 
 
@@ -356,6 +363,16 @@ def test_an_encoder_that_does_not_take_its_options_is_refused(tmp_path, encoder,
     wrong = replace(encoder("h264"), options={"preset": "no such"})
     with pytest.raises(EncoderError, match=r"libx264 cannot be opened for 64x48 yuv420p in \.mp4"):
         VideoWriter(tmp_path / "clip.mp4", wrong, stream())
+    assert not list(tmp_path.iterdir())
+
+
+def test_sound_that_cannot_be_read_leaves_nothing(tmp_path, encoder, stream):
+    def broken():
+        raise SourceError("gone")
+        yield
+
+    with pytest.raises(SourceError, match="gone"):
+        VideoWriter(tmp_path / "clip.mkv", encoder("ffv1"), stream(), beside=lambda out: broken())
     assert not list(tmp_path.iterdir())
 
 

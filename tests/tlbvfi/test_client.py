@@ -61,6 +61,7 @@ class FakeComfy:
         self.requests, self.deleted, self.interrupted = [], [], []
         self.answers = {}  # path: list of (status, body, headers) to answer first
         self.node_errors = {}
+        self.is_busy = False
         self.run = lambda prompt_id: self.finish(prompt_id)
         self.sockets, self.flags = [], []
         self.writing = threading.RLock()  # to the sockets, and to the list of them
@@ -122,7 +123,7 @@ class FakeComfy:
         if request.path == "/prompt":
             prompt_id = body["prompt_id"]
             self.queued.append(body)
-            self.running.append(prompt_id)
+            (self.pending if self.is_busy else self.running).append(prompt_id)
             self.reply(
                 request, 200, {"prompt_id": prompt_id, "number": 1, "node_errors": self.node_errors}
             )
@@ -288,8 +289,13 @@ def test_progress_names_the_node_and_its_steps(comfy, fetch):
         comfy.tell(
             "progress_state",
             prompt_id=prompt_id,
-            nodes={"3": {"state": "running", "value": 5.0, "max": 20.0}},
+            nodes={
+                "3": {"state": "running", "value": 5.0, "max": 20.0},
+                "9": {"state": "pending", "value": 0.0, "max": 1.0},
+            },
         )
+        running = {"3": {"state": "running", "value": 7.0, "max": 20.0}}
+        comfy.tell("progress_state", prompt_id=prompt_id, nodes=running)
         comfy.finish(prompt_id)
 
     comfy.run = run
@@ -297,6 +303,7 @@ def test_progress_names_the_node_and_its_steps(comfy, fetch):
     assert [e for e in fetch.events if isinstance(e, NodeProgress)] == [
         NodeProgress("3", "node 3 KSampler", 0, 0),
         NodeProgress("3", "node 3 KSampler", 5, 20),
+        NodeProgress("3", "node 3 KSampler", 7, 20),
     ]
 
 
@@ -351,8 +358,10 @@ def test_frames_sent_over_the_websocket_are_kept_and_previews_are_not(
         comfy.send(image("3", png(99)))
         comfy.tell("executing", node="9", prompt_id=prompt_id)
         for n in range(FRAMES):
-            comfy.tell("progress", node="9", value=n, max=FRAMES, prompt_id=prompt_id)
+            named = {"node": "9"} if with_node else {}
+            comfy.tell("progress", **named, value=n, max=FRAMES, prompt_id=prompt_id)
             comfy.send(image("9", png(n)))
+        comfy.send(image("9", b"\xff\xd8\xff a preview of the same node"))
         comfy.finish(prompt_id, outputs={})
 
     comfy.run = run
@@ -403,7 +412,9 @@ def test_no_proxy_is_asked_for_a_server_nearby(fetch, monkeypatch):
     assert fetch().frames == FRAMES
 
 
-def test_frames_that_were_sent_while_the_connection_was_down_are_sent_again(comfy, fetch, prompt):
+def test_frames_that_were_sent_while_the_connection_was_down_are_sent_again(
+    comfy, fetch, prompt, caplog
+):
     prompt["9"]["class_type"] = "SaveImageWebsocket"
 
     def run(prompt_id):
@@ -421,6 +432,7 @@ def test_frames_that_were_sent_while_the_connection_was_down_are_sent_again(comf
     assert numbers(fetch()) == list(range(FRAMES))
     assert len(comfy.queued) == 2
     assert comfy.queued[0]["prompt_id"] != comfy.queued[1]["prompt_id"]
+    assert "Frames were lost on the way: the server sends them again." in caplog.text
 
 
 def test_frames_that_never_come_are_an_error_that_names_the_cure(comfy, fetch, prompt):
@@ -538,9 +550,11 @@ def test_a_frame_that_was_removed_is_fetched_again_and_again_starts_anew(comfy, 
     generation = fetch()
     (generation.folder / "frame_000002.png").unlink()
     assert numbers(fetch()) == list(range(FRAMES))
+    (generation.folder / "frame_000002.png").rename(generation.folder / "frame_000009.png")
+    assert numbers(fetch()) == list(range(FRAMES))
     comfy.files = dict.fromkeys(list(comfy.files)[:2], png(9))
     assert numbers(fetch(again=True)) == [9, 9]
-    assert len(comfy.queued) == 3
+    assert len(comfy.queued) == 4
 
 
 def test_a_download_that_breaks_off_is_taken_up_again(comfy, fetch):
@@ -573,6 +587,13 @@ def test_a_refused_prompt_names_node_and_cause(comfy, fetch):
         fetch()
 
 
+def test_a_server_that_takes_no_prompts_is_said(comfy, fetch):
+    comfy.answers["/prompt"] = [(403, b"", {})]
+    with pytest.raises(ClientError, match=f"{comfy.url}.* 403"):
+        fetch()
+    assert comfy.queued == []
+
+
 def test_a_prompt_refused_as_a_whole_says_why(comfy, fetch):
     body = {"error": {"message": "Node 'X' not found", "details": "#4"}, "node_errors": {}}
     comfy.answers["/prompt"] = [(400, body, {})]
@@ -580,8 +601,10 @@ def test_a_prompt_refused_as_a_whole_says_why(comfy, fetch):
         fetch()
 
 
-def test_a_prompt_accepted_without_our_node_is_withdrawn(comfy, fetch):
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_a_prompt_accepted_without_our_node_is_withdrawn(comfy, fetch, is_busy):
     comfy.run = lambda prompt_id: None
+    comfy.is_busy = is_busy
     comfy.node_errors = {
         "3": {
             "errors": [{"message": "Too small", "details": "steps"}],
@@ -591,7 +614,8 @@ def test_a_prompt_accepted_without_our_node_is_withdrawn(comfy, fetch):
     }
     with pytest.raises(ClientError, match="node 3 KSampler: Too small: steps"):
         fetch()
-    assert comfy.interrupted == [comfy.queued[0]["prompt_id"]]
+    ours = [comfy.queued[0]["prompt_id"]]
+    assert (comfy.interrupted, comfy.deleted) == (([], ours) if is_busy else (ours, []))
 
 
 def test_what_else_is_wrong_with_a_prompt_is_told_and_the_rest_runs(comfy, fetch, caplog):
@@ -618,6 +642,12 @@ def test_a_node_that_fails_is_named_with_what_it_said_on_one_line(comfy, fetch):
     )
     assert len(text) < 500
     assert text.isprintable()
+
+
+def test_a_generation_that_failed_without_a_word_is_said(comfy, fetch):
+    comfy.run = lambda prompt_id: comfy.finish(prompt_id, outputs={}, status="error")
+    with pytest.raises(ClientError, match="failed on the server, which does not say why"):
+        fetch()
 
 
 def test_an_interrupted_generation_is_said(comfy, fetch):
@@ -910,9 +940,20 @@ def test_frames_are_linked_from_an_output_folder_on_this_machine(comfy, fetch, t
     generation = fetch(output_folder=output)
     assert numbers(generation) == list(range(FRAMES))
     assert not any(path.startswith("/view") for path in comfy.requests)
+    assert {path.stat().st_ino for path in generation.folder.iterdir()} == {
+        path.stat().st_ino for path in output.iterdir()
+    }
     discard(tmp_path / "frames")
     assert len(list(output.iterdir())) == FRAMES
     assert not (tmp_path / "frames").exists()
+
+
+def test_discarding_leaves_what_is_not_ours(fetch, tmp_path):
+    kept = fetch().folder / "notes.txt"
+    kept.write_text("mine")
+    for _ in range(2):
+        discard(tmp_path / "frames")
+        assert list((tmp_path / "frames").rglob("*")) == [kept.parent, kept]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names open files as Linux does")
@@ -953,14 +994,38 @@ def test_links_and_dots_do_not_lead_out_of_the_output_folder(comfy, fetch, tmp_p
     assert sorted(numbers(fetch(output_folder=output))) == [0, 1, 2, 3, 4]  # all were downloaded
 
 
+@pytest.mark.parametrize(
+    ("stated", "asked"),
+    [
+        ({"subfolder": "video/Wan", "type": "temp"}, ("video/Wan", "temp")),
+        ({"subfolder": "", "type": None}, ("", "output")),
+        ({}, ("", "output")),
+    ],
+)
+def test_frames_are_asked_for_where_the_server_put_them(comfy, fetch, stated, asked):
+    def run(prompt_id):
+        images = [{"filename": name, **stated} for name in sorted(comfy.files)]
+        comfy.finish(prompt_id, outputs={"9": {"images": [None, {"filename": 5}, *images]}})
+
+    comfy.run = run
+    assert numbers(fetch()) == list(range(FRAMES))
+    queries = [parse_qs(urlsplit(path).query, True) for path in comfy.requests if "view" in path]
+    assert {(query["subfolder"][0], query["type"][0]) for query in queries} == {asked}
+
+
 def test_the_first_saved_sound_is_fetched_too(comfy, fetch, prompt):
+    prompt["11"] = {"class_type": "PreviewAudio", "inputs": {"audio": ["3", 1]}}
     prompt["12"] = {"class_type": "SaveAudio", "inputs": {"audio": ["3", 1]}}
-    comfy.files["s.flac"] = b"fLaC..."
+    comfy.files |= {"s.flac": b"fLaC...", "p.flac": b"preview", "s.txt": b"words"}
 
     def run(prompt_id):
         images = [{"filename": n} for n in sorted(comfy.files) if n.endswith(".png")]
-        audio = [{"filename": "s.flac", "subfolder": "", "type": "output"}]
-        comfy.finish(prompt_id, outputs={"9": {"images": images}, "12": {"audio": audio}})
+        heard, saved = (
+            [{"filename": name, "subfolder": "", "type": "output"} for name in names]
+            for names in (["p.flac"], ["s.txt", "s.flac"])
+        )
+        outputs = {"9": {"images": images}, "11": {"audio": heard}, "12": {"audio": saved}}
+        comfy.finish(prompt_id, outputs=outputs)
 
     comfy.run = run
     generation = fetch()
@@ -977,14 +1042,20 @@ def test_a_node_that_saves_a_video_is_told_from_one_that_saves_frames(comfy, fet
         fetch(again=True)
 
 
-def test_a_frame_the_server_has_lost_is_said(comfy, fetch):
+def test_a_frame_the_server_has_lost_is_said_and_the_others_are_kept(comfy, fetch):
+    lost = {}
+
     def run(prompt_id):
         comfy.finish(prompt_id)
-        comfy.files.popitem()
+        lost.update([comfy.files.popitem()])
 
     comfy.run = run
     with pytest.raises(ClientError, match=r"no longer has ComfyUI_00003_.png \(HTTP 404\)"):
         fetch()
+    comfy.files |= lost
+    comfy.requests.clear()
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert len(comfy.queued) == sum(path.startswith("/view") for path in comfy.requests) == 1
 
 
 def test_two_processes_do_not_fetch_into_one_folder(comfy, fetch, tmp_path):
@@ -1200,6 +1271,13 @@ def test_a_prompt_that_saves_a_video_keeps_its_frames_instead(comfy, run_command
     kinds = {node["class_type"] for node in comfy.queued[0]["prompt"].values()}
     assert kinds == {"KSampler", "SaveImage"}
     assert "- node 5 SaveVideo removed" in capfd.readouterr().err
+
+
+def test_a_prompt_that_keeps_frames_beside_a_video_is_queued_as_it_is(comfy, run_command, prompt):
+    prompt["4"] = {"class_type": "CreateVideo", "inputs": {"images": ["3", 0], "fps": 12.5}}
+    prompt["5"] = {"class_type": "SaveVideo", "inputs": {"video": ["4", 0], "filename_prefix": "a"}}
+    assert run_command("--input-fps", "16") == 0
+    assert comfy.queued[0]["prompt"] == prompt
 
 
 def test_a_dash_writes_the_video_to_standard_output(run_command, capfdbinary, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import re
 import threading
@@ -37,6 +38,9 @@ class Server:
     """Of the storage host."""
     length: int | None = None
     """A false Content-Length to claim, if any."""
+    states_length: bool = True
+    is_mirror: bool = False
+    """Whether the hub has the bytes itself, and knows no checksum."""
     breaks: list[int] = field(default_factory=list)
     """Bytes after which the next answers break off."""
     is_silent: bool = False
@@ -78,6 +82,10 @@ def handler(server: Server, host: str):
             server.requests.append((host, "HEAD", None))
             if host == "storage":
                 self.answer(403, {})  # URLs signed for GET refuse HEAD
+            elif server.is_mirror:
+                kind, length = server.content_type, len(server.content)
+                facts = {"Content-Type": kind, "Content-Length": length, "ETag": server.etag}
+                self.answer(200, facts)
             else:
                 self.redirect()
 
@@ -92,7 +100,7 @@ def handler(server: Server, host: str):
 
         def do_GET(self):
             server.requests.append((host, "GET", self.headers.get("Range")))
-            if host == "hub":
+            if host == "hub" and not server.is_mirror:
                 self.redirect()
             elif server.storage_status:
                 self.answer(server.storage_status.pop(0), {})
@@ -104,7 +112,7 @@ def handler(server: Server, host: str):
             body = server.content[start:]
             headers = {
                 "Content-Type": server.content_type,
-                "Content-Length": server.length or len(body),
+                "Content-Length": (server.length or len(body)) if server.states_length else None,
                 "ETag": server.etag,
             }
             if start:
@@ -259,6 +267,7 @@ def test_file_changed_on_the_storage_host_is_not_glued(
     server.etag, server.checks_if_range = '"v2"', checks_if_range
     note.write_text(json.dumps({"version": server.sha256, "etag": '"v1"'}))
     assert fetch().read_bytes() == OTHER
+    assert server.ranges() == ["bytes=300000-", None][: 1 if checks_if_range else 2]
 
 
 def test_without_checksum_a_part_of_unknown_version_is_not_continued(server, fetch):
@@ -269,6 +278,90 @@ def test_without_checksum_a_part_of_unknown_version_is_not_continued(server, fet
     server.requests.clear()
     assert fetch().read_bytes() == CONTENT
     assert server.ranges() == [None]
+
+
+@pytest.mark.parametrize(
+    ("has_checksum", "etag", "then"),
+    [
+        (True, None, "bytes=300000-"),
+        (False, '"v1"', "bytes=300000-"),
+        (False, 'W/"v1"', None),
+        (False, None, None),
+    ],
+)
+def test_what_can_be_checked_is_continued(server, fetch, has_checksum, etag, then):
+    server.sha256 = server.sha256 if has_checksum else None
+    server.etag, server.breaks = etag, [300_000]
+    assert fetch(waits=(0,)).read_bytes() == CONTENT
+    assert server.ranges() == [None, then]
+
+
+def test_a_part_of_a_file_without_a_checksum_is_continued_while_it_is_the_same_version(
+    server, fetch
+):
+    for version, then in (("v7", "bytes=300000-"), ("v8", None)):
+        server.sha256, server.breaks = "v7", [300_000, 0]
+        with pytest.raises(DownloadError):
+            fetch()
+        server.requests.clear()
+        server.sha256 = version
+        path = fetch()
+        assert path.read_bytes() == CONTENT
+        assert server.ranges() == [then]
+        path.unlink()
+
+
+def test_a_mirror_that_has_the_file_itself_is_enough(server, fetch):
+    server.is_mirror, server.breaks = True, [300_000, 0]
+    with pytest.raises(DownloadError, match=r"broke off after 0\.3 of 0\.9 MB"):
+        fetch()
+    server.requests.clear()
+    assert fetch().read_bytes() == CONTENT
+    assert server.requests == [("hub", "HEAD", None), ("hub", "GET", "bytes=300000-")]
+
+
+def test_a_page_in_place_of_a_mirror_s_file_is_not_asked_for(server, fetch):
+    server.is_mirror, server.content_type = True, "text/html"
+    with pytest.raises(DownloadError, match="web page"):
+        fetch()
+    assert server.requests == [("hub", "HEAD", None)]
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_a_storage_host_that_refuses_is_told(server, fetch, status):
+    server.storage_status = [status]
+    with pytest.raises(DownloadError, match=rf"The server does not provide .* \(HTTP {status}"):
+        fetch()
+
+
+def test_a_file_of_unknown_size_is_refused(server, fetch):
+    server.size, server.states_length = None, False
+    with pytest.raises(DownloadError, match="has no stated size and cannot be checked"):
+        fetch()
+
+
+def test_a_server_that_refuses_even_the_whole_file_is_told(server, fetch):
+    server.storage_status = [416, 416]
+    with pytest.raises(DownloadError, match=r"The server does not provide .* 416"):
+        fetch()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot open a folder")
+def test_a_model_is_on_the_disk_before_it_has_its_name_and_then_so_is_the_name(fetch, monkeypatch):
+    safe, fsync, replace = set(), os.fsync, Path.replace
+
+    def note_fsync(descriptor):
+        fsync(descriptor)
+        safe.add(os.fstat(descriptor).st_ino)
+
+    def check_rename(source, target):
+        assert source.stat().st_ino in safe
+        safe.clear()
+        return replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "replace", check_rename)
+    assert fetch().parent.stat().st_ino in safe
 
 
 @pytest.mark.parametrize("note", ["", "[]", "{}", '{"version": null, "etag": null}'])

@@ -21,8 +21,10 @@ from comfyui_tlbvfi.encoding.errors import (
 )
 from comfyui_tlbvfi.encoding.profiles import EncoderSettings
 from comfyui_tlbvfi.encoding.reader import VideoSource
+from comfyui_tlbvfi.encoding.session import Session
 from comfyui_tlbvfi.tlbvfi.config import ChunkLength
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
+from comfyui_tlbvfi.tlbvfi.join import verify_joined
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 from comfyui_tlbvfi.tlbvfi.progress import ChunkDone, Encoding, FrameDone, Joining, Notice, Started
 
@@ -298,9 +300,34 @@ def test_only_a_damaged_chunk_is_made_anew(clip, run, pictures, tmp_path, damage
     else:
         chunk.unlink()
     first.output.unlink()
-    again = run(source, "out.mkv", chunk=SHORT, destination=keep)
+    events = []
+    again = run(source, "out.mkv", chunk=SHORT, destination=keep, on_event=events.append)
     assert again.frames_made == 8
     assert pictures(again.output) == pictures(expected.output)
+    (done,) = [event for event in events if isinstance(event, ChunkDone)]
+    sizes = [path.stat().st_size for path in first.session_folder.glob("chunk_*")]
+    assert done == ChunkDone(
+        chunks_done=len(sizes), bytes_written=sum(sizes), bytes_predicted=sum(sizes)
+    )
+
+
+def test_what_a_session_was_joined_into_is_verified_by_it(clip, run, tmp_path):
+    made = run(clip(tmp_path / "in.mp4", 6), "out.mp4", destination={"keep_chunks": True})
+    session = Session.open(made.session_folder.parent.parent, made.session_id)
+    content = made.output.read_bytes()
+    assert verify_joined(session, made.output, deep=True).ok
+    with av.open(str(made.output)) as container:
+        first = next(container.demux(video=0))
+    begin, end = first.pos + first.size // 2, first.pos + first.size
+    made.output.write_bytes(content[:begin] + bytes(end - begin) + content[end:])
+    assert verify_joined(session, made.output).ok
+    assert not verify_joined(session, made.output, deep=True).ok
+    made.output.write_bytes(content[:-1])
+    assert f"{len(content) - 1} bytes of {len(content)}" in verify_joined(session).text
+    made.output.unlink()
+    assert "FAIL file: is missing" in verify_joined(session).text
+    with pytest.raises(SessionError, match=r"was not joined into .*other\.mp4 yet"):
+        verify_joined(session, tmp_path / "other.mp4")
 
 
 @pytest.mark.parametrize("length", [SHORT, ChunkLength(bytes=9000)])

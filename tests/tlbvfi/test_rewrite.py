@@ -1,6 +1,7 @@
 """Workflows that end in a video are rewritten to save frames or to end in this pack's nodes."""
 
 import copy
+import json
 import os
 from contextlib import suppress
 from fractions import Fraction
@@ -195,7 +196,8 @@ def test_images_with_a_written_rate_are_interpolated_to_twice_the_rate(vhs):
 def test_images_with_sound_travel_in_a_video(vhs):
     vhs["8"] = node("LoadAudio", audio="a.flac")
     vhs["9"]["inputs"]["audio"] = ["8", 0]
-    nodes = by_kind(rewrite(vhs, to="tlbvfi").workflow)
+    result = rewrite(vhs, to="tlbvfi").workflow
+    nodes = by_kind(json.loads(json.dumps(result)))
     assert nodes["CreateVideo"]["inputs"] == {
         "images": ["7", 0],
         "fps": pytest.approx(23.976),
@@ -350,6 +352,32 @@ def test_a_saver_inside_a_subgraph_is_found(page):
     chunks = by_kind(result)["TLBVFI_ChunkProcessor"]
     assert result["inputs"][0]["linkIds"] == [chunks["inputs"][0]["link"]]
     assert result["state"]["lastNodeId"] == max(n["id"] for n in result["nodes"])
+
+
+@pytest.mark.parametrize(("kind", "passes_on"), [("SaveWEBM", True), ("VHS_VideoCombine", False)])
+def test_what_used_a_saver_in_the_page_format_gets_its_images_or_nothing(kind, passes_on):
+    wires = [(20, 1, 12), (21, 12, 13), (22, 12, -20)]
+    ends = [{"id": n, "origin_id": a, "target_id": b, "type": "IMAGE"} for n, a, b in wires]
+    saver = ui_node(12, kind, inputs=[("images", "IMAGE", 20)], outputs=[("a", "IMAGE", [21, 22])])
+    saver["widgets_values"] = {"fps": 8, "frame_rate": 8, "filename_prefix": "a"}
+    inner = {
+        "outputs": [{"name": "out", "type": "IMAGE", "linkIds": [22]}],
+        "nodes": [
+            ui_node(1, "EmptyImage", outputs=[("IMAGE", "IMAGE", [20])]),
+            *(saver, ui_node(13, "ShowAny", inputs=[("any", "*", 21)])),
+        ],
+        "links": [{**each, "origin_slot": 0, "target_slot": 0} for each in ends],
+    }
+    outer = {"nodes": [], "links": [], "definitions": {"subgraphs": [inner]}}
+    result = rewrite(outer, to="saveimage")
+    (graph,) = result.workflow["definitions"]["subgraphs"]
+    assert_consistent(graph)
+    nodes = by_kind(graph)
+    users = {(link["origin_id"], link["target_id"]) for link in graph["links"]}
+    saved = {(1, nodes["SaveImage"]["id"])}
+    assert users == (saved | {(1, 13), (1, -20)} if passes_on else saved)
+    assert graph["outputs"][0]["linkIds"] == ([22] if passes_on else [])
+    assert any("13 ShowAny loses its input" in text for text in result.changes) != passes_on
 
 
 def test_the_given_workflow_is_not_changed(page, create_and_save):

@@ -45,6 +45,7 @@ def test_bisection_gives_n_minus_1_times_2_to_the_k_plus_1_frames_evenly_spaced(
 ):
     slots = walk(Bisection(times=times), [Fraction(3, 7) + i / rate for i in range(frames)])
     assert len(slots) == (frames - 1) * 2**times + 1
+    assert Bisection(times=times).total(frames, frames / rate) == len(slots)
     assert [s.number for s in slots] == list(range(len(slots)))
     assert [s.time for s in slots] == [
         Fraction(3, 7) + i / (rate * 2**times) for i in range(len(slots))
@@ -129,6 +130,7 @@ def test_a_tick_whose_terms_do_not_fit_32_bits_is_refused():
     ("text", "rate"),
     [
         ("25", Fraction(25)),
+        ("24", Fraction(24)),
         ("24000/1001", Fraction(24000, 1001)),
         ("23.976", Fraction(24000, 1001)),
         ("23.98", Fraction(24000, 1001)),
