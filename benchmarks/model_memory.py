@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from comfyui_tlbvfi.tlbvfi.allocator import set_up_memory, use_expandable_segments
 from comfyui_tlbvfi.tlbvfi.bench.cuda import forget_peak, held_bytes, peak_bytes
 from comfyui_tlbvfi.tlbvfi.bench.machine import cpu_name
 from comfyui_tlbvfi.tlbvfi.bench.pictures import as_frames, moving_picture
@@ -27,7 +28,6 @@ from comfyui_tlbvfi.tlbvfi.bench.rate import FRAMES, mid_frames, timed, warm_up_
 from comfyui_tlbvfi.tlbvfi.bench.sizes import parse_sizes
 from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
 from comfyui_tlbvfi.tlbvfi.cli.arguments import parse_size
-from comfyui_tlbvfi.tlbvfi.gpu_memory import keep_within, use_expandable_segments
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod, open_tlbvfi
 from comfyui_tlbvfi.tlbvfi.model import Geometry, MemoryPlan
@@ -44,7 +44,7 @@ class WholeMaps(TlbvfiMethod):
 
     def plan(self, geometry: Geometry, pairs: int = 1) -> MemoryPlan:
         """The plan without bands, whatever the memory."""
-        return MemoryPlan()
+        return MemoryPlan(gives_back=False)
 
 
 def main() -> None:
@@ -119,7 +119,7 @@ def measure(folder: Path, budget: str, arguments: argparse.Namespace) -> dict[st
     )
     use_expandable_segments()
     method = open_tlbvfi(folder / "weights.safetensors", config)
-    keep_within(config.memory, method, size.height, size.width)
+    set_up_memory(config.memory, method, size.height, size.width)
     if budget == WHOLE:
         method = WholeMaps(method.model, method.options)
     device, quantizer = method.device, method.model.vqgan.quantize

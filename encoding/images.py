@@ -147,8 +147,8 @@ class ImageSource(Closable):
             np.isfinite(samples).all() for samples in channel_views(picture)
         ):
             raise SourceError(
-                f"{self._folder / self._names[index]} (frame {index}) holds NaN or infinite pixels: repair it or "
-                "leave it out."
+                f"{self._folder / self._names[index]} (frame {index}) holds NaN or infinite "
+                "pixels: repair it or leave it out."
             )
 
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi import gpu_memory, job
+from comfyui_tlbvfi.tlbvfi import allocator, job
 from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
 from comfyui_tlbvfi.tlbvfi.cli import build_parser
 from comfyui_tlbvfi.tlbvfi.cli.interpolate import method_config
@@ -85,7 +85,7 @@ def test_a_gpu_is_held_to_the_budget_that_a_job_was_given(tlbvfi, source, weight
         raise InterpolationError("stopped before the first frame")
 
     monkeypatch.setattr(job, "run_job", stop)
-    monkeypatch.setattr(gpu_memory, "keep_within", lambda *given: held.append(given))
+    monkeypatch.setattr(allocator, "set_up_memory", lambda *given: held.append(given))
     words = ("--model", weights, "--device", "cpu")
     assert tlbvfi("interpolate", source, "out.mkv", *words)[0] == 1
     assert tlbvfi("interpolate", source, "out.mkv", "--method", "blend", "--vram", "4G")[0] == 1

@@ -501,7 +501,9 @@ def test_a_chunk_that_is_removed_under_a_running_job_is_made_by_the_next_run(cli
             for chunk in (tmp_path / "output").rglob("chunk_000000.mp4"):
                 chunk.unlink()
 
-    with pytest.raises(VerificationError, match=r"chunk_000000\.mp4 is missing.*run its job again"):
+    with pytest.raises(
+        VerificationError, match=r"chunk_000000\.mp4 is missing.*make that chunk again"
+    ):
         run(source, "out.mp4", chunk=SHORT, on_event=remove)
     assert run(source, "out.mp4", chunk=SHORT).frames == 17
 

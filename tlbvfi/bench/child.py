@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ...encoding.errors import VideoError
+from ..allocator import use_expandable_segments
 from ..device import choose_device
 from ..errors import InterpolationError
-from ..gpu_memory import use_expandable_segments
 from ..memory import is_out_of_memory
 from .file_to_file import make_clip, measure_job
 from .machine import measure_machine

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..allocator import set_up_memory
 from ..checkpoint import load_checkpoint
 from ..device import choose_device
 from ..errors import FrameError, SettingsError
-from ..gpu_memory import keep_within
 from ..method import Batching, Method, PairKey
 from ..methods.tlbvfi import TlbvfiMethod, open_tlbvfi
 from ..model import SamplingOptions
@@ -143,7 +143,7 @@ def open_method(task: Task) -> TlbvfiMethod:
     """The method that a job would run, with the weights file that the task names."""
     assert task.method.model is not None  # the process that starts us has found or made one
     method = open_tlbvfi(task.method.model, task.method)
-    keep_within(task.method.memory, method, task.size.height, task.size.width)
+    set_up_memory(task.method.memory, method, task.size.height, task.size.width)
     method.expect(0)  # compiles it if `compile` is on, however short the job
     return method
 

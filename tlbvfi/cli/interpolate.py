@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ..methods import METHODS, MethodConfig
 from .arguments import (
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..config import JobConfig
     from ..job import Destination, JobResult
     from ..method import Method
+    from ..methods.tlbvfi import TlbvfiMethod
 
 
 STDOUT = Path("-")
@@ -307,7 +308,7 @@ def _run_job(
     show: ProgressBar,
 ) -> JobResult:
     from ...encoding.source import open_source
-    from ..gpu_memory import keep_within
+    from ..allocator import set_up_memory
     from ..job import run_job
     from ..timeline import parse_rate
 
@@ -315,7 +316,8 @@ def _run_job(
     budget = method_config(arguments).memory
     with open_source(source, input_rate=rate, hwaccel=arguments.hwaccel) as opened, show:
         if method.name == "tlbvfi":
-            keep_within(budget, method, opened.info.height, opened.info.width)
+            method = cast("TlbvfiMethod", method)
+            set_up_memory(budget, method, opened.info.height, opened.info.width)
         return run_job(opened, method, config, destination, on_event=show)
 
 
@@ -437,7 +439,7 @@ def method_config(arguments: argparse.Namespace) -> MethodConfig:
 
 
 def _open_method(arguments: argparse.Namespace) -> Method:
-    from ..gpu_memory import use_expandable_segments
+    from ..allocator import use_expandable_segments
     from ..methods import create_method
 
     use_expandable_segments()

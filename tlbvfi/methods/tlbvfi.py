@@ -212,6 +212,10 @@ class TlbvfiMethod:
         """Peak bytes for frames of this size, without the weights."""
         return self.plan(self.options.geometry(height, width)).peak
 
+    def has_memory_to_spare(self, height: int, width: int) -> bool:
+        """Whether freed memory need not be given back to the system while frames of this size are made."""
+        return not self.plan(self.options.geometry(height, width)).gives_back
+
     def plan(self, geometry: Geometry, pairs: int = 1) -> MemoryPlan:
         """How to compute `pairs` pairs of this geometry at once in the available memory."""
         wanted = geometry, pairs, self.available, self.device

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..memory import give_back_freed_memory
 from .bands import (
     Bands,
     Kernel,
@@ -52,6 +51,7 @@ from .layers import (
     per_frame,
     swish,
 )
+from .memory import MemoryPlan
 from .nearest import nearest
 from .norm import Moments
 from .unet import LATENT
@@ -411,13 +411,14 @@ class Decoder(nn.Module):
         levels0: Sequence[Tensor],
         levels1: Sequence[Tensor],
         flow: Tensor,
-        bands: Bands,
+        plan: MemoryPlan,
     ) -> Rows:
         """Logits [B, 4, H, W] of residual (3) and mask (1).
 
         `clip`: [B, 3, T=3, h, w] after `post_quant_conv`; the encoder's levels of each frame;
         `flow` [B, 4, H, W].
         """
+        bands = plan.decode
         deep = self.mid(conv3d_by(self.conv_in, clip.to(self.conv_in.weight.dtype)))[:, :, 0]
         h = stored(deep.contiguous(memory_format=torch.channels_last))
         gathered = gather(h, bands)
@@ -432,7 +433,7 @@ class Decoder(nn.Module):
             stage: Any = self.up[level]  # a ModuleList does not know the type of its items
             x = stage.features(h, gathered, bands.beside(h))
             del h  # it may hold a stored map
-            give_back_freed_memory(x.device)
+            plan.give_back(x.device)
             h = stage(x, joined(context), bands)
             if level:
                 h, gathered = settle(h, bands)

@@ -39,8 +39,9 @@ def compile_blocks(network: nn.Module, cache: str | None) -> None:
     """Have the blocks of `network` compiled when they are next called.
 
     `cache`: folder for the results, unless the environment names one; None: PyTorch's own choice.
-    Frames are equal up to the rounding of the dtype. A block that PyTorch cannot compile runs uncompiled, and PyTorch's log
-    says so; folder, limit and this fallback are PyTorch's own switches, not only of this network.
+    Frames are equal up to the rounding of the dtype. A block that PyTorch cannot compile runs
+    uncompiled, and PyTorch's log says so; folder, limit and this fallback are PyTorch's own switches,
+    not only of this network.
     """
     if cache is not None:
         os.environ.setdefault(CACHE_VARIABLE, cache)

@@ -12,6 +12,7 @@ from math import ceil
 
 import torch
 
+from ..memory import give_back_freed_memory
 from .bands import WHOLE_MAPS, Bands
 from .geometry import Geometry
 
@@ -33,6 +34,12 @@ CANVAS_VALUES = 93
 """Per pixel of the reduced canvas: the canvas and all that the flow is estimated from."""
 FIRST_VALUES = 67
 """Per pixel, if the flow is estimated at full size: what it needs in addition to the levels."""
+
+SPARE = 2
+"""Times the memory of a plan that must be available for a CPU to keep what stages have freed.
+
+Between blocks in use that may come to as much again.
+"""
 
 CPU_BANDS = (1 << 20, 1 << 19)
 """Values of a band on a CPU: more than 4 MB of float32 is slower, much less saves nothing."""
@@ -70,10 +77,17 @@ class MemoryPlan:
     decode: Bands = WHOLE_MAPS
     keeps_flow_features: bool = True
     """Whether these are kept for both pairs of a frame, or computed again for each pair."""
+    gives_back: bool = True
+    """Whether a CPU returns freed memory to the system after each stage; it costs time to get it anew."""
     in_graphs: bool = False
     """Whether a GPU may encode frames and make the ones between them as CUDA graphs."""
     peak: int = 0
     """Approximate peak bytes of features and maps, without the weights."""
+
+    def give_back(self, device: torch.device) -> None:
+        """Return what a stage has freed to the system, if it may be missed."""
+        if self.gives_back:
+            give_back_freed_memory(device)
 
 
 WHOLE = MemoryPlan()
@@ -100,6 +114,8 @@ def plan_memory(
     if not fitting:
         return min(plans, key=lambda found: found[0].peak)[0]
     fastest = min(fitting, key=lambda found: found[1])[0]
+    if device == "cpu" and (available is None or SPARE * fastest.peak <= available):
+        fastest = replace(fastest, gives_back=False)
     in_graphs = replace(fastest, in_graphs=True, peak=fastest.peak + stages.held_for_graphs)
     fits = available is None or in_graphs.peak <= available
     return in_graphs if fits and stages.gain_from_graphs and _is_whole(fastest) else fastest

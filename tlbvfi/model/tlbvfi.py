@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..memory import give_back_freed_memory
 from .autoencoder import Autoencoder, compose, luma
 from .bands import SPLITS, keep, stored, top
 from .bridge import sample_bridge, step_list
@@ -141,7 +140,7 @@ class TLBVFI(nn.Module):
             if features.geometry.reduces_flow:  # then only the decoder uses these
                 levels[:-1] = [level.to(self.compute_dtype) for level in levels[:-1]]
             features.levels = levels
-            give_back_freed_memory(self.device)
+            plan.give_back(self.device)
         return features.levels
 
     def stack(self, features: Sequence[FrameFeatures], plan: MemoryPlan = WHOLE) -> FrameFeatures:
@@ -173,7 +172,7 @@ class TLBVFI(nn.Module):
         # No code depends on these features, so they are computed in the type they refine the flow in.
         first = keep(encoder.first(canvas.to(self.vqgan.decoder.refinenet.dtype)), plan.canvas)
         levels = encoder.levels(stored(first), FLOW_LEVELS, plan.canvas)
-        give_back_freed_memory(self.device)
+        plan.give_back(self.device)
         return FlowFeatures(canvas=canvas.mul_(2).sub_(1), features=[first, *levels])
 
     def flow_features(self, features: FrameFeatures, plan: MemoryPlan = WHOLE) -> FlowFeatures:
@@ -271,7 +270,7 @@ class TLBVFI(nn.Module):
         """Mid frame [B, C, H, W] from the quantized latent clip."""
         clip = per_frame(self.vqgan.post_quant_conv, latent)
         levels = [self.levels_of(features, plan) for features in (features0, features1)]
-        logits = self.vqgan.decoder(clip, *levels, flow, plan.decode)
+        logits = self.vqgan.decoder(clip, *levels, flow, plan)
         between = compose(features0.frame, features1.frame, flow, logits)
         geometry = features0.geometry
         return keep(top(between, geometry.height), plan.decode)[..., : geometry.width]
@@ -293,11 +292,11 @@ class TLBVFI(nn.Module):
         """
         # The flow first: if its features are not kept, they are freed before the largest maps.
         flow = self.estimate_flow(features0, features1, plan)
-        give_back_freed_memory(self.device)
+        plan.give_back(self.device)
         y = self.encode_clip(features0, unknown, features1, plan)
-        give_back_freed_memory(self.device)
+        plan.give_back(self.device)
         latent = self.vqgan.quantize((sample or self.sample_latent)(y, steps, noise))
-        give_back_freed_memory(self.device)
+        plan.give_back(self.device)
         return self.decode(latent, features0, features1, flow, plan)
 
 

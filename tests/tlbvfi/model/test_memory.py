@@ -64,10 +64,18 @@ def test_without_a_limit_everything_is_stored(geometry, target):
     plan = plan_memory(geometry, **target)
     assert plan.keeps_flow_features
     assert all(getattr(plan, stage).room is None for stage in STAGES)
-    assert plan_memory(geometry, available=plan.peak, **target) == plan
+    assert plan_memory(geometry, available=plan.peak, **target) == replace(plan, gives_back=True)
     widest = 64 * target.get("batch", 1) * geometry.padded_height * geometry.padded_width
     if target["device"] == "cuda" and 2 * widest < WHOLE_VALUES:
         assert all(getattr(plan, stage).values is None for stage in STAGES)
+
+
+def test_a_cpu_keeps_what_stages_have_freed_where_twice_the_memory_is_available():
+    geometry = plan_geometry(512, 512)
+    plan = plan_memory(geometry)
+    assert not plan.gives_back
+    assert plan_memory(geometry, available=2 * plan.peak) == plan
+    assert plan_memory(geometry, available=2 * plan.peak - 1).gives_back
 
 
 @pytest.mark.parametrize("pairs", [1, 4])

@@ -1,4 +1,4 @@
-"""How PyTorch holds a GPU's memory in a process that is all ours, as the command line is."""
+"""How memory is held in a process that is all ours, as the command line is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .method import Method
+    from .methods.tlbvfi import TlbvfiMethod
 
 VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Where PyTorch finds the settings of its allocator; the second is the name before 2.9."""
@@ -33,7 +33,17 @@ def use_expandable_segments() -> None:
         os.environ.update(dict.fromkeys(VARIABLES, EXPANDABLE))
 
 
-def keep_within(budget: int | None, method: Method, height: int, width: int) -> None:
+def set_up_memory(budget: int | None, method: TlbvfiMethod, height: int, width: int) -> None:
+    """Keep a GPU within `budget` bytes, or freed memory on a CPU that has enough, for frames of this size."""
+    if method.device.type == "cuda":
+        _keep_within(budget, method, height, width)
+    elif method.device.type == "cpu" and method.has_memory_to_spare(height, width):
+        from .memory import keep_freed_memory
+
+        keep_freed_memory()
+
+
+def _keep_within(budget: int | None, method: TlbvfiMethod, height: int, width: int) -> None:
     """Let PyTorch hold at most `budget` bytes of a GPU; before it holds more, it gives back gaps.
 
     If `method` needs more for frames of this size, there is no limit. There is none either where
@@ -41,7 +51,7 @@ def keep_within(budget: int | None, method: Method, height: int, width: int) -> 
     """
     device = method.device
     settings = " ".join(os.environ.get(name, "") for name in VARIABLES)
-    if budget is None or device.type != "cuda" or EXPANDABLE not in settings:
+    if budget is None or EXPANDABLE not in settings:
         return
     import torch
 

@@ -1,34 +1,55 @@
-"""The command line keeps to its budget of a GPU, gaps in PyTorch's memory included."""
+"""The command line's memory: its budget of a GPU, gaps included; on a CPU, what is freed is kept."""
 
 import os
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.gpu_memory import EXPANDABLE, keep_within, use_expandable_segments
+from comfyui_tlbvfi.tlbvfi.allocator import EXPANDABLE, set_up_memory, use_expandable_segments
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
 
 def method(needed, device=GPU):
     """A method whose frames take `needed` bytes."""
-    return SimpleNamespace(device=device, memory_needed=lambda height, width: needed)
+    return SimpleNamespace(
+        device=device,
+        memory_needed=lambda height, width: needed,
+        has_memory_to_spare=lambda height, width: False,
+    )
 
 
 # Runs in its own process, as an allocator is set up once: maps of many sizes, three at a time.
 GROWING_MAPS = """
 import torch
 from types import SimpleNamespace
-from comfyui_tlbvfi.tlbvfi.gpu_memory import keep_within, use_expandable_segments
+from comfyui_tlbvfi.tlbvfi.allocator import set_up_memory, use_expandable_segments
 use_expandable_segments()
 maps = SimpleNamespace(device=torch.device("cuda"), memory_needed=lambda *size: 367_000_000)
-keep_within(400_000_000, maps, 16, 16)
+set_up_memory(400_000_000, maps, 16, 16)
 for megabytes in range(21, 121, 7):
     first, second = (torch.empty(megabytes << 20, dtype=torch.uint8, device="cuda") for _ in "12")
     del first
 print(torch.cuda.max_memory_reserved())
+"""
+
+
+# In its own process, too. The second map is smaller, as the C library needs a little more than it gives.
+FAULTS_OF_A_MAP = """
+import resource, sys
+import torch
+from types import SimpleNamespace
+from comfyui_tlbvfi.tlbvfi.allocator import set_up_memory
+has_spare = sys.argv[1] == "True"
+method = SimpleNamespace(device=torch.device("cpu"), has_memory_to_spare=lambda *size: has_spare)
+set_up_memory(None, method, 16, 16)
+for megabytes in (64, 60):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(megabytes << 20, dtype=torch.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
@@ -88,32 +109,40 @@ def test_on_gpus_of_amd_nothing_is_set(settings, monkeypatch):
 
 def test_a_budget_limits_what_pytorch_holds(settings, limits):
     use_expandable_segments()
-    keep_within(4_000_000_000, method(3_900_000_000), 2160, 3840)
+    set_up_memory(4_000_000_000, method(3_900_000_000), 2160, 3840)
     assert limits == [0.05]
 
 
 @pytest.mark.parametrize("budget", [3_000_000_000, 90_000_000_000])  # for 80 GB
 def test_frames_or_budgets_that_are_too_large_lift_the_limit(settings, limits, budget):
     use_expandable_segments()
-    keep_within(budget, method(3_900_000_000), 2160, 3840)
+    set_up_memory(budget, method(3_900_000_000), 2160, 3840)
     assert limits == [1.0]
 
 
 def test_segments_that_cannot_grow_are_not_limited(settings, limits):
-    keep_within(4_000_000_000, method(0), 2160, 3840)
+    set_up_memory(4_000_000_000, method(0), 2160, 3840)
     assert limits == []
 
 
 def test_without_a_budget_nothing_is_limited(settings, limits):
     use_expandable_segments()
-    keep_within(None, method(0), 2160, 3840)
+    set_up_memory(None, method(0), 2160, 3840)
     assert limits == []
 
 
 def test_a_cpu_is_not_limited(settings, limits):
     use_expandable_segments()
-    keep_within(4_000_000_000, method(0, CPU), 2160, 3840)
+    set_up_memory(4_000_000_000, method(0, CPU), 2160, 3840)
     assert limits == []
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs the GNU C library")
+@pytest.mark.parametrize("has_spare", [True, False])
+def test_maps_take_memory_that_was_freed_instead_of_new_pages_if_there_is_plenty(has_spare):
+    command = [sys.executable, "-c", FAULTS_OF_A_MAP, str(has_spare)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 16) == has_spare  # it has 15360 pages, or 30 of 2 MB
 
 
 @pytest.mark.gpu
