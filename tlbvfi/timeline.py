@@ -190,7 +190,7 @@ def parse_rate(text: str) -> Fraction:
         return ntsc
     if "/" in text or max(rate.as_integer_ratio()) <= LONGEST_TERM:
         return rate
-    return rate.limit_denominator(min(LONGEST_TERM, int(LARGEST / rate)))
+    return rate.limit_denominator(max(1, min(LONGEST_TERM, int(LARGEST / rate))))
 
 
 def parse_factor(text: str) -> Fraction:

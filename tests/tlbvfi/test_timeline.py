@@ -159,6 +159,11 @@ def test_any_rate_in_decimals_can_be_stored(rate):
     assert storable_tick(1 / found).numerator <= LONGEST_FRAME
 
 
+@pytest.mark.parametrize("text", ["5e9", "1e20", "4294967296.5"])
+def test_rates_beyond_all_files_are_read_too(text):
+    assert abs(parse_rate(text) - Fraction(text)) <= Fraction(1, 2)
+
+
 def test_a_rate_near_0_is_no_ntsc_rate():
     assert parse_rate("0.001") == Fraction(1, 1000)
 
