@@ -268,6 +268,16 @@ def fetch(comfy, prompt, tmp_path):
     return run
 
 
+def assert_fetched_in_time(fetch, quiet):
+    """All frames come within 5 s, while a thread makes trouble until `quiet` is set."""
+    limit = threading.Timer(5, quiet.set)
+    limit.start()
+    assert numbers(fetch()) == list(range(FRAMES))
+    assert not quiet.is_set()
+    limit.cancel()
+    quiet.set()
+
+
 def numbers(generation):
     """The numbers in the frames, in the order of their names."""
     return [int(cv2.imread(str(path))[0, 0, 0]) for path in sorted(generation.folder.iterdir())]
@@ -471,12 +481,7 @@ def test_a_websocket_that_never_stays_open_does_not_hold_up_a_finished_prompt(co
         comfy.finish(prompt_id, told=False)
 
     comfy.run = run
-    limit = threading.Timer(5, quiet.set)
-    limit.start()
-    assert numbers(fetch()) == list(range(FRAMES))
-    assert not quiet.is_set()
-    limit.cancel()
-    quiet.set()
+    assert_fetched_in_time(fetch, quiet)
 
 
 def test_what_else_a_server_says_does_not_hold_up_a_finished_prompt(comfy, fetch):
@@ -815,12 +820,7 @@ def test_frames_of_another_prompt_are_neither_kept_nor_waited_for(comfy, fetch, 
         threading.Thread(target=stranger, daemon=True).start()
 
     comfy.run = run
-    limit = threading.Timer(5, quiet.set)
-    limit.start()
-    assert numbers(fetch()) == list(range(FRAMES))
-    assert not quiet.is_set()
-    limit.cancel()
-    quiet.set()
+    assert_fetched_in_time(fetch, quiet)
 
 
 def test_endless_patience_is_possible(comfy, fetch, monkeypatch):
