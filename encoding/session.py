@@ -392,9 +392,10 @@ class Session:
         """Remember where the job came from: facts that affect no frame, such as its command.
 
         Raises:
-            SessionError: the session is in use.
+            SessionError: the session is in use, or is not there any more.
         """
         with self._exclusive():
+            self._require_unreplaced()
             self._note(ORIGIN, origin)
 
     def origin(self) -> Json:

@@ -265,7 +265,11 @@ def test_a_session_that_another_job_begins_anew_is_not_continued(tmp_path, manif
     Session.start(tmp_path, "job", manifest(settings={"times": 2}), overwrite=True)
     with pytest.raises(SessionError, match="removed or begun anew"), session.locked():
         pass
-    assert Session.open(tmp_path, "job").manifest == manifest(settings={"times": 2})
+    with pytest.raises(SessionError, match="removed or begun anew"):
+        session.note_origin({"command": ["interpolate"]})
+    anew = Session.open(tmp_path, "job")
+    assert anew.manifest == manifest(settings={"times": 2})
+    assert not anew.origin()
 
 
 def test_a_session_that_was_removed_is_not_made_again_by_who_had_found_it(tmp_path, filled):
