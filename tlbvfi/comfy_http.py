@@ -54,6 +54,12 @@ class Server:
     max_file_bytes: int = 2**30
 
     def __post_init__(self) -> None:
+        for wait, seconds in (
+            ("The time to retry a lost server", self.lost_seconds),
+            ("The longest wait for a generation", self.total_seconds),
+        ):
+            if seconds is not None and not seconds >= 0:  # nor NaN
+                raise SettingsError(f"{wait} must be at least 0 seconds, got {seconds:g}.")
         try:
             parts = urlsplit(self.url)
             is_whole = parts.port != 0 and bool(parts.hostname)

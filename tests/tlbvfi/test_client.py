@@ -4,6 +4,7 @@ import base64
 import errno
 import hashlib
 import json
+import math
 import os
 import struct
 import sys
@@ -1095,6 +1096,13 @@ def test_only_web_addresses_are_servers(text):
 def test_addresses_that_cannot_be_are_refused(text):
     with pytest.raises(SettingsError, match=r"write it like http://127.0.0.1:8188"):
         Server(url=server_url(text))
+
+
+@pytest.mark.parametrize("wait", ["lost_seconds", "total_seconds"])
+@pytest.mark.parametrize("seconds", [-1.0, math.nan])
+def test_a_wait_that_is_no_time_is_refused(wait, seconds):
+    with pytest.raises(SettingsError, match=f"must be at least 0 seconds, got {seconds:g}"):
+        Server(**{wait: seconds})
 
 
 def test_a_password_in_an_address_is_neither_sent_nor_told():
