@@ -96,7 +96,7 @@ def one_pair_jobs(monkeypatch):
 def test_a_real_run_measures_everything(tlbvfi, one_pair_jobs, monkeypatch, tmp_path):
     monkeypatch.setenv("TLBVFI_MODELS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    words = "--sizes 64x48 --pairs 1 --steps 1 --device cpu --threads 1 --baseline --json"
+    words = "--sizes 64x48 --pairs 1 --steps 2 --device cpu --threads 1 --baseline --json"
     code, out, err = tlbvfi("bench", *words.split())
     assert code == 0
     found = json.loads(out)
@@ -110,6 +110,13 @@ def test_a_real_run_measures_everything(tlbvfi, one_pair_jobs, monkeypatch, tmp_
     assert all(model["stages_ms"][stage] > 0 for stage in STAGES)
     assert sum(model["shares"].values()) == pytest.approx(1)
     assert 200e6 < model["idle_bytes"] < model["peak_bytes"]
+    # Padded to 256x256: a quarter of 512x512, where the reference's graph costs 734 GFLOP, a plain
+    # implementation of the savings 477 inside a sequence and 598 alone.
+    gflop = model["stages_gflop"]
+    inside = sum(gflop.values())
+    assert 420 / 4 < inside < 480 / 4
+    assert 500 / 4 < inside + gflop["encode"] < 600 / 4
+    assert gflop["decode"] > gflop["encode"] > gflop["sampler"] > gflop["quantizer"] >= 0
     assert model["tflops"] == pytest.approx(sum(model["stages_gflop"].values()) / model["ms"])
     assert baseline["largest_difference"] < 5e-5
     assert baseline["psnr"] > 80
