@@ -130,9 +130,8 @@ def _open_file(video: Input.Video, temp: Path) -> Clip:
     origin, is_copy = _file_of(video, temp)
     source = open_source(origin)
     start, duration = _trim_window(video)
-    first = (
-        source.info.start
-    )  # ComfyUI counts from 0 on the file's clock, a job from its first frame
+    # ComfyUI counts from 0 on the file's clock, a job from its first frame.
+    first = source.info.start
     return Clip(
         source=source,
         sound=origin if isinstance(origin, Path) else stored(origin, temp),
