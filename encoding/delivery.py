@@ -22,7 +22,7 @@ from .concat import JoinResult, OnMade, join
 from .container import VideoInput
 from .durable import refuse_existing
 from .errors import EncoderError, OutputError
-from .images import Depth, ImageFormat, image_format
+from .image_encoder import Depth, ImageFormat, image_format
 from .layout import pixel_layout
 from .manifest import Json
 from .mezzanine import decoded_picture, encode_session, picture_after, remove_encode

@@ -23,7 +23,8 @@ from .callbacks import OnProgress, no_progress
 from .concat import JoinResult
 from .durable import atomic_file, disk_errors, make_folder
 from .errors import OutputError, SourceError, VerificationError
-from .images import DECODERS, ImageFormat, ImageSource, done_ahead, encoded_image, read_image
+from .image_encoder import ImageFormat, encoded_image
+from .images import DECODERS, ImageSource, done_ahead, read_image
 from .manifest import Json
 from .mezzanine import decoded_frames
 from .packets import CHUNK_PACKETS

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from ..encoding.delivery import Final, clean_up, final_to_json
 from ..encoding.durable import remove_stale_lock, sole_writer
 from ..encoding.errors import OutputError
-from ..encoding.images import ImageFormat
+from ..encoding.image_encoder import ImageFormat
 from ..encoding.manifest import manifest_to_json
 from ..encoding.sequence import image_pattern, is_image, refuse_other_images
 from ..encoding.session import Session

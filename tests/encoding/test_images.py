@@ -19,12 +19,8 @@ from comfyui_tlbvfi.encoding.color import from_rgb, resolve, to_rgb
 from comfyui_tlbvfi.encoding.errors import OutputError, SourceError
 from comfyui_tlbvfi.encoding.exr import is_cut_off
 from comfyui_tlbvfi.encoding.frame import ColorTags
-from comfyui_tlbvfi.encoding.images import (
-    ImageSource,
-    encoded_image,
-    image_format,
-    read_image,
-)
+from comfyui_tlbvfi.encoding.image_encoder import encoded_image, image_format
+from comfyui_tlbvfi.encoding.images import ImageSource, read_image
 from comfyui_tlbvfi.encoding.layout import channel_views
 from comfyui_tlbvfi.encoding.png import MOST_TEXT, png_texts, without_deflated
 from comfyui_tlbvfi.encoding.sequence import write_images

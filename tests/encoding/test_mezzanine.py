@@ -15,7 +15,7 @@ from comfyui_tlbvfi.encoding.errors import (
     VerificationError,
 )
 from comfyui_tlbvfi.encoding.frame import ColorTags
-from comfyui_tlbvfi.encoding.images import image_format
+from comfyui_tlbvfi.encoding.image_encoder import image_format
 from comfyui_tlbvfi.encoding.mezzanine import (
     decoded_frames,
     decoded_picture,

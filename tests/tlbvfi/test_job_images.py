@@ -10,7 +10,8 @@ import pytest
 from comfyui_tlbvfi.encoding.color import from_rgb, to_rgb
 from comfyui_tlbvfi.encoding.errors import EncoderError, OutputError
 from comfyui_tlbvfi.encoding.frame import ColorTags
-from comfyui_tlbvfi.encoding.images import encoded_image, image_format, read_image
+from comfyui_tlbvfi.encoding.image_encoder import encoded_image, image_format
+from comfyui_tlbvfi.encoding.images import read_image
 from comfyui_tlbvfi.encoding.layout import channel_views
 from comfyui_tlbvfi.encoding.png import png_texts
 from comfyui_tlbvfi.encoding.profiles import PictureFacts
