@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from comfyui_tlbvfi.encoding.color import convert, from_rgb, resolve, stream_tags, to_rgb
+from comfyui_tlbvfi.encoding.color import convert, from_rgb, resolve, skim, stream_tags, to_rgb
 from comfyui_tlbvfi.encoding.errors import SourceError
 from comfyui_tlbvfi.encoding.frame import ColorTags
 from comfyui_tlbvfi.encoding.layout import UNPACKED, channel_views, pixel_layout
@@ -316,3 +316,26 @@ def test_what_cannot_be_converted_is_named():
         pixel_layout("bayer_rggb8")
     with pytest.raises(SourceError, match="'yuv42p'"):
         pixel_layout("yuv42p")
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("pix_fmt", "full"),
+    [
+        ("yuv420p", "yuv444p"),
+        ("nv12", "yuv444p"),
+        ("yuv422p10le", "yuv444p10le"),
+        ("yuv410p", "yuv444p"),
+        ("yuva420p", "yuva444p"),
+    ],
+)
+def test_skimming_takes_every_nth_pixel_with_the_chroma_sample_that_covers_it(pix_fmt, full, step):
+    picture, layout = random_picture(pix_fmt, 22, 18), pixel_layout(pix_fmt)
+    spread = av.VideoFrame(picture.width, picture.height, full)
+    rows, columns = np.arange(picture.height), np.arange(picture.width)
+    for channel, view in enumerate(channel_views(picture)):
+        is_coarse = channel in (1, 2)
+        y, x = (rows >> layout.log2_y, columns >> layout.log2_x) if is_coarse else (rows, columns)
+        channel_views(spread)[channel][...] = view[np.ix_(y, x)]
+    expected = to_rgb(spread, LIMITED_709)[:, ::step, ::step]
+    assert np.array_equal(skim(picture, LIMITED_709, step), expected)
