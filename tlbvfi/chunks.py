@@ -37,7 +37,7 @@ QUEUE_FRAMES = 2
 MOST_AHEAD = 64
 """Pictures that may wait for the encoder, so that the method need not wait at the end of a chunk: there
 the encoder still encodes what it has held back (libx264: 50 frames), and the next one is opened."""
-MOST_BYTES_AHEAD = 256 * 10**6
+MOST_BYTES_AHEAD = 512 * 10**6
 """All of them together; a 4K picture of 8 bits has 12 MB."""
 
 
