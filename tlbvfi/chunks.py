@@ -1,17 +1,19 @@
-"""A session's missing chunks: decode thread, pipeline, encode thread.
+"""A session's missing chunks: decoded, converted, interpolated, converted back and encoded.
 
-Memory use is constant: the queues between the three threads hold `QUEUE_FRAMES` frames each.
+Each of these five stages has a thread, the third the caller's. Memory use is constant: queues of images
+hold `QUEUE_FRAMES` frames each, that of pictures for the encoder `pictures_ahead`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 
 import torch
-from av import VideoFrame
+from av import VideoFormat, VideoFrame
 
 from ..encoding.chunk import ChunkWriter
 from ..encoding.color import convert, from_rgb, skim, to_rgb
@@ -28,9 +30,15 @@ from .progress import Meter, Notice, OnEvent, Reading, Started, log_notices
 from .scenes import FRAMES_AFTER, FRAMES_BEFORE, marked, sampling_step
 from .spans import LONGEST_RUN, SourceFrame
 from .threads import background, prefetch
+from .timeline import Slot
 
 QUEUE_FRAMES = 2
-"""Enough to overlap decode, method and encode; a 4K frame in float32 is 100 MB."""
+"""Enough to overlap the stages; a 4K frame in float32 is 100 MB."""
+MOST_AHEAD = 64
+"""Pictures that may wait for the encoder, so that the method need not wait at the end of a chunk: there
+the encoder still encodes what it has held back (libx264: 50 frames), and the next one is opened."""
+MOST_BYTES_AHEAD = 512 * 10**6
+"""All of them together; a 4K picture of 8 bits has 12 MB."""
 
 
 def make_chunks(
@@ -79,7 +87,7 @@ def make_chunks(
                 stop=todo.stop,
                 ends_here=todo.is_last,
             )
-            encode_frames(frames, write, meter, on_event)
+            encode_frames(frames, write, plan, meter, on_event)
     loss = source.shortfall()
     if loss:
         on_event(Notice(text=loss))
@@ -124,8 +132,8 @@ def load_frames(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[Source
         max(plan.first, start - FRAMES_BEFORE + 1),
         plan.stop if stop is None else plan.last_stop(stop + FRAMES_AFTER),
     )
-    with closing(seen) as frames:
-        for frame, begins_scene, repeats in _watched(frames, plan):
+    with closing(prefetch(_watched(seen, plan), QUEUE_FRAMES)) as frames:
+        for frame, begins_scene, repeats in frames:
             if frame.index < start:
                 continue
             if stop is not None and frame.index >= stop:
@@ -140,7 +148,7 @@ def load_frames(source: Source, plan: Plan, todo: ChunkRange) -> Iterator[Source
             )
 
 
-def _watched(frames: Iterator[Frame], plan: Plan) -> Iterator[tuple[Frame, bool, bool]]:
+def _watched(frames: Generator[Frame], plan: Plan) -> Generator[tuple[Frame, bool, bool]]:
     """(frame, begins a scene, repeats the one before) of every frame; both False if unneeded."""
     size = plan.manifest.stream
     step = sampling_step(size.height, size.width)
@@ -148,16 +156,29 @@ def _watched(frames: Iterator[Frame], plan: Plan) -> Iterator[tuple[Frame, bool,
     def thumbnail(frame: Frame) -> torch.Tensor:
         return torch.from_numpy(skim(frame.picture, plan.tags, step))
 
-    return marked(frames, thumbnail, look=plan.rules.look)
+    with closing(frames):
+        yield from marked(frames, thumbnail, look=plan.rules.look)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """An output frame as the encoder gets it, without the images it was made from."""
+
+    pair: int
+    slot: Slot
+    picture: VideoFrame
+    is_held: bool
+    is_retimed: bool
 
 
 def encode_frames(
     frames: Iterable[OutputFrame[VideoFrame]],
-    write: Callable[[Iterator[OutputFrame[VideoFrame]]], Iterable[ChunkRecord]],
+    write: Callable[[Iterator[Drawn]], Iterable[ChunkRecord]],
+    plan: Plan,
     meter: Meter,
     on_event: OnEvent,
 ) -> None:
-    """Feed frames to `write` in the encode thread and report its progress from this thread."""
+    """Feed frames to `write` in a thread, drawn in another; report progress from this one."""
     committed: deque[ChunkRecord] = deque()
 
     def tell_commits() -> None:
@@ -165,10 +186,17 @@ def encode_frames(
             record = committed.popleft()
             on_event(meter.chunk(record.frames, record.bytes))
 
-    def consume(items: Iterator[OutputFrame[VideoFrame]]) -> None:
+    def consume(items: Iterator[Drawn]) -> None:
         committed.extend(write(items))
 
-    with background(consume, QUEUE_FRAMES) as feed:
+    def draw(items: Iterator[OutputFrame[VideoFrame]]) -> None:
+        for frame in items:
+            encode(drawn(frame, plan))
+
+    with (
+        background(consume, pictures_ahead(plan)) as encode,
+        background(draw, QUEUE_FRAMES) as feed,
+    ):
         for frame in frames:
             feed(frame)
             on_event(meter.frame(frame.image))
@@ -176,8 +204,16 @@ def encode_frames(
     tell_commits()
 
 
+def pictures_ahead(plan: Plan) -> int:
+    """How many pictures may wait for the encoder: at most half a chunk, which a crash would cost."""
+    stream, pix_fmt = plan.manifest.stream, plan.manifest.encoder.pix_fmt
+    bits = VideoFormat(pix_fmt, 16, 16).padded_bits_per_pixel * stream.width * stream.height
+    most = min(MOST_AHEAD, plan.pairs_per_chunk or MOST_AHEAD, 8 * MOST_BYTES_AHEAD // bits)
+    return max(QUEUE_FRAMES, most)
+
+
 def write_chunks(
-    frames: Iterable[OutputFrame[VideoFrame]],
+    frames: Iterable[Drawn],
     *,
     session: Session,
     plan: Plan,
@@ -206,7 +242,7 @@ def write_chunks(
             first_frame, pair = frame.slot.number, frame.pair
             notes: dict[str, list[int]] = {}
             while frame is not None and not is_full(chunk, pair, frame.pair):
-                chunk.write(output_picture(frame, plan), plan.ticks(frame.slot.time))
+                chunk.write(frame.picture, plan.ticks(frame.slot.time))
                 _note(notes, frame)
                 pair, frame = frame.pair, next(remaining, None)
             stop = end or (frame.pair if frame else pair + 1)
@@ -225,17 +261,25 @@ def _known_end(todo: ChunkRange, index: int) -> int | None:
     return todo.ends[place] if place < len(todo.ends) else None
 
 
-def _note(notes: dict[str, list[int]], frame: OutputFrame[VideoFrame]) -> None:
+def _note(notes: dict[str, list[int]], frame: Drawn) -> None:
     """Note a frame's pair, once, if it was held at a cut or retimed."""
     for word, is_so in (("cuts", frame.is_held), ("retimed", frame.is_retimed)):
         if is_so and frame.pair not in notes.get(word, [])[-1:]:
             notes.setdefault(word, []).append(frame.pair)
 
 
-def output_picture(frame: OutputFrame[VideoFrame], plan: Plan) -> VideoFrame:
+def drawn(frame: OutputFrame[VideoFrame], plan: Plan) -> Drawn:
     """What the encoder gets: a source frame as it was decoded, or a mid frame rounded once."""
     pix_fmt, written = plan.manifest.encoder.pix_fmt, plan.manifest.stream.color
     if frame.source is not None:
-        return convert(frame.source.picture, pix_fmt, plan.tags, written)
-    assert frame.image is not None  # an output frame is one or the other
-    return from_rgb(frame.image.numpy(), pix_fmt, written)
+        picture = convert(frame.source.picture, pix_fmt, plan.tags, written)
+    else:
+        assert frame.image is not None  # an output frame is one or the other
+        picture = from_rgb(frame.image.numpy(), pix_fmt, written)
+    return Drawn(
+        pair=frame.pair,
+        slot=frame.slot,
+        picture=picture,
+        is_held=frame.is_held,
+        is_retimed=frame.is_retimed,
+    )

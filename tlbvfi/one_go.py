@@ -20,17 +20,16 @@ from ..encoding.timetable import start_ticks
 from ..encoding.unchanged import file_facts, require_unchanged
 from ..encoding.window import Window, output_window
 from ..encoding.writer import MUXERS, VideoWriter
-from .chunks import QUEUE_FRAMES, encode_frames, load_frames, output_picture
+from .chunks import QUEUE_FRAMES, Drawn, encode_frames, load_frames
 from .config import JobConfig
 from .join import used_window
 from .method import Method, announce
-from .pipeline import OutputFrame, interpolate
+from .pipeline import interpolate
 from .plan import ChunkRange, Plan, make_plan
 from .progress import Meter, Notice, OnEvent, log_notices
 from .threads import prefetch
 
 if TYPE_CHECKING:
-    from av import VideoFrame
     from av.container import OutputContainer
     from av.packet import Packet
 
@@ -76,16 +75,14 @@ def run_in_one_go(
         closing(prefetch(load_frames(source, plan, todo), QUEUE_FRAMES)) as loaded,
     ):
 
-        def write(frames: Iterator[OutputFrame[VideoFrame]]) -> Iterable[ChunkRecord]:
+        def write(frames: Iterator[Drawn]) -> Iterable[ChunkRecord]:
             first, unit = _clock(plan, window)
             for frame in frames:
-                writer.write(
-                    output_picture(frame, plan), first + unit * plan.ticks(frame.slot.time)
-                )
+                writer.write(frame.picture, first + unit * plan.ticks(frame.slot.time))
             return ()
 
         frames = interpolate(loaded, method, plan.timeline, plan.rules, first=plan.first)
-        encode_frames(frames, write, meter, on_event)
+        encode_frames(frames, write, plan, meter, on_event)
         require_unchanged(heard, heard_facts)
     for text in filter(None, [source.shortfall(), *notes]):
         on_event(Notice(text=text))

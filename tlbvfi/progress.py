@@ -38,7 +38,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameDone:
-    """An output frame went to the encoder."""
+    """An output frame is on its way to the encoder."""
 
     frames_done: int
     frames_total: int | None

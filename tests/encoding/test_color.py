@@ -1,12 +1,14 @@
 """Color conversion against the closed form, and round trips."""
 
+import threading
 from dataclasses import replace
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
-from comfyui_tlbvfi.encoding.color import convert, from_rgb, resolve, stream_tags, to_rgb
+from comfyui_tlbvfi.encoding import color
+from comfyui_tlbvfi.encoding.color import convert, from_rgb, resolve, skim, stream_tags, to_rgb
 from comfyui_tlbvfi.encoding.errors import SourceError
 from comfyui_tlbvfi.encoding.frame import ColorTags
 from comfyui_tlbvfi.encoding.layout import UNPACKED, channel_views, pixel_layout
@@ -316,3 +318,55 @@ def test_what_cannot_be_converted_is_named():
         pixel_layout("bayer_rggb8")
     with pytest.raises(SourceError, match="'yuv42p'"):
         pixel_layout("yuv42p")
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("pix_fmt", "full"),
+    [
+        ("yuv420p", "yuv444p"),
+        ("nv12", "yuv444p"),
+        ("yuv422p10le", "yuv444p10le"),
+        ("yuv410p", "yuv444p"),
+        ("yuva420p", "yuva444p"),
+    ],
+)
+def test_skimming_takes_every_nth_pixel_with_the_chroma_sample_that_covers_it(pix_fmt, full, step):
+    picture, layout = random_picture(pix_fmt, 22, 18), pixel_layout(pix_fmt)
+    spread = av.VideoFrame(picture.width, picture.height, full)
+    rows, columns = np.arange(picture.height), np.arange(picture.width)
+    for channel, view in enumerate(channel_views(picture)):
+        is_coarse = channel in (1, 2)
+        y, x = (rows >> layout.log2_y, columns >> layout.log2_x) if is_coarse else (rows, columns)
+        channel_views(spread)[channel][...] = view[np.ix_(y, x)]
+    expected = to_rgb(spread, LIMITED_709)[:, ::step, ::step]
+    assert np.array_equal(skim(picture, LIMITED_709, step), expected)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p10le", "rgb48le", "gray"])
+def test_large_pictures_are_converted_in_several_threads_to_the_same_samples(pix_fmt, monkeypatch):
+    picture = random_picture(pix_fmt, 65, 131)
+    rgb = to_rgb(picture, LIMITED_709)
+    back = from_rgb(rgb, pix_fmt, LIMITED_709)
+    monkeypatch.setattr(color, "BAND_SAMPLES", 16 * 65)
+    monkeypatch.setattr(color, "THREAD_SAMPLES", 65 * 131 // 3)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    used = set()
+
+    def noting(*arguments):
+        used.add(threading.current_thread().name)
+        return encode(*arguments)
+
+    encode = color._encode
+    monkeypatch.setattr(color, "_encode", noting)
+    assert np.array_equal(to_rgb(picture, LIMITED_709), rgb)
+    assert same_samples(from_rgb(rgb, pix_fmt, LIMITED_709), back)
+    assert used
+    assert all("tlbvfi-color" in name for name in used)
+
+
+def test_what_fails_in_a_thread_is_raised(monkeypatch):
+    monkeypatch.setattr(color, "THREAD_SAMPLES", 100)
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    with pytest.raises(ValueError, match="broadcast"):
+        color._encode_full(np.zeros((40, 10), np.float32), pixel_layout("gray"), np.zeros((40, 9)))

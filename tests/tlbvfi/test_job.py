@@ -2,7 +2,9 @@
 
 import json
 import os
+import threading
 from fractions import Fraction
+from functools import partialmethod
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -49,6 +51,25 @@ def test_a_variable_rate_keeps_source_times_and_halves_the_gaps(clip, run, times
     result = run(source, "out.mp4", times=1, chunk=ChunkLength(frames=4))
     mids = [(a + b) / 2 for a, b in pairwise(shown)]
     assert times(result.output) == sorted(shown + mids)
+
+
+def test_the_method_goes_on_while_a_chunk_is_finished(clip, run, tmp_path, monkeypatch):
+    went_on, made = threading.Event(), []
+
+    class Watched(BlendMethod):
+        def between(self, features0, features1, times, key):
+            made.append(key.pair)
+            if len(made) == 20 + 8:  # pairs of the first chunk, and of the next one
+                went_on.set()
+            return super().between(features0, features1, times, key)
+
+    def on_step(step):
+        if step == "before close":
+            assert went_on.wait(20)
+
+    monkeypatch.setattr(Session, "new_chunk", partialmethod(Session.new_chunk, on_step=on_step))
+    source = clip(tmp_path / "in.mp4", 61, rate=Fraction(25))
+    run(source, "out.mp4", method=Watched(), chunk=ChunkLength(frames=40))
 
 
 @pytest.mark.parametrize(("codec", "name"), [("ffv1", "out.mkv"), ("h264-lossless", "out.mp4")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 from av import VideoFrame
 
 from ...encoding.source import Source, open_source
-from ..chunks import load_frames, write_chunks
+from ..chunks import encode_frames, load_frames, write_chunks
 from ..config import JobConfig
 from ..job import Destination, run_job, start_session
 from ..method import Method
 from ..pipeline import OutputFrame
 from ..plan import ChunkRange, Plan, make_plan
+from ..progress import Meter, log_notices
 from ..spans import SourceFrame
 from .cuda import forget_peak, peak_bytes
 from .figures import JobFigures
@@ -88,19 +90,20 @@ def _model_ms(method: Method, task: Task) -> float:
 
 
 def _decode(source: Source, plan: Plan) -> None:
-    """Do everything the decode thread does."""
+    """Do everything ahead of the model."""
     for _ in load_frames(source, plan, EVERYTHING):
         pass
 
 
 def _encode_seconds(source: Source, plan: Plan, folder: Path) -> float:
-    """Seconds for everything the encode thread does: all frames, from a few decoded ones."""
+    """Seconds for everything behind the model: all frames, from a few decoded ones."""
     few = list(islice(load_frames(source, plan, EVERYTHING), FRAMES))
     session = start_session(source, plan, Destination(output=folder / "alone.mp4", overwrite=True))
     with session.locked():
         frames = _output_frames(few, source, plan)
-        write = write_chunks(frames, session=session, plan=plan, todo=EVERYTHING)
-        return seconds_of(lambda: list(write))
+        write = partial(write_chunks, session=session, plan=plan, todo=EVERYTHING)
+        meter = Meter(frames_total=plan.frames_total)
+        return seconds_of(lambda: encode_frames(frames, write, plan, meter, log_notices))
 
 
 def _output_frames(
