@@ -52,11 +52,12 @@ DAMAGE = (
 """Errors that reading a damaged archive raises."""
 
 DIRECTORY_END = struct.Struct("<4s4H2IH")
-DIRECTORY_END_64 = struct.Struct("<4sQ2H2I4Q")
-PLACE_OF_END_64 = struct.Struct("<4sIQI")
-"""The last records of a zip archive; the two of 64 bits come first, if there are any (APPNOTE.TXT)."""
+ENDS_64 = struct.Struct("<4sQ2H2I4Q4sIQI")
+PLACE_64 = 20
+"""The last records of a zip archive: two of 64 bits, if there are any, the second of which has 20 bytes
+and tells the place of the first, then the end itself (APPNOTE.TXT)."""
 LONGEST_MEMBER = 511
-"""Characters of a name in an archive that PyTorch reads; it cuts off the rest."""
+"""Bytes of a name in an archive that PyTorch reads; it cuts off the rest."""
 
 OTHER_NETWORKS = (
     ("FILM", "extract.extract_sublevels."),
@@ -290,25 +291,21 @@ def _has_one_directory(path: Path) -> bool:
     """
     with path.open("rb") as file:
         length = file.seek(0, 2)
-        file.seek(
-            max(0, length - DIRECTORY_END.size - PLACE_OF_END_64.size - DIRECTORY_END_64.size)
-        )
+        file.seek(max(0, length - ENDS_64.size - DIRECTORY_END.size))
         records = file.read()
     begin = length - DIRECTORY_END.size
-    *_, size, offset, comment = DIRECTORY_END.unpack(records[-DIRECTORY_END.size :])
-    place = records[: -DIRECTORY_END.size][-PLACE_OF_END_64.size :]
-    if place.startswith(b"PK\x06\x07"):
-        begin -= PLACE_OF_END_64.size + DIRECTORY_END_64.size
-        _, _, stated, _ = PLACE_OF_END_64.unpack(place)
-        *_, size, offset = DIRECTORY_END_64.unpack(records[: DIRECTORY_END_64.size])
-        if stated != begin:
+    mark, *_, size, offset, comment = DIRECTORY_END.unpack(records[-DIRECTORY_END.size :])
+    if records[: -DIRECTORY_END.size][-PLACE_64:].startswith(b"PK\x06\x07"):
+        begin -= ENDS_64.size
+        mark_64, *_, size, offset, _, _, stated, _ = ENDS_64.unpack(records[: ENDS_64.size])
+        if mark_64 != b"PK\x06\x06" or stated != begin:
             return False
-    return not comment and offset + size == begin
+    return mark == b"PK\x05\x06" and not comment and offset + size == begin
 
 
 def _has_clear_name(entry: zipfile.ZipInfo) -> bool:
     """Whether torch knows the entry by the name that `zipfile` tells."""
-    return entry.filename == entry.orig_filename and len(entry.filename) <= LONGEST_MEMBER
+    return entry.filename == entry.orig_filename and len(entry.filename.encode()) <= LONGEST_MEMBER
 
 
 def _loaded(

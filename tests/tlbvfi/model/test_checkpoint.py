@@ -317,9 +317,15 @@ def test_a_program_behind_a_second_directory_is_refused(tmp_path, is_long):
     path.write_bytes(two_directories(PROGRAM, shown, is_long=is_long))
     assert "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
     refused(path, "damaged")
+    content = path.read_bytes()
+    comment = struct.pack("<12x2IH", 0, len(content), 0)  # in the place of an end
+    path.write_bytes(content[:-2] + struct.pack("<H", len(comment)) + comment)
+    refused(path, "damaged")
 
 
-@pytest.mark.parametrize(("folder", "more"), [("x", "\0.txt"), ("x" * 497, "ish")])
+@pytest.mark.parametrize(
+    ("folder", "more"), [("x", "\0.txt"), ("x" * 497, "ish"), ("é" * 248 + "x", "ish")]
+)
 def test_a_program_under_a_name_that_torch_cuts_off_is_refused(tmp_path, folder, more):
     path = tmp_path / "model.pth"
     disguised = zipfile.ZipInfo("a")
