@@ -161,7 +161,9 @@ def test_a_file_name_with_a_path_is_refused(text):
         plain_file_name(text)
 
 
-@pytest.mark.parametrize("text", ["CON", "nul.mp4", "Com1.final.mkv", "aux .webm"])
+@pytest.mark.parametrize(
+    "text", ["CON", "nul.mp4", "Com1.final.mkv", "aux .webm", "COM\u00b9.mp4", "conin$"]
+)
 def test_a_device_of_windows_is_no_file_name(text):
     with pytest.raises(SettingsError, match="device names of Windows"):
         plain_file_name(text)
