@@ -22,6 +22,7 @@ from .clock import STEADY, Clock
 from .errors import DecoderError, SourceError
 from .hardware import Hardware, in_software_format
 from .png import chunks_without_deflated, without_deflated
+from .text import printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -90,8 +91,10 @@ def text_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def source_name(source: VideoInput) -> str:
-    """What to call the source in messages."""
-    return Path(source).name if isinstance(source, str | Path) else "the video in memory"
+    """What to call the source in messages and logs, on one line."""
+    if not isinstance(source, str | Path):
+        return "the video in memory"
+    return printable(Path(source).name).replace("\n", "\\n")
 
 
 @contextmanager

@@ -27,6 +27,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+    errno.ELOOP,  # a lock that is a link
     errno.EFBIG,  # over 4 GB with FAT32
     *(errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.ENOTCONN),  # failing, or gone
     *(errno.ENOLCK, errno.EOPNOTSUPP),  # network drives without locks

@@ -18,6 +18,10 @@ from .stored import is_of_type, read_json, reading_stored, require_types, stored
 from .writer import MUXERS, StreamSpec
 
 SCHEMA = 1
+MOST_BYTES = 1 << 20
+"""Of a manifest, which has a few thousand."""
+LONGEST_STEP = 1 << 40
+"""Ticks of a frame, of which millions still fit into 64 bits."""
 
 Json = dict[str, Any]  # a JSON object: its values are of any JSON type
 
@@ -102,6 +106,8 @@ def _require_plausible(manifest: Manifest) -> None:
         raise ValueError(f"{stream.width}x{stream.height}, ratios of {terms}")
     if not 0 < stream.rate < 1 << 31:
         raise ValueError(f"rate is {stream.rate}")
+    if stream.step > LONGEST_STEP:
+        raise ValueError(f"a frame lasts {stream.step} ticks")
     if not all(0 <= tag < 256 for tag in asdict(stream.color).values()):
         raise ValueError(f"{stream.color}")
     for suffix in (encoder.suffix, encoder.chunk_suffix):
@@ -118,10 +124,10 @@ def read_manifest(path: Path) -> tuple[Manifest, dict[str, str]]:
     """
     try:
         with reading_stored(path):
-            document = read_json(path)
+            document = read_json(path, most=MOST_BYTES)
         if document["schema"] != SCHEMA:
             raise SessionError(
-                f"{path} has schema {document['schema']} but this version reads {SCHEMA}: "
+                f"{path} has schema {document['schema']!r:.80} but this version reads {SCHEMA}: "
                 "use the version that made it or choose another session."
             )
         manifest, versions = manifest_from_json(document), document["versions"]

@@ -6,9 +6,10 @@ import re
 
 from .errors import SessionError
 
-WINDOWS_DEVICES = {"con", "prn", "aux", "nul"} | {
-    f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)
+WINDOWS_DEVICES = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
+    f"{device}{digit}" for device in ("com", "lpt") for digit in "123456789\xb9\xb2\xb3"
 }
+"""Windows takes the small digits of Latin-1 for digits."""
 
 
 def check_id(id: str) -> None:

@@ -10,15 +10,19 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from pathlib import Path
 
 from .durable import StepHook, atomic_file, fsync
-from .stored import reading_stored, require_types
+from .errors import SessionError
+from .stored import reading_stored, require_size, require_types
 
 log = logging.getLogger("tlbvfi.progress")
 
+SHOWN = 5
+"""Damaged lines that are told one by one."""
 MOST_REPLACED = 100
 """Lines of chunks that were made anew since, beyond one for each chunk."""
 
@@ -103,19 +107,37 @@ def read_progress(path: Path) -> dict[int, ChunkRecord]:
     """Committed chunks by index; if a chunk was made twice, the later line wins.
 
     Raises:
-        SessionError: the file cannot be read.
+        SessionError: the file cannot be read, or is larger than any list of chunks.
     """
-    records = {}
-    with reading_stored(path):
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    for number, line in enumerate(lines, 1):
+    records: dict[int, ChunkRecord] = {}
+    damaged = 0
+    for number, line in enumerate(_lines(path), 1):
         try:
             record = _parse(line)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            log.warning("%s: line %d is damaged and dropped: that chunk is redone.", path, number)
+            damaged += 1
+            if damaged <= SHOWN:
+                log.warning(
+                    "%s: line %d is damaged and dropped: that chunk is redone.", path, number
+                )
         else:
             records[record.index] = record
+    if damaged > SHOWN:
+        log.warning("%s: %d lines are damaged in all.", path, damaged)
     return records
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of a file; none if there is no file."""
+    try:
+        with reading_stored(path):
+            require_size(path)
+            content = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise SessionError(f"{path} is {error}: remove the folder {path.parent}.") from error
+    yield from (line for line in BytesIO(content) if line.endswith(b"\n"))
 
 
 def _line(record: ChunkRecord) -> bytes:

@@ -20,6 +20,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from .durable import atomic_file
 from .errors import SessionError
 
+MOST_BYTES = 1 << 28
+"""Of a document or a list, all of which is read at once: none that we write comes near it."""
+MOST_DEPTH = 50
+"""Of objects within objects: Python fails to compare or write what is nested ten times as deep."""
 MOST_DIGITS = 1000
 MOST = (1 << 62) - 1
 """Integers up to it, and the sum of two, fit into the 64 bits of FFmpeg's times."""
@@ -38,17 +42,45 @@ def write_json(path: Path, document: object) -> None:
         temporary.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401 - JSON
-    """The document in a file.
+def read_json(path: Path, *, most: int = MOST_BYTES) -> Any:  # noqa: ANN401 - JSON
+    """The document in a file of at most `most` bytes.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it does not hold JSON.
+        ValueError: it does not hold JSON, or larger or deeper than we write it.
     """
+    require_size(path, most)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+    _require_shallow(document)
+    return document
+
+
+def require_size(path: Path, most: int = MOST_BYTES) -> None:
+    """Require that a file can be read at once: a file with a hole may be larger than its disk.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is larger than `most` bytes.
+    """
+    if path.stat().st_size > most:
+        raise ValueError(f"larger than {most} bytes")
+
+
+def _require_shallow(document: object) -> None:
+    """Raises: ValueError: something is nested deeper than `MOST_DEPTH`."""
+    level = [document]
+    for _ in range(MOST_DEPTH):
+        level = [
+            item
+            for each in level
+            if isinstance(each, dict | list)
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+    if level:
+        raise ValueError("nested too deep")
 
 
 @contextmanager

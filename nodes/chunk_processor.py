@@ -16,14 +16,13 @@ from ..encoding.unchanged import Facts
 from ..tlbvfi.chunks import make_chunks
 from ..tlbvfi.config import ChunkLength, JobConfig
 from ..tlbvfi.job import Destination, start_session
-from ..tlbvfi.join import is_joined
 from ..tlbvfi.method import Method
 from ..tlbvfi.plan import make_plan
 from ..tlbvfi.progress import Notice, Reading
 from ..tlbvfi.spans import CutRule
 from . import choices
 from .clip import Clip, ImagesOrVideo, open_clip
-from .final_file import graph_metadata, join_to, shown
+from .final_file import graph_metadata, join_to, shown, was_joined
 from .graph import is_linked, leads_to, running_prompt
 from .host import NodeProgress, folders
 from .kept import kept_results, session_sounds
@@ -279,7 +278,7 @@ def make_session(
     for notice in encoder_notices(config.encoder.codec, plan.manifest.encoder, clip.source.info):
         progress(notice)
     session = start_session(clip.source, plan, destination)
-    if session.has_chunks() or not is_joined(session):
+    if session.has_chunks() or not was_joined(session):
         with session.locked():
             make_chunks(session, clip.source, method, plan, on_event=progress)
     return session

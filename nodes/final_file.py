@@ -25,7 +25,7 @@ from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.join import is_joined, join_session
 from ..tlbvfi.progress import Notice
 from .host import NodeProgress
-from .paths import is_file
+from .paths import is_file, is_foreign
 from .sessions import require_same_sound
 
 NO_GRAPH = {"workflow": "", "prompt": ""}
@@ -180,6 +180,12 @@ def shown(output: Path, root: Path, progress: NodeProgress, *values: object) -> 
     return io.NodeOutput(*values, InputImpl.VideoFromFile(str(output)), ui=ui)
 
 
+def was_joined(session: Session) -> bool:
+    """Whether the file that a node joined the session into last is still there, as it was."""
+    last = session.result()
+    return any(made.noted == last for made in _made(session)) and is_joined(session)
+
+
 def _made(session: Session) -> list[Made]:
     """Files this session was joined into that still exist with the same size; the latest last.
 
@@ -187,7 +193,7 @@ def _made(session: Session) -> list[Made]:
     """
     root, made = session.folder.parent.parent.resolve(), []
     for noted in session.results():
-        if not is_file(noted.output):
+        if is_foreign(noted.output, [root]) or not is_file(noted.output):
             continue
         path = noted.output.resolve()
         if path.is_relative_to(root) and path.stat().st_size == noted.bytes:

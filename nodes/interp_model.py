@@ -8,7 +8,7 @@ equal those of ComfyUI's own "Run Frame Interpolation Model" node.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -20,6 +20,8 @@ from ..tlbvfi.errors import SettingsError
 from ..tlbvfi.method import PairKey
 
 REQUIRED_OF_PATCHER = ("model", "load_device", "model_dtype", "model_size")
+MOST_AT_ONCE = 16
+"""Mid frames of a pair: a pause of a minute has thousands, far more than memory holds."""
 REQUIRED_OF_MODEL = ("extract_features", "memory_used_forward", "state_dict")
 
 
@@ -49,7 +51,7 @@ class InterpModelMethod:
         self._dtype = patcher.model_dtype()
         self.device: torch.device = patcher.load_device
         self._loaded_for: torch.Size | None = None
-        self._largest_batch: int | None = None  # set when memory first runs out
+        self._at_once = MOST_AT_ONCE  # fewer once memory has run out
 
     @property
     def settings(self) -> dict[str, str]:
@@ -78,16 +80,15 @@ class InterpModelMethod:
     @torch.inference_mode()
     def between(
         self, features0: Features, features1: Features, times: Sequence[Fraction], key: PairKey
-    ) -> list[Tensor]:
-        """Frames at `times`; alpha, which these models do not support, is mixed linearly."""
+    ) -> Iterator[Tensor]:
+        """Frames at `times`, made on demand; alpha, which these models do not support, is mixed
+        linearly.
+        """
         _, height, width = features0.frame.shape
-        mids = self._run(features0, features1, [float(t) for t in times])
-        mids = mids[:, :, :height, :width].to(device="cpu", dtype=torch.float32).clamp_(0, 1)
         alpha0, alpha1 = features0.frame[3:], features1.frame[3:]
-        return [
-            torch.cat([mid, torch.lerp(alpha0, alpha1, float(t))])
-            for mid, t in zip(mids, times, strict=True)
-        ]
+        for t, mid in zip(times, self._run(features0, features1, times), strict=True):
+            shown = mid[:, :height, :width].to(device="cpu", dtype=torch.float32).clamp_(0, 1)
+            yield torch.cat([shown, torch.lerp(alpha0, alpha1, float(t))])
 
     def _load(self, frame: Tensor) -> None:
         """Have ComfyUI make room and load the weights, once per size."""
@@ -114,20 +115,25 @@ class InterpModelMethod:
             return frame
         return pad_to_patch_size(frame, (align, align), padding_mode="reflect")
 
-    def _run(self, features0: Features, features1: Features, times: list[float]) -> Tensor:
-        """[n, 3, H', W']; fewer times at once each time memory runs out, down to one."""
+    def _run(
+        self, features0: Features, features1: Features, times: Sequence[Fraction]
+    ) -> Iterator[Tensor]:
+        """[3, H', W'] each; fewer at once each time memory runs out, down to one."""
         import comfy.model_management as mm
 
-        batch = min(len(times), self._largest_batch or len(times))
-        while True:
+        done = 0
+        while done < len(times):
+            part = [float(t) for t in times[done : done + self._at_once]]
             try:
-                parts = [times[i : i + batch] for i in range(0, len(times), batch)]
-                return torch.cat([self._forward(features0, features1, part) for part in parts])
+                made = self._forward(features0, features1, part)
             except mm.OOM_EXCEPTION:
-                if batch == 1:
+                if len(part) == 1:
                     raise
-                batch = self._largest_batch = batch // 2
+                self._at_once = len(part) // 2
                 mm.soft_empty_cache()
+                continue
+            yield from made
+            done += len(part)
 
     def _forward(self, features0: Features, features1: Features, times: list[float]) -> Tensor:
         cache = {"img0": features0.cached, "img1": features1.cached}

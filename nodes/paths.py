@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ..encoding.names import is_device
 from ..tlbvfi.errors import SettingsError
@@ -35,6 +36,10 @@ class Folders:
 
     def named(self, folder: str) -> Path:
         return {"input": self.input, "output": self.output, "temp": self.temp}[folder]
+
+    def roots(self) -> tuple[Path, ...]:
+        """All folders that may be read."""
+        return (self.input, self.output, self.temp, *self.readable)
 
 
 def extra_read_folders() -> tuple[Path, ...]:
@@ -65,9 +70,8 @@ def readable_path(text: str, folders: Folders) -> Path:
         SettingsError: it is outside the folders that may be read.
     """
     name, folder = _named(text)
-    path = _resolve(folders.named(folder), name)
-    roots = (folders.input, folders.output, folders.temp, *folders.readable)
-    if not any(_is_inside(path, root) for root in roots):
+    path = _resolve(folders.named(folder), name, folders)
+    if path is None or not any(_is_inside(path, root) for root in folders.roots()):
         raise SettingsError(
             f"{_begin(text)} is outside ComfyUI's input, output and temp folders: move the file there, "
             f"or list its folder in the environment variable {READ_FOLDERS_VARIABLE} of the server."
@@ -87,8 +91,8 @@ def folder_in_output(text: str, folders: Folders) -> Path:
     Raises:
         SettingsError: `text` points outside the output folder, or is too long for file systems.
     """
-    path = _resolve(folders.output, text)
-    if not _is_inside(path, folders.output):
+    path = _resolve(folders.output, text, folders)
+    if path is None or not _is_inside(path, folders.output):
         raise SettingsError(
             f"output_dir {_begin(text)} is outside ComfyUI's output folder: name a folder "
             "below it, or none."
@@ -123,12 +127,23 @@ def plain_file_name(text: str) -> str:
     return text
 
 
-def _resolve(base: Path, text: str) -> Path:
-    """`text` below `base` (or absolute), with `..` and links followed."""
+def _resolve(base: Path, text: str, folders: Folders) -> Path | None:
+    """`text` below `base` (or absolute), with `..` and links followed; None on a foreign computer."""
     try:
-        return (base / text).resolve()
+        path = base / text
+        return None if is_foreign(path, folders.roots()) else path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a null byte
         raise SettingsError(f"{_begin(text)} is not a path.") from error
+
+
+def is_foreign(path: PurePath, roots: Iterable[PurePath]) -> bool:
+    r"""Whether it lies on another computer (`\\server\share`) or is a device, unlike all `roots`.
+
+    Windows logs in to that computer as soon as anything looks at the path, which tells a server of
+    the prompt's choice what it takes to guess the password.
+    """
+    here = {root.drive.casefold() for root in roots}
+    return path.drive.startswith("\\\\") and path.drive.casefold() not in here
 
 
 def is_file(path: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..encoding.text import printable
 from ..tlbvfi.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -47,9 +48,9 @@ def checked(execute: Execute) -> Execute:
 
 
 def make_writable(error: BaseException | None) -> None:
-    """Escape the halves of characters in the texts of an error and of its causes.
+    """Make the texts of an error and of its causes `writable`.
 
-    Names of files hold some if they are not UTF-8. ComfyUI writes every error to its log, and its only
+    Names of files hold halves of characters if they are not UTF-8. ComfyUI writes every error to its log, and its only
     worker ends for good with one that cannot be written.
     """
     while error is not None:
@@ -58,8 +59,8 @@ def make_writable(error: BaseException | None) -> None:
 
 
 def writable(text: str) -> str:
-    """A text that can be written as UTF-8: halves of characters are escaped."""
-    return text.encode(errors="backslashreplace").decode()
+    """A text that can be logged: as UTF-8, and without what terminals take for commands."""
+    return printable(text.encode(errors="backslashreplace").decode())
 
 
 def as_type(io_type: str, name: str, value: Any) -> Any:  # noqa: ANN401

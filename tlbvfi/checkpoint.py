@@ -51,6 +51,14 @@ DAMAGE = (
 )
 """Errors that reading a damaged archive raises."""
 
+DIRECTORY_END = struct.Struct("<4s4H2IH")
+ENDS_64 = struct.Struct("<4sQ2H2I4Q4sIQI")
+PLACE_64 = 20
+"""The last records of a zip archive: two of 64 bits, if there are any, the second of which has 20 bytes
+and tells the place of the first, then the end itself (APPNOTE.TXT)."""
+LONGEST_MEMBER = 511
+"""Bytes of a name in an archive that PyTorch reads; it cuts off the rest."""
+
 OTHER_NETWORKS = (
     ("FILM", "extract.extract_sublevels."),
     ("RIFE", "block0.conv0."),
@@ -250,12 +258,15 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_foreign_archive(path: Path) -> None:
-    """Refuse zip files that are not weights; torch would run a TorchScript archive."""
+    """Refuse zip files that are not weights; torch before 2.6 would run a TorchScript archive."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+        is_clear = _has_one_directory(path)
     except DAMAGE as error:
         raise _damaged(path) from error
+    if not is_clear or not all(map(_has_clear_name, entries)):
+        raise _damaged(path)
     names = [Path(entry.filename).name for entry in entries]
     if "constants.pkl" in names:
         raise CheckpointError(
@@ -271,6 +282,30 @@ def _refuse_foreign_archive(path: Path) -> None:
             f"{path.name} is compressed, which PyTorch's own files are not: choose the TLB-VFI "
             "checkpoint as it was published."
         )
+
+
+def _has_one_directory(path: Path) -> bool:
+    """Whether torch reads the directory that `zipfile` reads: the one that ends where its end begins.
+
+    The records at the end of an archive may name any other place, and `zipfile` ignores it.
+    """
+    with path.open("rb") as file:
+        length = file.seek(0, 2)
+        file.seek(max(0, length - ENDS_64.size - DIRECTORY_END.size))
+        records = file.read()
+    begin = length - DIRECTORY_END.size
+    mark, *_, size, offset, comment = DIRECTORY_END.unpack(records[-DIRECTORY_END.size :])
+    if records[: -DIRECTORY_END.size][-PLACE_64:].startswith(b"PK\x06\x07"):
+        begin -= ENDS_64.size
+        mark_64, *_, size, offset, _, _, stated, _ = ENDS_64.unpack(records[: ENDS_64.size])
+        if mark_64 != b"PK\x06\x06" or stated != begin:
+            return False
+    return mark == b"PK\x05\x06" and not comment and offset + size == begin
+
+
+def _has_clear_name(entry: zipfile.ZipInfo) -> bool:
+    """Whether torch knows the entry by the name that `zipfile` tells."""
+    return entry.filename == entry.orig_filename and len(entry.filename.encode()) <= LONGEST_MEMBER
 
 
 def _loaded(

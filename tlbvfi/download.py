@@ -146,6 +146,8 @@ class _Part:
 
     def _read_etag(self) -> str | None:
         """ETag of what has arrived; drops the file unless it is known to be of this version."""
+        if not all(map(_is_plain, (self.path, self._note))):
+            self.discard()
         try:
             note = json.loads(self._note.read_text(encoding="utf-8"))
             version, etag = note["version"], note["etag"]
@@ -247,6 +249,11 @@ def _checked_size(remote: RemoteFile, part: _Part, headers: Message) -> int:
             "requested file, try again later."
         )
     return size
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether it is a file, or nothing yet: a link would lead what arrives to another file."""
+    return not path.is_symlink() and (path.is_file() or not path.exists())
 
 
 def _note_of(target: Path) -> Path:

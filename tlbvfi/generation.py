@@ -175,7 +175,12 @@ def collect(
 
 
 def discard(folder: Path) -> None:
-    """Remove the frames, the sound and the record of a generation, and nothing else."""
+    """Remove the frames, the sound and the record of a generation, and nothing else.
+
+    Raises:
+        ClientError: a part of the folder leads elsewhere.
+    """
+    _refuse_links(folder)
     frames = folder / "frames"
     for path in (
         *frames.glob("frame_*"),
@@ -361,12 +366,25 @@ def _read_record(folder: Path) -> _Record | None:
         require_types(record)
     except (ValueError, TypeError):
         return None
-    return record
+    is_ours = record.sound in (None, *(f"sound{suffix}" for suffix in SOUND_SUFFIXES))
+    return record if is_ours else None  # otherwise it may name any file
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a folder that leads elsewhere: frames that are not ours would be removed there.
+
+    Raises:
+        ClientError: it, or the folder of its frames, is a link.
+    """
+    for path in (folder, folder / "frames"):
+        if path.is_symlink() or path.resolve().parent != path.parent.resolve():  # a junction
+            raise ClientError(f"{path} is a link: remove it and run the same command again.")
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Keep a second run from fetching into the same folder."""
+    _refuse_links(folder)
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:

@@ -12,7 +12,7 @@ import pytest
 from av.stream import Disposition
 from comfyui_tlbvfi.encoding import concat
 from comfyui_tlbvfi.encoding.concat import join
-from comfyui_tlbvfi.encoding.durable import file_sha256
+from comfyui_tlbvfi.encoding.durable import file_sha256, sole_writer
 from comfyui_tlbvfi.encoding.errors import (
     OutputError,
     SourceError,
@@ -903,6 +903,19 @@ def test_a_link_in_the_place_of_the_unfinished_output_is_not_followed(tmp_path, 
     assert victim.read_text() == "precious"
     assert not (tmp_path / "out.mkv").is_symlink()
     assert len(shown(tmp_path / "out.mkv")) == 7
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows says something else")
+def test_a_link_in_the_place_of_the_lock_is_refused_with_a_sentence(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / ".out.mkv.lock").symlink_to(victim)
+    with (
+        pytest.raises(OutputError, match=r"out\.mkv cannot be written"),
+        sole_writer(tmp_path / "out.mkv"),
+    ):
+        pass
+    assert victim.read_text() == "precious"
 
 
 def test_an_output_folder_that_cannot_be_made_is_told(tmp_path, filled):

@@ -6,10 +6,12 @@ import wave
 from contextlib import nullcontext
 from fractions import Fraction
 from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
 import pytest
+from comfyui_tlbvfi.encoding.container import source_name
 from comfyui_tlbvfi.encoding.errors import SourceError
 from comfyui_tlbvfi.encoding.frame import ColorTags
 from comfyui_tlbvfi.encoding.probe import StreamInfo, _mastering, probe
@@ -305,3 +307,7 @@ def test_a_file_for_which_nothing_is_left_is_said_to_be_unopened(clip):
             probe(path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_name_in_a_log_is_one_line_that_commands_no_terminal():
+    assert source_name(Path("x") / "a\x1b[2J\nb.mp4") == r"a\x1b[2J\nb.mp4"

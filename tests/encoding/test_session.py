@@ -831,6 +831,50 @@ def test_damaged_books_are_told_in_one_sentence(tmp_path, filled, caplog, name, 
 
 
 @pytest.mark.parametrize("name", BOOKS)
+def test_a_book_larger_than_memory_is_told_and_the_other_sessions_are_listed(
+    tmp_path, filled, caplog, name
+):
+    folder = filled().folder
+    shutil.copytree(folder, folder.with_name("other"))
+    (folder / name).touch()
+    os.truncate(folder / name, stored.MOST_BYTES + 1)  # a hole takes no space
+    with pytest.raises(SessionError, match=f"{name} is .*(damaged|usable|larger).*: remove"):
+        look_at(Session.open(tmp_path, "job"))
+    found = {session.id: session for session in list_sessions(tmp_path)}
+    assert found["other"].records()
+    assert ("job" in found) == (name != "manifest.json")
+
+
+@pytest.mark.parametrize("nested", ["[]", '{"a":}'])
+def test_a_manifest_nested_deeper_than_python_compares_is_refused(tmp_path, filled, nested):
+    path = filled().folder / "manifest.json"
+    document = json.loads(path.read_text())
+    begin, end = nested[:-1], nested[-1]
+    deep = f"{begin * 400}0{end * 400}"
+    path.write_text(json.dumps({**document, "settings": {"x": "@"}}).replace('"@"', deep))
+    with pytest.raises(SessionError, match="nested too deep"):
+        Session.open(tmp_path, "job")
+
+
+def test_frames_that_last_more_ticks_than_times_can_count_are_refused(tmp_path, filled):
+    path = filled().folder / "manifest.json"
+    document = json.loads(path.read_text())
+    document["stream"] |= {"rate": f"1/{2**31 - 1}", "time_base": f"1/{2**31 - 1}"}
+    path.write_text(json.dumps(document))
+    with pytest.raises(SessionError, match=r"not a usable manifest.*a frame lasts"):
+        Session.open(tmp_path, "job")
+
+
+def test_lines_without_end_are_not_all_told(filled, caplog):
+    session = filled()
+    path = session.folder / "progress.jsonl"
+    path.write_bytes(b"\n" * 1000 + path.read_bytes())
+    assert read_progress(path) == session.records()
+    assert len(caplog.records) < 10
+    assert "1000 lines are damaged in all" in caplog.text
+
+
+@pytest.mark.parametrize("name", BOOKS)
 def test_books_that_cannot_be_read_are_not_called_damaged(tmp_path, filled, monkeypatch, name):
     session = filled(per_chunk=3)
     session.note_origin({"command": ["interpolate"]})

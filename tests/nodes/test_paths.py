@@ -1,13 +1,15 @@
 """The path policy of the nodes, which needs no ComfyUI."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
+from comfyui_tlbvfi.nodes import paths
 from comfyui_tlbvfi.nodes.paths import (
     Folders,
     extra_read_folders,
     folder_in_output,
+    is_foreign,
     plain_file_name,
     readable_file,
 )
@@ -70,6 +72,38 @@ def test_the_operator_can_allow_another_folder(folders, tmp_path, monkeypatch):
     assert path.read_bytes() == b"elsewhere"
 
 
+@pytest.mark.parametrize(
+    ("text", "is_so"),
+    [
+        (r"\\evil\share\a.mp4", True),
+        ("//evil/share/a.mp4", True),
+        (r"\\NAS\Media\a.mp4", False),
+        (r"//nas/media/../other/a.mp4", False),  # of which no link is followed
+        (r"\\nas\other\a.mp4", True),
+        (r"\\.\pipe\name", True),
+        (r"\\?\UNC\evil\share\a.mp4", True),
+        (r"D:\a.mp4", False),
+        ("a.mp4", False),
+    ],
+)
+def test_a_computer_is_foreign_unless_a_folder_is_on_it(text, is_so):
+    roots = [PureWindowsPath(root) for root in (r"C:\comfy\input", r"\\nas\media\clips")]
+    assert is_foreign(roots[0] / text, roots) == is_so
+
+
+def test_no_prompt_makes_the_server_look_at_a_foreign_computer(folders, monkeypatch):
+    """Windows would log in there."""
+
+    def fail(path, strict=False):
+        raise AssertionError(path)
+
+    monkeypatch.setattr(paths, "is_foreign", lambda path, roots: True)
+    monkeypatch.setattr(Path, "resolve", fail)
+    for read in (readable_file, folder_in_output):
+        with pytest.raises(SettingsError, match="is outside ComfyUI's"):
+            read("a.mp4", folders)
+
+
 def test_a_missing_file_is_named(folders):
     with pytest.raises(SettingsError, match=r"no file 'gone\.mp4'"):
         readable_file("gone.mp4", folders)
@@ -127,7 +161,9 @@ def test_a_file_name_with_a_path_is_refused(text):
         plain_file_name(text)
 
 
-@pytest.mark.parametrize("text", ["CON", "nul.mp4", "Com1.final.mkv", "aux .webm"])
+@pytest.mark.parametrize(
+    "text", ["CON", "nul.mp4", "Com1.final.mkv", "aux .webm", "COM\u00b9.mp4", "conin$"]
+)
 def test_a_device_of_windows_is_no_file_name(text):
     with pytest.raises(SettingsError, match="device names of Windows"):
         plain_file_name(text)

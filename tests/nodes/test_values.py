@@ -6,7 +6,7 @@ import traceback
 import pytest
 import torch
 from comfyui_tlbvfi.nodes.validation import check_rate
-from comfyui_tlbvfi.nodes.values import as_type, make_writable
+from comfyui_tlbvfi.nodes.values import as_type, make_writable, writable
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 
 
@@ -83,3 +83,7 @@ def test_an_error_and_its_causes_can_be_written_whatever_names_they_hold():
     assert text.encode().decode() == text
     assert str(error) == r"v\udcff.mp4 is no video"
     assert cause.args == (r"half \ud800", 3)
+
+
+def test_no_text_of_others_commands_the_terminal_that_shows_the_log():
+    assert writable("a\x1b[2J\x9b31m\u202eb\tc\nd") == "a\\x1b[2J\\x9b31m\\x202eb\tc\nd"

@@ -896,7 +896,8 @@ def test_a_batch_announced_as_endless_is_not_counted(comfy, fetch, prompt):
 
 
 @pytest.mark.parametrize(
-    "damage", [{"frames": "4"}, {"frames": 2**60}, {"prompt_id": 5, "frames": None}]
+    "damage",
+    [{"frames": "4"}, {"frames": 2**60}, {"prompt_id": 5, "frames": None}, {"sound": "../a.wav"}],
 )
 def test_a_damaged_record_is_as_good_as_none(comfy, fetch, damage):
     record = fetch().folder.parent / "generation.json"
@@ -955,6 +956,22 @@ def test_discarding_leaves_what_is_not_ours(fetch, tmp_path):
     for _ in range(2):
         discard(tmp_path / "frames")
         assert list((tmp_path / "frames").rglob("*")) == [kept.parent, kept]
+
+
+@pytest.mark.parametrize("link", ["frames", "frames/frames"])
+def test_frames_that_a_link_leads_to_are_not_removed(comfy, fetch, tmp_path, link):
+    mine = tmp_path / "renders" / "frames"
+    mine.mkdir(parents=True)
+    (mine / "frame_000001.png").write_text("mine")
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(mine if link == "frames/frames" else mine.parent)
+    for act in (fetch, lambda: discard(tmp_path / "frames")):
+        with pytest.raises(
+            ClientError, match=r"is a link: remove it and run the same command again\.$"
+        ):
+            act()
+    assert (mine / "frame_000001.png").read_text() == "mine"
+    assert not comfy.queued
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names open files as Linux does")

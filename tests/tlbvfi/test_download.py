@@ -371,6 +371,25 @@ def test_damaged_note_starts_anew(server, fetch, broken_off, tmp_path, note):
     assert server.ranges() == [None]
 
 
+def test_what_arrives_is_not_written_through_a_link(server, fetch, broken_off, tmp_path):
+    part, mine = tmp_path / "models" / "vimeo_unet.pth.part", tmp_path / "mine"
+    mine.write_bytes(part.read_bytes())
+    part.unlink()
+    part.symlink_to(mine)
+    assert fetch().read_bytes() == CONTENT
+    assert not fetch().is_symlink()
+    assert mine.read_bytes() == CONTENT[: mine.stat().st_size]
+    assert mine.stat().st_size < len(CONTENT)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes in folders")
+@pytest.mark.parametrize("name", ["vimeo_unet.pth.part", "vimeo_unet.pth.part.json"])
+def test_a_pipe_in_the_place_of_a_part_is_not_waited_for(server, fetch, tmp_path, name):
+    (tmp_path / "models").mkdir()
+    os.mkfifo(tmp_path / "models" / name)
+    assert fetch().read_bytes() == CONTENT
+
+
 def test_part_longer_than_the_file_is_fetched_anew(server, fetch, broken_off, tmp_path):
     (tmp_path / "models" / "vimeo_unet.pth.part").write_bytes(OTHER + OTHER)
     server.storage_status = [416]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from fractions import Fraction
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ JOB = """
 import re, sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-root, source, output, rate = sys.argv[1:]
+root, source, output, rate, fps = sys.argv[1:]
 spec = spec_from_file_location(
     "p", Path(root) / "__init__.py", submodule_search_locations=[root])
 sys.modules["p"] = module = module_from_spec(spec)
@@ -28,7 +29,8 @@ from p.tlbvfi.job import Destination, run_job
 from p.tlbvfi.methods.blend import BlendMethod
 rate = None if rate == "-" else Fraction(rate)
 with open_source(source, input_rate=rate) as opened:
-    run_job(opened, BlendMethod(), JobConfig(), Destination(output=Path(output)))
+    config = JobConfig(fps=None if fps == "-" else Fraction(fps))
+    run_job(opened, BlendMethod(), config, Destination(output=Path(output)))
 print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
@@ -37,8 +39,8 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 def peak(root, tmp_path):
     """Peak memory of a job in its own process, in kB."""
 
-    def measure(source, rate="-", output="out.mp4"):
-        words = [root, source, tmp_path / f"{source.stem}_{output}", rate]
+    def measure(source, rate="-", output="out.mp4", fps="-"):
+        words = [root, source, tmp_path / f"{source.stem}_{output}", rate, fps]
         command = [sys.executable, "-c", JOB, *map(str, words)]
         return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
@@ -49,6 +51,22 @@ def test_ten_times_the_frames_need_no_more_memory(clip, peak, tmp_path):
     short = clip(tmp_path / "short.mp4", 60, rate=Fraction(25), size=(160, 120))
     long = clip(tmp_path / "long.mp4", 600, rate=Fraction(25), size=(160, 120))
     assert peak(long) <= 1.05 * peak(short)
+
+
+def test_a_pause_between_two_frames_needs_no_more_memory(peak, tmp_path):
+    def paused(seconds):
+        path = tmp_path / f"{seconds}.mp4"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+            for number in range(4):
+                picture = av.VideoFrame(320, 240, "yuv420p")
+                picture.pts = number if number < 2 else number + 25 * seconds
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+        return path
+
+    assert peak(paused(20), fps="50") <= 1.1 * peak(paused(1), fps="50")
 
 
 @pytest.mark.slow

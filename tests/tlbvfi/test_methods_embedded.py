@@ -24,7 +24,8 @@ METHODS = [FlowMethod(), BlendMethod()]
 
 
 def mid_frames(method, frame0, frame1, *times):
-    return method.between(method.prepare(frame0), method.prepare(frame1), list(times), KEY)
+    between = method.between(method.prepare(frame0), method.prepare(frame1), list(times), KEY)
+    return list(between)
 
 
 def mid_frame(method, frame0, frame1, t=HALF):
@@ -81,10 +82,16 @@ class TestEveryEmbeddedMethod:
         for t, frame in zip(times, together, strict=True):
             assert torch.equal(frame, mid_frame(method, panned(0), panned(6), t))
 
+    def test_frames_of_a_long_pause_are_made_one_by_one(self, method):
+        frame = method.prepare(torch.zeros(3, 1080, 1920))
+        times = [Fraction(n, 100_000) for n in range(1, 100_000)]  # 2.5 TB
+        made = iter(method.between(frame, frame, times, KEY))
+        assert next(made).shape == next(made).shape == (3, 1080, 1920)
+
     def test_a_pair_does_not_depend_on_the_pairs_before(self, method):
         frames = [method.prepare(panned(x)) for x in (0, 5, 12)]
-        method.between(frames[0], frames[1], [HALF], KEY)
-        after = method.between(frames[1], frames[2], [HALF], KEY)[0]
+        list(method.between(frames[0], frames[1], [HALF], KEY))
+        (after,) = method.between(frames[1], frames[2], [HALF], KEY)
         assert torch.equal(after, mid_frame(type(method)(), panned(5), panned(12)))
 
     def test_threads_do_not_change_a_bit(self, method):

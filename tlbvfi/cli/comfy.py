@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ...encoding.text import printable
 from ..methods import METHODS, WITHOUT_WEIGHTS
 from .arguments import Commands, named_path
 from .interpolate import STDOUT, add_job_options, job_config, method_config, run_interpolate
-from .show import printable, say
+from .show import say
 
 if TYPE_CHECKING:
     from ..client import ServerEvent

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...encoding.durable import size_in_words
+from ...encoding.text import printable
 from .arguments import Commands
-from .show import printable
 
 PACKAGES = ("torch", "av", "numpy", "opencv-python", "safetensors", "filelock", "tqdm")
 TWINS = {

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...encoding.durable import size_in_words
+from ...encoding.text import printable
 from .arguments import Commands, add_encoder, add_root, encoder_settings, not_empty, session_place
-from .show import ProgressBar, printable, say
+from .show import ProgressBar, say
 
 if TYPE_CHECKING:
     from ...encoding.session import Session

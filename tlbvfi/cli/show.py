@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ...encoding.durable import size_in_words
+from ...encoding.text import printable
 from ..progress import (
     ChunkDone,
     Encoding,
@@ -29,14 +29,6 @@ from ..progress import (
 )
 
 tqdm.set_lock(threading.RLock())  # its own is made in the first call, which a signal may break off
-
-NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, except tabs and line ends, and those that change text direction."""
-
-
-def printable(text: str) -> str:
-    """`text` for a terminal, with control characters (from a name, a tag) escaped."""
-    return NO_TEXT.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def say(text: str, *, quiet: bool = False) -> None:

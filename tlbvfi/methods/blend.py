@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,6 @@ class BlendMethod:
 
     def between(
         self, features0: Tensor, features1: Tensor, times: Sequence[Fraction], key: PairKey
-    ) -> list[Tensor]:
-        """Frames at `times`, each [C, H, W] float32; `key` is unused, as there is no noise."""
-        return [torch.lerp(features0, features1, float(t)) for t in times]
+    ) -> Iterator[Tensor]:
+        """Frames at `times`, each [C, H, W] float32, made on demand; `key` is unused: no noise."""
+        return (torch.lerp(features0, features1, float(t)) for t in times)

@@ -13,7 +13,7 @@ grid: what is at x in one frame is at x + flow[x] in the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -140,13 +140,13 @@ class FlowMethod:
         features1: FlowFeatures,
         times: Sequence[Fraction],
         key: PairKey,
-    ) -> list[Tensor]:
-        """Frames at `times`, each [C, H, W] float32; `key` is unused, as there is no noise."""
+    ) -> Iterator[Tensor]:
+        """Frames at `times`, each [C, H, W] float32, made on demand; `key` is unused: no noise."""
         flow0, flow1 = _flow(features0, features1), _flow(features1, features0)
         motion0 = Motion(flow=flow0, hidden=_hidden(flow0, flow1))
         motion1 = Motion(flow=flow1, hidden=_hidden(flow1, flow0))
-        frames = [_mid_frame(features0, features1, motion0, motion1, float(t)) for t in times]
-        return [torch.from_numpy(frame).permute(2, 0, 1).contiguous() for frame in frames]
+        frames = (_mid_frame(features0, features1, motion0, motion1, float(t)) for t in times)
+        return (torch.from_numpy(frame).permute(2, 0, 1).contiguous() for frame in frames)
 
 
 def _padded_codes(image: Array) -> Array:

@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import struct
 import zipfile
+import zlib
 
 import pytest
 import torch
@@ -266,6 +268,74 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", b"\x80\x02" + b"N0" * 1_000_000)
     refused(path, "is compressed")
+
+
+PROGRAM = {b"x/data.pkl": b"\x80\x02}.", b"x/constants.pkl": b"\x80\x02).", b"x/version": b"3\n"}
+
+
+def member(name, data, place):
+    """A file in an archive, and its entry in the directory."""
+    common = struct.pack(
+        "<5H3I2H", 20, 0, 0, 0, 0, zlib.crc32(data), *[len(data)] * 2, len(name), 0
+    )
+    entry = b"PK\1\2" + struct.pack("<H", 20) + common + struct.pack("<3H2I", 0, 0, 0, 0, place)
+    return b"PK\3\4" + common + name + data, entry + name
+
+
+def two_directories(real, shown, *, is_long):
+    """An archive with one directory where its records say, and another one right before them."""
+    content, directories = b"", []
+    for members in (real, shown):
+        directories.append(b"")
+        for name, data in members.items():
+            stored, entry = member(name, data, len(content))
+            directories[-1] += entry
+            content += stored
+    count, size = len(real), len(directories[0])
+    stated = len(content)
+    if not is_long:
+        end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, size, stated, 0)
+        return content + directories[0] + directories[1] + end
+    ends = []
+    for directory, members in zip(directories, (real, shown), strict=True):
+        facts = (44, 45, 45, 0, 0, len(members), len(members), len(directory), len(content))
+        content += directory
+        ends.append(len(content))
+        content += struct.pack("<4sQ2H2I4Q", b"PK\6\6", *facts)
+    place = struct.pack("<4sIQI", b"PK\6\7", 0, ends[0], 1)
+    return (
+        content
+        + place
+        + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, *[2**16 - 1] * 2, *[2**32 - 1] * 2, 0)
+    )
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_a_program_behind_a_second_directory_is_refused(tmp_path, is_long):
+    path = tmp_path / "model.pth"
+    shown = {b"x/data.pkl": b"", b"x/just_data.pkl": b"", b"x/version": b"3"}
+    path.write_bytes(two_directories(PROGRAM, shown, is_long=is_long))
+    assert "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
+    refused(path, "damaged")
+    content = path.read_bytes()
+    comment = struct.pack("<12x2IH", 0, len(content), 0)  # in the place of an end
+    path.write_bytes(content[:-2] + struct.pack("<H", len(comment)) + comment)
+    refused(path, "damaged")
+
+
+@pytest.mark.parametrize(
+    ("folder", "more"), [("x", "\0.txt"), ("x" * 497, "ish"), ("é" * 248 + "x", "ish")]
+)
+def test_a_program_under_a_name_that_torch_cuts_off_is_refused(tmp_path, folder, more):
+    path = tmp_path / "model.pth"
+    disguised = zipfile.ZipInfo("a")
+    disguised.filename = f"{folder}/constants.pkl{more}"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{folder}/data.pkl", b"")
+        archive.writestr(disguised, b"")
+        archive.writestr(f"{folder}/version", b"3")
+    assert "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records()
+    refused(path, "model.pth")
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")  # PyTorch 2.15
