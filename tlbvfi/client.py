@@ -130,8 +130,10 @@ def generate(
                     known_id = _queue(server, prompt, prompt_id, client_id, needed)
                 return check_outcome(watch.until_done(socket, known_id), prompt)
         except ServerLostError as error:
-            if not watch.heard:
-                raise  # more likely a wrong address than a server that will come back
+            if not watch.heard:  # more likely a wrong address than a server that will come back
+                raise ServerLostError(
+                    f"{str(error).rstrip('.')}: start ComfyUI there, or give its address with --server."
+                ) from error
             _wait_to_retry(server, error, watch.heard, on_event)
 
 
