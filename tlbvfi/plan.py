@@ -316,7 +316,7 @@ def _tell_of_slow_motion(info: VideoInfo) -> None:
     streams = (("sound", info.audio), ("subtitles", info.subtitles))
     if left := [what for what, found in streams if found]:
         log.warning(
-            "Slow motion leaves out the source's %s: --slowmo-sound stretch keeps them, slowed as well.",
+            "Slow motion leaves out the source's %s, which --slowmo-sound stretch keeps, slowed as well.",
             " and ".join(left),
         )
 
