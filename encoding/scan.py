@@ -104,8 +104,10 @@ def scan(
     if without == len(found.pts):
         return _numbered(found, base, rates)
     if input_rate is not None:
+        folder = ", or name the folder that holds the images" if len(found.pts) == 1 else ""
         raise SourceError(
-            "An input rate was given for a file that has timestamps of its own; leave it out."
+            "An input rate was given for a file that has timestamps of its own; leave it "
+            f"out{folder}."
         )
     shown = _on_one_clock(found, stream)
     ticks = _with_missing(shown, base, rates) if without else sorted(shown)

@@ -89,12 +89,14 @@ def reading_stored(path: Path) -> Iterator[None]:
 
     Raises:
         SessionError: the system does not read it: a network that fails, or missing permissions.
-        FileNotFoundError: it is gone.
+        FileNotFoundError: it is gone, or what should be a folder above it is a file.
     """
     try:
         yield
     except FileNotFoundError:
         raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(*error.args) from error
     except OSError as error:
         raise SessionError(
             f"{path} cannot be read ({error.strerror}): check its permissions and the disk or network "

@@ -33,6 +33,15 @@ def test_version_and_shipped_packages_agree_with_the_folders(root: Path):
     assert listed == found
 
 
+def test_the_package_ships_its_types_and_what_comfyui_shows(root: Path):
+    pyproject = (root / "pyproject.toml").read_text()
+    shipped = re.findall(
+        r'"([^"]+)"', re.findall(r"^comfyui_tlbvfi = \[(.+)\]$", pyproject, re.M)[0]
+    )
+    assert {"py.typed", "web/**", "workflows/**", "locales/**"} == set(shipped)
+    assert all(any(root.glob(pattern)) for pattern in shipped)
+
+
 def test_what_comfyui_installs_is_what_the_package_asks_for(root: Path):
     asked = re.findall(r'^    "(.+)",$', (root / "pyproject.toml").read_text(), re.MULTILINE)
     lines = (root / "requirements.txt").read_text().splitlines()

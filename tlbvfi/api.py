@@ -16,7 +16,7 @@ from fractions import Fraction
 from io import BytesIO, TextIOBase
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, SupportsIndex, TypeVar, get_type_hints
+from typing import Any, BinaryIO, SupportsIndex, TypeVar, cast, get_type_hints
 
 from torch import Tensor
 
@@ -28,7 +28,7 @@ from ..encoding.source import open_source
 from ..encoding.stored import is_of_type
 from .alpha import Alpha
 from .arrays import A, FrameFormat
-from .config import JobConfig, SlowmoSound, require_settings
+from .config import JobConfig, SlowmoSound
 from .errors import FrameError, SettingsError
 from .job import Destination, refuse_the_source, run_job
 from .method import Method, announce
@@ -238,16 +238,8 @@ def as_method(method: MethodLike) -> Method:
         SettingsError: there is no method of this name.
         ModelMissingError, CheckpointError: its weights were not found or are unusable.
     """
-    if isinstance(method, str):
-        return create_method(MethodConfig(name=method))
-    if isinstance(method, MethodConfig):
-        require_settings(method)
-        return create_method(method)
-    if not hasattr(method, "between"):
-        raise SettingsError(
-            f"method is {method!r:.80}: pass a name such as 'flow', a MethodConfig, or what "
-            "create_method returned."
-        )
+    if isinstance(method, str | MethodConfig) or not hasattr(method, "between"):
+        return create_method(cast("str | MethodConfig", method))  # or it says that it is neither
     return method
 
 

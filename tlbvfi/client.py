@@ -50,6 +50,7 @@ POLL_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 SETTLE_SECONDS = 1.0
 """Messages of a prompt that has ended are waited for at least this long."""
+OLDEST_WEBSOCKETS = 15
 LONGEST_PING = 3600.0
 """Most seconds to wait for the answer to a ping: a thread cannot wait for ever."""
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
@@ -130,8 +131,10 @@ def generate(
                     known_id = _queue(server, prompt, prompt_id, client_id, needed)
                 return check_outcome(watch.until_done(socket, known_id), prompt)
         except ServerLostError as error:
-            if not watch.heard:
-                raise  # more likely a wrong address than a server that will come back
+            if not watch.heard:  # more likely a wrong address than a server that will come back
+                raise ServerLostError(
+                    f"{str(error).rstrip('.')}: start ComfyUI there, or give its address with --server."
+                ) from error
             _wait_to_retry(server, error, watch.heard, on_event)
 
 
@@ -324,16 +327,30 @@ def _wait_to_retry(
     time.sleep(RETRY_SECONDS)
 
 
+def _require_websockets() -> None:
+    """Require the package websockets; versions before 15 cannot be told to use no proxy.
+
+    Raises:
+        ClientError: it is missing, or too old.
+    """
+    try:
+        from websockets.version import version
+    except ImportError:
+        version = "0"
+    if int(version.partition(".")[0]) < OLDEST_WEBSOCKETS:
+        raise ClientError(
+            f"Following a ComfyUI server needs the package websockets, version {OLDEST_WEBSOCKETS} or "
+            "newer: pip install -U websockets."
+        )
+
+
 @contextmanager
 def _connection(server: Server, client_id: str) -> Iterator[ClientConnection]:
     """This client's websocket, over which the server sends messages about its prompts."""
-    try:
-        from websockets.exceptions import InvalidStatus, WebSocketException
-        from websockets.sync.client import connect
-    except ImportError as error:
-        raise ClientError(
-            "Following a ComfyUI server needs the package websockets: pip install websockets."
-        ) from error
+    _require_websockets()
+    from websockets.exceptions import InvalidStatus, WebSocketException
+    from websockets.sync.client import connect
+
     url = f"ws{server.url.removeprefix('http')}/ws?{urlencode({'clientId': client_id})}"
     flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
     limit = server.max_file_bytes

@@ -316,7 +316,7 @@ def _tell_of_slow_motion(info: VideoInfo) -> None:
     streams = (("sound", info.audio), ("subtitles", info.subtitles))
     if left := [what for what, found in streams if found]:
         log.warning(
-            "Slow motion leaves out the source's %s: --slowmo-sound stretch keeps them, slowed as well.",
+            "Slow motion leaves out the source's %s, which --slowmo-sound stretch keeps, slowed as well.",
             " and ".join(left),
         )
 
@@ -325,7 +325,8 @@ def _window(times: Timestamps, config: JobConfig) -> tuple[int, int | None]:
     """Half-open range of source frames; the end is None if only decoding will tell it."""
     if times.count == 1:
         raise SourceError(
-            "the source has only one frame and interpolation needs two: choose a longer source."
+            "the source has only one frame and interpolation needs two: choose a longer source, or for "
+            "images the folder that holds them."
         )
     first = times.index_at(config.start) if config.start is not None else 0
     stop = times.index_at(config.end) if config.end is not None else times.count

@@ -25,7 +25,7 @@ from comfyui_tlbvfi import (
 )
 from comfyui_tlbvfi.encoding.errors import OutputError, SourceError
 from comfyui_tlbvfi.encoding.png import with_texts
-from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
+from comfyui_tlbvfi.tlbvfi.errors import FrameError, ModelMissingError, SettingsError
 from comfyui_tlbvfi.tlbvfi.methods.blend import BlendMethod
 from comfyui_tlbvfi.tlbvfi.progress import FrameDone, Notice
 
@@ -186,6 +186,21 @@ def test_a_method_that_prepares_for_long_jobs_is_told_first_whatever_the_ends(cl
     interpolate_video(source, tmp_path / "out.mp4", method=method)
     interpolate_video(iter(moving(3)), tmp_path / "frames.mp4", method=method, input_fps=25)
     assert method.told == [0, 5, 5, 0]
+
+
+def test_a_method_and_its_weights_may_be_named_in_text(tmp_path):
+    assert create_method("flow").name == "flow"
+    absent = MethodConfig(name="film", model=str(tmp_path / "absent.safetensors"))
+    for use in (create_method, lambda config: interpolate_frames(moving(2), method=config)):
+        with pytest.raises(ModelMissingError, match=r"no film model at .*absent"):
+            list(use(absent))
+
+
+@pytest.mark.parametrize("wrong", [None, MethodConfig(name="blend", steps="10")])
+def test_what_names_no_method_is_one_sentence_whoever_is_asked(wrong):
+    for use in (create_method, lambda config: interpolate_frames(moving(2), method=config)):
+        with pytest.raises(SettingsError, match="pass a "):
+            use(wrong)
 
 
 def test_a_method_made_before_is_used_again():

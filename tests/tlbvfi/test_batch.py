@@ -225,7 +225,9 @@ def test_another_number_of_paths_than_two_is_a_usage_error(tlbvfi, clips, words,
     with pytest.raises(SystemExit) as stopped:
         tlbvfi("interpolate", *words)
     assert stopped.value.code == 2
-    assert "--out-dir" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("usage: tlbvfi interpolate INPUT OUTPUT")
+    assert "with --out-dir DIR it takes any number of inputs" in told
 
 
 def test_in_and_out_may_stand_on_both_sides_of_an_option(tlbvfi, clips, tmp_path):
@@ -233,8 +235,20 @@ def test_in_and_out_may_stand_on_both_sides_of_an_option(tlbvfi, clips, tmp_path
     assert (tmp_path / "out.mp4").is_file()
 
 
-def test_an_unknown_option_is_still_a_usage_error(tlbvfi, clips, capsys):
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("interpolate", "clips/a.mp4", "o.mp4", "--methd", "flow"), "did you mean --method?"),
+        (("interpolate", "clips/a.mp4", "o.mp4", "--input_fps=16"), "did you mean --input-fps?"),
+        (("interpolate", "clips/a.mp4", "o.mp4", "--deep"), "tlbvfi interpolate --help lists"),
+        (("comfy", "run", "p.json", "-o", "o.mp4", "--sever", "x"), "did you mean --server?"),
+        (("verify", "clips/a.mp4", "more"), "unrecognized arguments: more: tlbvfi verify --help"),
+    ],
+)
+def test_an_unknown_option_is_a_usage_error_of_its_command(tlbvfi, clips, capsys, words, told):
     with pytest.raises(SystemExit) as stopped:
-        tlbvfi("interpolate", "clips/a.mp4", "out.mp4", "--colour", "red")
+        tlbvfi(*words)
     assert stopped.value.code == 2
-    assert "--colour" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith(f"usage: tlbvfi {words[0]}")
+    assert told in error

@@ -672,7 +672,9 @@ def test_a_restarted_server_is_said(comfy, fetch):
 def test_no_server_is_said_at_once(comfy, fetch):
     comfy.stop()
     begun = time.monotonic()
-    with pytest.raises(ServerLostError, match=rf"{comfy.url} cannot be reached \([^;]*\)\.$"):
+    with pytest.raises(
+        ServerLostError, match=rf"{comfy.url} cannot be reached \([^;]*\): start Comf"
+    ):
         fetch(lost_seconds=60.0)  # nothing was queued, so nothing is said of a queue
     assert time.monotonic() - begun < 50  # it would wait 60 for a server that had answered
 
@@ -1095,9 +1097,16 @@ def test_two_processes_do_not_fetch_into_one_folder(comfy, fetch, tmp_path):
 
 
 def test_a_missing_websocket_package_is_named(fetch, monkeypatch):
-    monkeypatch.setitem(sys.modules, "websockets.sync.client", None)
-    with pytest.raises(ClientError, match="pip install websockets"):
+    monkeypatch.setitem(sys.modules, "websockets.version", None)
+    with pytest.raises(ClientError, match="pip install -U websockets"):
         fetch()
+
+
+def test_a_websocket_package_that_is_too_old_is_told(comfy, fetch, monkeypatch):
+    monkeypatch.setattr("websockets.version.version", "14.2")
+    with pytest.raises(ClientError, match=r"version 15 or newer: pip install -U websockets"):
+        fetch()
+    assert comfy.queued == []
 
 
 @pytest.mark.parametrize(

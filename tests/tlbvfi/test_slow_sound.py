@@ -87,7 +87,7 @@ def test_a_picture_that_begins_late_takes_the_sound_from_there(clip, run, stream
 
 def test_sound_is_dropped_unless_asked_for_and_that_is_told(source, run, caplog):
     assert sound(run(source, "dropped.mp4", slowmo=Fraction(2)).output) == []
-    assert "leaves out the source's sound: --slowmo-sound stretch keeps" in caplog.text
+    assert "leaves out the source's sound, which --slowmo-sound stretch keeps" in caplog.text
     caplog.clear()
     silent = run(source, "silent.mp4", slowmo=Fraction(2), audio=False, **STRETCH)
     assert sound(silent.output) == []

@@ -19,8 +19,8 @@ def require_plain(file: Path = FILE) -> None:
     """
     if not file.is_file():
         raise SettingsError(
-            f"--baseline needs {file}, which only a checkout of the repository has: run the "
-            "command from one, or leave --baseline out."
+            f"--baseline needs {file}, which only a checkout of the repository has: install the "
+            "project from one with `pip install -e .`, or measure without --baseline and --aims."
         )
 
 

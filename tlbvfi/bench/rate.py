@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import count
+from pathlib import Path
 from statistics import fmean, median
 
 import torch
@@ -145,7 +146,7 @@ def _with_torch_defaults(
 def open_method(task: Task) -> TlbvfiMethod:
     """The method that a job would run, with the weights file that the task names."""
     assert task.method.model is not None  # the process that starts us has found or made one
-    method = open_tlbvfi(task.method.model, task.method)
+    method = open_tlbvfi(Path(task.method.model), task.method)
     set_up_memory(task.method.memory, method, task.size.height, task.size.width)
     method.expect(0)  # compiles it if `compile` is on, however short the job
     return method

@@ -20,7 +20,7 @@ from ...encoding.durable import FULL
 from ...encoding.errors import VideoError
 from ..errors import InterpolationError, SettingsError
 from . import bench, comfy, inspect, interpolate, models, sessions
-from .arguments import PathsAnywhere
+from .arguments import CommandParser
 from .show import LogLines, say
 from .streams import silence, standard_streams
 
@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Make video smoother: interpolate frames from file to file, resumable and exact.",
     )
     parser.add_argument("--version", action="version", version=f"tlbvfi {__version__}")
-    kind: type[argparse.ArgumentParser] = PathsAnywhere
+    kind: type[argparse.ArgumentParser] = CommandParser
     subparsers = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=kind
     )

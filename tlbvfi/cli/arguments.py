@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, get_args
 
@@ -112,10 +113,11 @@ def encoder_settings(arguments: argparse.Namespace) -> EncoderSettings | None:
     return EncoderSettings(**{**wishes, "codec": wishes["codec"] or "auto"})
 
 
-class PathsAnywhere(argparse.ArgumentParser):
-    """A parser whose positional `paths` may appear anywhere among the options.
+class CommandParser(argparse.ArgumentParser):
+    """A command's parser, whose positional `paths` may appear anywhere among the options.
 
-    argparse alone takes the first group of them and rejects the rest.
+    argparse alone takes the first group of them and rejects the rest. An option that the command does
+    not have is an error here, with this command's usage and the option that was probably meant.
     """
 
     def parse_known_args(  # type: ignore[override] - typeshed overloads it by the namespace
@@ -128,6 +130,11 @@ class PathsAnywhere(argparse.ArgumentParser):
         if "paths" in known:
             known.paths += [word for word in rest if not word.startswith("-")]
             rest = [word for word in rest if word.startswith("-")]
+        if rest:
+            options = list(self._option_string_actions)
+            near = get_close_matches(rest[0].partition("=")[0], options, 1, cutoff=0.8)
+            hint = f"did you mean {near[0]}?" if near else f"{self.prog} --help lists the options"
+            self.error(f"unrecognized arguments: {' '.join(rest)}: {hint}")
         return known, rest
 
 

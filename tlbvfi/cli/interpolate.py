@@ -81,7 +81,7 @@ def _add_interpolate(subparsers: Commands, shared: argparse.ArgumentParser) -> N
         help="write one file for each input, with its name",
     )
     add_job_options(parser)
-    parser.set_defaults(run=run_paths)
+    parser.set_defaults(run=run_paths, usage_error=parser.error)
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -192,7 +192,7 @@ def run_paths(arguments: argparse.Namespace) -> int:
         return _run_many(arguments)
     paths = [*arguments.frames, *arguments.paths]
     if len(paths) != 2:
-        arguments.parser.error(
+        arguments.usage_error(
             f"interpolate takes an INPUT (or --frames FOLDER) and an OUTPUT, not {len(paths)} paths; "
             "with --out-dir DIR it takes any number of inputs"
         )

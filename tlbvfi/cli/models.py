@@ -20,7 +20,10 @@ def add_parsers(subparsers: Commands, shared: argparse.ArgumentParser) -> None:
     )
     download.add_argument("method", nargs="?", choices=tuple(SOURCES), default="tlbvfi")
     download.add_argument(
-        "--folder", metavar="DIR", help="default: $TLBVFI_MODELS, else the user's cache folder"
+        "--folder",
+        metavar="DIR",
+        help="default: $TLBVFI_MODELS, else the user's cache folder, where the file is found without "
+        "--model",
     )
     download.add_argument("--mirror", metavar="URL", help="a mirror of huggingface.co")
     download.set_defaults(run=run_download)

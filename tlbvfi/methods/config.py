@@ -23,7 +23,7 @@ class MethodConfig:
     """Which method, and how it computes. A method ignores options it does not have."""
 
     name: str = "tlbvfi"
-    model: Path | None = None
+    model: str | Path | None = None
     """Weights file; None: the one `models.find_model` finds."""
     steps: int = 10
     """tlbvfi: steps of the sampler, at least 1."""

@@ -158,7 +158,8 @@ def test_tasks_travel_as_json(tmp_path):
 
 
 def test_the_baseline_outside_of_a_checkout_is_one_sentence(tmp_path):
-    with pytest.raises(SettingsError, match="only a checkout of the repository has"):
+    told = "only a checkout of the repository has: install the project from one"
+    with pytest.raises(SettingsError, match=told):
         require_plain(tmp_path / "model_baseline.py")
 
 
