@@ -229,6 +229,18 @@ def test_the_same_images_with_another_sound_are_another_video(comfyui, created):
     assert heard == [[], [(1, 48000)], [(2, 48000)], [(1, 24000)]]
 
 
+@pytest.mark.parametrize("decibels", [0, 20])
+def test_the_sound_of_a_video_in_memory_is_heard_as_it_was(comfyui, created, node, decibels):
+    """What is louder than files can store is cut off, not wrapped around."""
+    prompt = created(sound={"channels": 2, "samples": 4800, "rate": 48000})
+    prompt["louder"] = node("AudioAdjustVolume", audio=["a", 0], volume=decibels)
+    prompt["v"]["inputs"]["audio"] = ["louder", 0]
+    with av.open(str(comfyui.saved(comfyui.run(prompt)["c"]))) as container:
+        heard = np.hstack([frame.to_ndarray() for frame in container.decode(audio=0)])[:, :4800]
+    tone = 0.3 * np.sin(np.arange(4800) * 0.05) * 10 ** (decibels / 20)
+    assert np.abs(heard - tone.clip(-1, 1)).mean() < 0.05
+
+
 @pytest.mark.parametrize(
     "sound",
     [
