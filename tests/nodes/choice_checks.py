@@ -3,16 +3,20 @@
 test_in_its_python.py runs this in ComfyUI's Python, where this pack is loaded as `pack`.
 """
 
+import inspect
 import unittest
 from contextlib import ExitStack
+from dataclasses import fields
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
 from pack.nodes.batch_interpolator_v2 import BatchInterpolatorV2
 from pack.nodes.chunk_processor import ChunkProcessor
+from pack.nodes.extension import NODES
 from pack.nodes.interpolator import Interpolator
 from pack.nodes.interpolator_v2 import InterpolatorV2
+from pack.nodes.models import ModelWish
 from pack.nodes.tlbvfi_model import LoadedModel
 from pack.nodes.vfi import Vfi
 from pack.nodes.vfi_tf32 import VfiTf32
@@ -133,3 +137,11 @@ class ChoiceTest(unittest.TestCase):
                     {5 if "seed" in names else 0},
                 )
                 assert seen == expected, (seen, expected)
+
+    def test_an_input_that_a_prompt_leaves_out_is_as_its_widget_is_at_first(self):
+        of_a_wish = {each.name: each.default for each in fields(ModelWish)}
+        for node in NODES:
+            taken = {n: p.default for n, p in inspect.signature(node.execute).parameters.items()}
+            for each in node.GET_SCHEMA().inputs:
+                if each.optional and getattr(each, "default", None) is not None:
+                    assert (of_a_wish | taken)[each.id] == each.default, (node.__name__, each.id)
