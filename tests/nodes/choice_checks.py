@@ -17,12 +17,13 @@ from pack.nodes.extension import NODES
 from pack.nodes.interpolator import Interpolator
 from pack.nodes.interpolator_v2 import InterpolatorV2
 from pack.nodes.models import ModelWish
-from pack.nodes.tlbvfi_model import LoadedModel
+from pack.nodes.tlbvfi_model import read_model
 from pack.nodes.vfi import Vfi
 from pack.nodes.vfi_tf32 import VfiTf32
 from pack.tlbvfi.model import SamplingOptions
 
 IMAGES = torch.tensor([0.4, 0.5, 0.6]).reshape(3, 1, 1, 1).expand(3, 48, 64, 3)
+NETWORK = torch.nn.Linear(1, 1)
 GIVEN = {
     "images": IMAGES,
     "frame_pair": IMAGES,
@@ -52,7 +53,7 @@ class Recorder:
     name, any_time = "recorder", True
 
     def __init__(self, model, options, *, tile_size):
-        self.options, self.tile_size = options, tile_size
+        self.model, self.options, self.tile_size = model, options, tile_size
         self.seeds, self.is_released = set(), False
 
     def prepare(self, frame):
@@ -68,7 +69,8 @@ class Recorder:
 
 class ChoiceTest(unittest.TestCase):
     def setUp(self):
-        self.made, self.precisions = [], []
+        self.made, self.dtypes = [], []
+        self.addCleanup(read_model.cache_clear)
         server = SimpleNamespace(instance=SimpleNamespace(client_id=None))
         with ExitStack() as patches:
             for target, stand_in in {
@@ -76,7 +78,7 @@ class ChoiceTest(unittest.TestCase):
                 "pack.nodes.choices.model_files": lambda: ["m.pth"],
                 "pack.nodes.models.model_files": lambda: ["m.pth"],
                 "pack.nodes.models.folder_paths.get_full_path_or_raise": lambda *names: "m.pth",
-                "pack.nodes.models.load_model": self._load,
+                "pack.nodes.tlbvfi_model.load_identified": self._load,
                 "pack.nodes.models.HostedTlbvfi": self._host,
                 "pack.nodes.chunk_processor.make_session": self._make_session,
                 "pack.nodes.chunk_processor.deliver": lambda *result: None,
@@ -84,9 +86,9 @@ class ChoiceTest(unittest.TestCase):
                 patches.enter_context(patch(target, stand_in))
             self.addCleanup(patches.pop_all().close)
 
-    def _load(self, path, precision, device):
-        self.precisions.append(precision)
-        return LoadedModel(patcher=None, network=None, weights_hash="")
+    def _load(self, path, *, dtype, device):
+        self.dtypes.append(dtype)
+        return NETWORK, "hash"
 
     def _host(self, *arguments, **options):
         self.made.append(Recorder(*arguments, **options))
@@ -96,16 +98,19 @@ class ChoiceTest(unittest.TestCase):
         method.seeds.add(config.seed)
 
     def _run(self, node, values):
-        """(options, tile size, precision, whether the VRAM is freed, seeds) of a run, and its inputs."""
+        """(options, tile size, dtype, whether the VRAM is freed, seeds) of a run, and its inputs."""
         inputs = {each.id: each for each in node.GET_SCHEMA().inputs}
         required = {
             i: each.default for i, each in inputs.items() if not each.optional and i not in GIVEN
         }
         chosen = {i: value for i, value in (GIVEN | values).items() if i in inputs}
         node.hidden = SimpleNamespace(unique_id="1")
+        read_model.cache_clear()
+        self.dtypes.clear()
         node.execute(**(required | chosen))
-        made = self.made.pop()
-        seen = made.options, made.tile_size, self.precisions.pop(), made.is_released, made.seeds
+        made, (dtype,) = self.made.pop(), self.dtypes
+        assert (made.model.network, made.model.weights_hash) == (NETWORK, "hash")
+        seen = made.options, made.tile_size, dtype, made.is_released, made.seeds
         return seen, set(inputs)
 
     def test_what_is_chosen_on_a_node_reaches_the_model(self):
@@ -120,7 +125,7 @@ class ChoiceTest(unittest.TestCase):
         ):
             with self.subTest(node=node.__name__):
                 seen, _ = self._run(node, {})
-                assert seen == (paper, 0, "auto", True, {0}), seen
+                assert seen == (paper, 0, torch.float32, True, {0}), seen
                 seen, names = self._run(node, CHOSEN)
                 has_steps = names & {"sample_steps", "diffusion_steps"}
                 options = SamplingOptions(
@@ -132,7 +137,7 @@ class ChoiceTest(unittest.TestCase):
                 expected = (
                     options,
                     384 if "tile_size" in names else 0,
-                    "float16" if "precision" in names else "auto",
+                    torch.float16 if "precision" in names else torch.float32,
                     "cpu_offload" not in names,
                     {5 if "seed" in names else 0},
                 )
