@@ -164,7 +164,9 @@ def test_animation_on_twos_and_threes_is_retimed_by_choice():
     )
     assert values(out) == [0, 1.5, 3, 4.5, 6, 7, 8, 9, 10, 11, 12]
     assert [f.slot.number for f in out] == list(range(11))
-    as_it_is = interpolate(clip(6, shown=shown), Counting(), Bisection(times=1))
+    assert [f.is_retimed for f in out] == [True] * 10 + [False]
+    as_it_is = list(interpolate(clip(6, shown=shown), Counting(), Bisection(times=1)))
+    assert not any(f.is_retimed for f in as_it_is)
     assert values(as_it_is) == [0, 0, 0, 3, 6, 6, 6, 6, 6, 9, 12]
 
 

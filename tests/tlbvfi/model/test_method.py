@@ -1,9 +1,10 @@
 """TLB-VFI behind the Method protocol: bisection, reuse of features, noise by node."""
 
 import copy
+import inspect
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
 
 import pytest
@@ -18,7 +19,7 @@ from comfyui_tlbvfi.tlbvfi.model import compiled
 from comfyui_tlbvfi.tlbvfi.model.compiled import CACHE_VARIABLE
 from comfyui_tlbvfi.tlbvfi.model.memory import WHOLE
 from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, sample
-from comfyui_tlbvfi.tlbvfi.pipeline import interpolate
+from comfyui_tlbvfi.tlbvfi.pipeline import Rules, interpolate
 from comfyui_tlbvfi.tlbvfi.spans import SourceFrame
 from comfyui_tlbvfi.tlbvfi.timeline import Bisection
 from torch.nn import functional as F
@@ -145,6 +146,16 @@ def test_settings_and_memory_tell_what_a_manifest_and_a_warning_need(method):
         }
     )
     assert 0.05e9 < method.memory_needed(256, 256) < method.memory_needed(1080, 1920) < 10e9
+
+
+def test_defaults_are_the_same_wherever_they_can_be_left_out():
+    of_options = {field.name: field.default for field in fields(SamplingOptions)}
+    of_config = {field.name: field.default for field in fields(MethodConfig)}
+    of_sample = {n: p.default for n, p in inspect.signature(sample).parameters.items()}
+    assert of_options.items() <= of_sample.items()
+    of_options.pop("tf32")  # a precision of the config
+    assert of_options.items() <= of_config.items()
+    assert of_sample["seed"] == Rules().seed
 
 
 @pytest.fixture(scope="module")
