@@ -18,8 +18,10 @@ from pack.nodes.interpolator import Interpolator
 from pack.nodes.interpolator_v2 import InterpolatorV2
 from pack.nodes.models import ModelWish
 from pack.nodes.tlbvfi_model import read_model
+from pack.nodes.values import READERS
 from pack.nodes.vfi import Vfi
 from pack.nodes.vfi_tf32 import VfiTf32
+from pack.tlbvfi.errors import SettingsError
 from pack.tlbvfi.model import SamplingOptions
 
 IMAGES = torch.tensor([0.4, 0.5, 0.6]).reshape(3, 1, 1, 1).expand(3, 48, 64, 3)
@@ -150,3 +152,10 @@ class ChoiceTest(unittest.TestCase):
             for each in node.GET_SCHEMA().inputs:
                 if each.optional and getattr(each, "default", None) is not None:
                     assert (of_a_wish | taken)[each.id] == each.default, (node.__name__, each.id)
+
+    def test_every_node_names_a_value_that_is_of_another_type(self):
+        for node in NODES:
+            for each in node.GET_SCHEMA().inputs:
+                if each.get_io_type() in READERS:
+                    with self.assertRaisesRegex(SettingsError, f"^{each.id} must be "):  # noqa: PT027
+                        node.execute(**{each.id: {}})

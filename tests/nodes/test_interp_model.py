@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from fractions import Fraction
+from math import prod
 from types import SimpleNamespace
 
 import pytest
@@ -92,7 +93,7 @@ class Mixing:
         return image
 
     def memory_used_forward(self, shape, dtype):
-        return 0
+        return prod(shape) * dtype.itemsize
 
     def state_dict(self):
         return {}
@@ -105,11 +106,25 @@ class Mixing:
 
 
 @pytest.fixture
-def mixed(monkeypatch):
-    """(frames at all eighths between black and white, from a model) as levels."""
-    host = SimpleNamespace(OOM_EXCEPTION=OutOfMemoryError, soft_empty_cache=lambda: None)
+def loads(monkeypatch):
+    """What the model asks of a stand-in for ComfyUI's memory management: (patchers, bytes)."""
+    asked = []
+    host = SimpleNamespace(
+        OOM_EXCEPTION=OutOfMemoryError,
+        soft_empty_cache=lambda: None,
+        load_models_gpu=lambda models, memory_required: asked.append((models, memory_required)),
+    )
     monkeypatch.setitem(sys.modules, "comfy", SimpleNamespace(model_management=host))
     monkeypatch.setitem(sys.modules, "comfy.model_management", host)
+    monkeypatch.setitem(sys.modules, "comfy.ldm", SimpleNamespace())
+    padding = SimpleNamespace(pad_to_patch_size=lambda *given, **options: None)
+    monkeypatch.setitem(sys.modules, "comfy.ldm.common_dit", padding)
+    return asked
+
+
+@pytest.fixture
+def mixed(loads):
+    """Frames that a model makes at all eighths between black and white, as levels."""
 
     def run(method: InterpModelMethod) -> list[float]:
         frames = [torch.full((4, 2, 2), float(n)) for n in range(2)]
@@ -122,12 +137,12 @@ def mixed(monkeypatch):
     return run
 
 
-def method_of(model: Mixing) -> InterpModelMethod:
+def method_of(model: Mixing, dtype: torch.dtype = torch.float32) -> InterpModelMethod:
     return InterpModelMethod(
         SimpleNamespace(
             model=model,
             load_device=torch.device("cpu"),
-            model_dtype=lambda: torch.float32,
+            model_dtype=lambda: dtype,
             model_size=lambda: 0,
         )
     )
@@ -144,3 +159,18 @@ def test_frames_for_which_memory_runs_out_are_made_fewer_at_once(mixed):
 def test_memory_that_lacks_for_a_single_frame_ends_the_run(mixed):
     with pytest.raises(OutOfMemoryError):
         mixed(method_of(Mixing(room=0)))
+
+
+def test_the_model_is_loaded_once_per_size_with_room_for_its_frames(loads):
+    method = method_of(Mixing(room=1), torch.float16)
+    for height, width in [(48, 64), (48, 64), (96, 64)]:
+        features = method.prepare(torch.rand(4, height, width))
+        assert (features.padded.shape, features.padded.dtype) == (
+            (1, 3, height, width),
+            torch.float16,
+        )
+        assert features.cached is features.padded
+        assert features.frame.shape == (4, height, width)
+    assert [needed for _, needed in loads] == [2 * 3 * 48 * 64, 2 * 3 * 96 * 64]
+    assert all(patcher.model.room == 1 for (patcher,), _ in loads)
+    assert method.memory_needed(48, 64) == 2 * 3 * 48 * 64
