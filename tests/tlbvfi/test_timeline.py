@@ -46,6 +46,8 @@ def test_bisection_gives_n_minus_1_times_2_to_the_k_plus_1_frames_evenly_spaced(
     slots = walk(Bisection(times=times), [Fraction(3, 7) + i / rate for i in range(frames)])
     assert len(slots) == (frames - 1) * 2**times + 1
     assert Bisection(times=times).total(frames, frames / rate) == len(slots)
+    assert Bisection(times=times).rate(rate) == rate * 2**times
+    assert Bisection(times=times).step(1 / rate) == 1 / (rate * 2**times)
     assert [s.number for s in slots] == list(range(len(slots)))
     assert [s.time for s in slots] == [
         Fraction(3, 7) + i / (rate * 2**times) for i in range(len(slots))
