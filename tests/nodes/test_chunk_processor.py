@@ -100,6 +100,13 @@ def test_a_batch_of_images_is_compressed_once_and_plays_in_browsers(comfyui, pro
     assert facts(result) == (9, 32, "yuv420p", (64, 48))
 
 
+def test_a_batch_of_odd_size_is_stored_whole(comfyui, processor, gray_batch):
+    nodes, batch = gray_batch(3, 63, 47)
+    nodes["c"] = processor("")["c"]
+    nodes["c"]["inputs"] |= {"images": batch, "fps": 32.0}
+    assert facts(comfyui.saved(comfyui.run(nodes)["c"])) == (5, 32, "yuv444p", (63, 47))
+
+
 def test_all_256_levels_of_a_picture_come_back(comfyui, processor, node):
     ramp = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
     cv2.imwrite(str(comfyui.base / "input" / "ramp.png"), cv2.merge([ramp, ramp, ramp]))
