@@ -10,12 +10,15 @@ from dataclasses import fields
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import comfy.model_management as mm
 import torch
 from pack.nodes.batch_interpolator_v2 import BatchInterpolatorV2
 from pack.nodes.chunk_processor import ChunkProcessor
+from pack.nodes.clear_model_cache import ClearModelCache
 from pack.nodes.extension import NODES
 from pack.nodes.interpolator import Interpolator
 from pack.nodes.interpolator_v2 import InterpolatorV2
+from pack.nodes.load_model import LoadModel
 from pack.nodes.models import ModelWish
 from pack.nodes.tlbvfi_model import read_model
 from pack.nodes.values import READERS
@@ -159,3 +162,16 @@ class ChoiceTest(unittest.TestCase):
                 if each.get_io_type() in READERS:
                     with self.assertRaisesRegex(SettingsError, f"^{each.id} must be "):  # noqa: PT027
                         node.execute(**{each.id: {}})
+
+    def test_a_loaded_model_has_its_precision_and_is_forgotten_when_the_cache_is_cleared(self):
+        read_model.cache_clear()
+        LoadModel.GET_SCHEMA()
+        for _ in range(2):
+            (model,) = LoadModel.execute(model_name="m.pth", precision="float16").result
+            assert (model.network, model.weights_hash) == (NETWORK, "hash")
+        assert self.dtypes == [torch.float16]
+        with patch.object(mm, "unload_all_models") as unload:
+            ClearModelCache.execute()
+        unload.assert_called_once_with()
+        LoadModel.execute(model_name="m.pth")
+        assert self.dtypes == [torch.float16, torch.float32]

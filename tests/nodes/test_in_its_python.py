@@ -27,7 +27,7 @@ sys.exit(not unittest.TextTestRunner(verbosity=2).run(suite).wasSuccessful())
 
 
 @pytest.mark.comfyui
-@pytest.mark.parametrize(("name", "count"), [("memory_checks.py", 10), ("choice_checks.py", 3)])
+@pytest.mark.parametrize(("name", "count"), [("memory_checks.py", 10), ("choice_checks.py", 4)])
 def test_checks_in_comfyui_s_python(root, name, count):
     code = os.environ.get("COMFYUI_DIR")
     if not code:
