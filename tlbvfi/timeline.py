@@ -29,8 +29,8 @@ LONGEST_TERM = 10**8
 """Of a rate in decimals: with a longer one, a frame lasts more ticks than mp4 counts, or ticks are too
 fine for any file."""
 
-FINEST_TICK = Fraction(1, 2**31 - 1)
-"""mp4 stores ticks per second in 32 bits, FFmpeg in a signed 32-bit integer."""
+LONGEST_TICK_TERM = 2**31 - 1
+"""Of a tick in seconds: mp4 stores ticks per second in 32 bits, FFmpeg in a signed 32-bit integer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def storable_tick(step: Fraction) -> Fraction:
     Raises:
         SettingsError: the time base is too fine for any container.
     """
-    if step < FINEST_TICK or max(step.as_integer_ratio()) > FINEST_TICK.denominator:
+    if max(step.as_integer_ratio()) > LONGEST_TICK_TERM:
         raise SettingsError(
             f"the output's timestamps need ticks of {step} s, finer than video files "
             "can store: choose fewer times or another fps."

@@ -1,6 +1,6 @@
 """TLB-VFI with random weights within the memory that ComfyUI has left.
 
-test_hosted_memory.py runs this in ComfyUI's Python, where this pack is loaded as `pack`.
+test_in_its_python.py runs this in ComfyUI's Python, where this pack is loaded as `pack`.
 """
 
 import gc

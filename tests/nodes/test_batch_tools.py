@@ -80,6 +80,14 @@ def test_frame_from_batch_gives_one_frame_and_clamps(comfyui, node, gray_batch, 
     assert saved_levels(comfyui, comfyui.run(nodes)) == [level]
 
 
+@pytest.mark.parametrize(("inputs", "level"), [({}, 0), ({"index": 2, "clamp_index": False}, 255)])
+def test_frame_from_batch_takes_what_the_batch_has(comfyui, node, gray_batch, inputs, level):
+    nodes, batch = gray_batch(3)
+    nodes["x"] = node("TLBVFI_FrameFromBatch", images=batch, **inputs)
+    nodes["save"] = node("SaveImage", images=["x", 0], filename_prefix="frame")
+    assert saved_levels(comfyui, comfyui.run(nodes)) == [level]
+
+
 def test_frame_from_batch_without_clamping_refuses_an_index_beyond_the_end(
     comfyui, node, gray_batch
 ):

@@ -100,6 +100,13 @@ def test_a_batch_of_images_is_compressed_once_and_plays_in_browsers(comfyui, pro
     assert facts(result) == (9, 32, "yuv420p", (64, 48))
 
 
+def test_a_batch_of_odd_size_is_stored_whole(comfyui, processor, gray_batch):
+    nodes, batch = gray_batch(3, 63, 47)
+    nodes["c"] = processor("")["c"]
+    nodes["c"]["inputs"] |= {"images": batch, "fps": 32.0}
+    assert facts(comfyui.saved(comfyui.run(nodes)["c"])) == (5, 32, "yuv444p", (63, 47))
+
+
 def test_all_256_levels_of_a_picture_come_back(comfyui, processor, node):
     ramp = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
     cv2.imwrite(str(comfyui.base / "input" / "ramp.png"), cv2.merge([ramp, ramp, ramp]))
@@ -227,6 +234,18 @@ def test_the_same_images_with_another_sound_are_another_video(comfyui, created):
     ]
     heard = [sounds(comfyui.saved(comfyui.run(created(sound=sound))["c"])) for sound in wanted]
     assert heard == [[], [(1, 48000)], [(2, 48000)], [(1, 24000)]]
+
+
+@pytest.mark.parametrize("decibels", [0, 20])
+def test_the_sound_of_a_video_in_memory_is_heard_as_it_was(comfyui, created, node, decibels):
+    """What is louder than files can store is cut off, not wrapped around."""
+    prompt = created(sound={"channels": 2, "samples": 4800, "rate": 48000})
+    prompt["louder"] = node("AudioAdjustVolume", audio=["a", 0], volume=decibels)
+    prompt["v"]["inputs"]["audio"] = ["louder", 0]
+    with av.open(str(comfyui.saved(comfyui.run(prompt)["c"]))) as container:
+        heard = np.hstack([frame.to_ndarray() for frame in container.decode(audio=0)])[:, :4800]
+    tone = 0.3 * np.sin(np.arange(4800) * 0.05) * 10 ** (decibels / 20)
+    assert np.abs(heard - tone.clip(-1, 1)).mean() < 0.05
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from comfyui_tlbvfi.nodes.output_settings import (
 from comfyui_tlbvfi.nodes.validation import (
     check_bitrate,
     check_file_name,
+    check_rate,
     check_session_id,
     first_problem,
 )
@@ -148,6 +149,13 @@ def test_a_bitrate_takes_the_place_of_the_quality():
 
 def test_values_over_a_link_are_not_refused():
     assert check_session_id(None) is check_bitrate(None) is check_file_name(None) is True
+
+
+def test_what_is_wrong_with_a_value_is_an_answer_and_no_error():
+    assert "session" in str(check_session_id("../elsewhere"))
+    assert "bitrate" in str(check_bitrate("lots"))
+    assert "not a plain file name" in str(check_file_name("a/b.mp4"))
+    assert "fps must be a number" in str(check_rate({}))
 
 
 def test_the_first_problem_is_told():

@@ -88,6 +88,16 @@ def test_a_pair_that_is_not_the_last_leaves_out_its_end(batch, levels):
     assert levels(batch("TLBVFI_Interpolator", 2, is_last_pair=True, **inputs)) == [0, 127, 255]
 
 
+def test_of_a_batch_in_the_place_of_a_pair_the_first_two_frames_are_taken(batch, levels):
+    inputs = {"times_to_interpolate": 1, "gpu_id": 0, "is_last_pair": True}
+    assert levels(batch("TLBVFI_Interpolator", 3, **inputs)) == [0, 63, 127]
+
+
+def test_two_frames_are_a_pair_however_they_differ(batch, levels):
+    inputs = {"times_to_interpolate": 1, "scene_cuts": "hold"}
+    assert levels(batch("TLBVFI_BatchInterpolator_V2", 2, **inputs)) == [0, 127, 255]
+
+
 def test_the_nodes_of_both_packs_do_what_they_did(batch, levels):
     tf32 = batch("TLBVFI_VFI_TF32", 2, times_to_interpolate=2, gpu_id=0)
     assert levels(tf32) == [0, 63, 127, 191, 255]
@@ -190,6 +200,31 @@ def test_a_text_in_the_place_of_a_model_is_refused(comfyui, node, name):
     assert f"{name} str " in comfyui.error(pair(node, **{name: "film"}))
 
 
+@pytest.mark.parametrize("name", ["model", "interp_model"])
+@pytest.mark.parametrize(
+    "node_type",
+    ["TLBVFI_Interpolator_V2", "TLBVFI_BatchInterpolator_V2", "TLBVFI_ChunkProcessor"],
+)
+def test_a_connected_model_makes_a_name_that_is_gone_unimportant(comfyui, node, node_type, name):
+    nodes = pair(node)
+    both = {"prev_frame": ["a", 0], "next_frame": ["b", 0], "images": ["b", 0]}
+    more = {"times_to_interpolate": 1, "fps": 30.0, "codec": "auto", "bitrate": "", "gpu_id": 0}
+    text = node("OddAny", text='"film"')
+    model = {name: ["m", 0], "model_name": "gone.pth"}
+    nodes |= {"m": text, "x": node(node_type, **both, **more, **model)}
+    nodes["b"]["inputs"]["batch_size"] = 2
+    nodes["save"] = node("PreviewAny", source=["x", 0])
+    assert f"{name} str " in comfyui.error(nodes)
+
+
+def test_the_name_of_a_checkpoint_may_come_over_a_link(comfyui, node, model_file):
+    name = {"t": node("PrimitiveString", value=model_file("empty.pth", b""))}
+    # its output may have any type
+    name["s"] = node("ComfySwitchNode", switch=True, on_true=["t", 0], on_false=["t", 0])
+    load = node("TLBVFI_LoadModel", model_name=["s", 0])
+    assert "empty.pth is empty" in comfyui.error(name | pair(node, model=["m", 0]) | {"m": load})
+
+
 def test_the_model_list_offers_checkpoints_and_the_official_one_first(comfyui, model_file):
     (comfyui.base / "models" / "interpolation" / "gimm-vfi").mkdir(exist_ok=True)
     for name in ("a.pth", "vimeo_unet.pth", "notes.txt", "gimm-vfi/gimmvfi_f.safetensors"):
@@ -205,10 +240,26 @@ def test_the_model_list_offers_checkpoints_and_the_official_one_first(comfyui, m
     )
 
 
-def test_a_gpu_that_is_not_there_is_told(comfyui, node, model_file):
-    nodes = pair(node, model_name=model_file("empty.pth", b""), gpu_id=5)
+@pytest.mark.parametrize(
+    ("gpu_id", "node_type", "images"),
+    [
+        (3, "TLBVFI_Interpolator", "frame_pair"),
+        (4, "TLBVFI_VFI_TF32", "images"),
+        (5, "TLBVFI_Interpolator_V2", "prev_frame"),
+        (6, "TLBVFI_BatchInterpolator_V2", "images"),
+        (7, "TLBVFI_ChunkProcessor", "images"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_told(comfyui, node, model_file, gpu_id, node_type, images):
+    options = {"model_name": model_file("empty.pth", b""), "gpu_id": gpu_id}
+    more = {"times_to_interpolate": 1, "fps": 30.0, "codec": "auto", "bitrate": ""}
+    nodes = pair(node)
+    nodes["b"]["inputs"]["batch_size"] = 2
+    inputs = {"next_frame": ["b", 0], images: ["b", 0]}
+    nodes["x"] = node(node_type, **inputs, **options, **more)
+    nodes["save"] = node("PreviewAny", source=["x", 0])
     assert "empty.pth is empty" in comfyui.error(nodes)
-    assert "gpu_id 5: there is no such GPU" in comfyui.text()
+    assert f"gpu_id {gpu_id}: there is no such GPU" in comfyui.text()
 
 
 @pytest.mark.parametrize(

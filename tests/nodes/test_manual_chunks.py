@@ -177,6 +177,16 @@ def test_lossless_chunks_are_encoded_once_at_the_join(comfyui, chain, node):
     assert path.suffix == ".mp4"
 
 
+def test_encoders_that_are_not_there_give_way_to_their_twins(comfyui, chain, node):
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine may have NVENC")
+    saved = chain("twins", [0, 1], codec="h264_nvenc")
+    outputs = comfyui.run(joined(saved, node, codec="hevc_nvenc"))
+    assert "h264_nvenc cannot run here: h264 is used instead." in outputs["c0"]["text"][0]
+    assert "hevc_nvenc cannot run here: hevc is used instead." in outputs["j"]["text"][0]
+    assert facts(comfyui.saved(outputs["j"]))[1] == "hevc"
+
+
 def test_kept_chunks_can_be_joined_again_under_another_name(comfyui, chain, node):
     nodes = joined(
         chain("kept", [0, 1, 2, 3]), node, cleanup_chunks=False, output_filename="kept-1"

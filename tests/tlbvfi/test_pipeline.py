@@ -164,7 +164,9 @@ def test_animation_on_twos_and_threes_is_retimed_by_choice():
     )
     assert values(out) == [0, 1.5, 3, 4.5, 6, 7, 8, 9, 10, 11, 12]
     assert [f.slot.number for f in out] == list(range(11))
-    as_it_is = interpolate(clip(6, shown=shown), Counting(), Bisection(times=1))
+    assert [f.is_retimed for f in out] == [True] * 10 + [False]
+    as_it_is = list(interpolate(clip(6, shown=shown), Counting(), Bisection(times=1)))
+    assert not any(f.is_retimed for f in as_it_is)
     assert values(as_it_is) == [0, 0, 0, 3, 6, 6, 6, 6, 6, 9, 12]
 
 
@@ -399,3 +401,34 @@ def test_mid_frames_of_straight_alpha_are_those_of_the_pictures_seen(alphas, hid
     color, alpha = out[1].image[:3], out[1].image[3:]
     assert torch.allclose(alpha, given_alphas.mean().expand(1, 4, 4))
     assert torch.allclose(color * alpha, 0.75 * alpha, atol=1e-5)
+
+
+def rgba(*values: float) -> torch.Tensor:
+    """A [4, 4, 4] picture of one color and alpha."""
+    return torch.tensor(values).reshape(4, 1, 1).expand(4, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "expected"),
+    [
+        ("premultiplied", [0.4, 0.3, 0.2, 0.75]),
+        ("straight", [0.7 / 1.5, 0.5 / 1.5, 0.3 / 1.5, 0.75]),
+    ],
+)
+def test_half_transparent_colors_count_as_the_source_means_them(alpha, expected):
+    pictures = [rgba(0.2, 0.2, 0.2, 0.5), rgba(0.6, 0.4, 0.2, 1.0)]
+    source = [
+        SourceFrame(index=i, time=Fraction(i), image=image, picture=i)
+        for i, image in enumerate(pictures)
+    ]
+    out = list(interpolate(source, Counting(), Bisection(times=1), Rules(alpha=alpha)))
+    assert out[1].image[:, 0, 0].tolist() == pytest.approx(expected)
+
+
+def test_what_is_invisible_in_a_mid_frame_is_black():
+    source = [
+        SourceFrame(index=i, time=Fraction(i), image=rgba(0.9, 0.5, 0.1, 0.0), picture=i)
+        for i in range(2)
+    ]
+    out = list(interpolate(source, Counting(), Bisection(times=1)))
+    assert not out[1].image.any()

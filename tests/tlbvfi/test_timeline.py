@@ -46,6 +46,8 @@ def test_bisection_gives_n_minus_1_times_2_to_the_k_plus_1_frames_evenly_spaced(
     slots = walk(Bisection(times=times), [Fraction(3, 7) + i / rate for i in range(frames)])
     assert len(slots) == (frames - 1) * 2**times + 1
     assert Bisection(times=times).total(frames, frames / rate) == len(slots)
+    assert Bisection(times=times).rate(rate) == rate * 2**times
+    assert Bisection(times=times).step(1 / rate) == 1 / (rate * 2**times)
     assert [s.number for s in slots] == list(range(len(slots)))
     assert [s.time for s in slots] == [
         Fraction(3, 7) + i / (rate * 2**times) for i in range(len(slots))
@@ -88,14 +90,18 @@ def test_24000_1001_to_60_is_exact_over_an_hour():
     assert total == -(-hour * 60 * 1001 // 24000)
 
 
-@given(t=st.fractions(0, 1), depth=st.integers(1, 6))
+# Of fractions alone hardly one would be a node of a deeper tree.
+places = st.fractions(0, 1) | st.integers(0, 256).map(lambda n: Fraction(n, 256))
+
+
+@given(t=places, depth=st.integers(1, 6))
 def test_a_method_that_bisects_shows_the_nearest_node_of_the_tree(t, depth):
     node = nearest_node(t, depth)
     assert node.denominator <= 2**depth or (node == t and node.denominator == 2 ** (depth + 1))
     assert abs(node - t) <= Fraction(1, 2 ** (depth + 1))
 
 
-@given(times=st.lists(st.fractions(0, 1), min_size=2, max_size=9), depth=st.integers(1, 6))
+@given(times=st.lists(places, min_size=2, max_size=9), depth=st.integers(1, 6))
 def test_a_later_time_never_shows_an_earlier_node(times, depth):
     nodes = [nearest_node(t, depth) for t in sorted(times)]
     assert nodes == sorted(nodes)

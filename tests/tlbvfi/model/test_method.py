@@ -1,22 +1,25 @@
 """TLB-VFI behind the Method protocol: bisection, reuse of features, noise by node."""
 
 import copy
+import inspect
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from fractions import Fraction
 
 import pytest
 import torch
+from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
 from comfyui_tlbvfi.tlbvfi.errors import FrameError, SettingsError
 from comfyui_tlbvfi.tlbvfi.method import Batching, PairKey, Request
+from comfyui_tlbvfi.tlbvfi.methods import MethodConfig, create_method
 from comfyui_tlbvfi.tlbvfi.methods import tlbvfi as tlbvfi_method
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod
 from comfyui_tlbvfi.tlbvfi.model import compiled
 from comfyui_tlbvfi.tlbvfi.model.compiled import CACHE_VARIABLE
 from comfyui_tlbvfi.tlbvfi.model.memory import WHOLE
 from comfyui_tlbvfi.tlbvfi.model.sampling import SamplingOptions, sample
-from comfyui_tlbvfi.tlbvfi.pipeline import interpolate
+from comfyui_tlbvfi.tlbvfi.pipeline import Rules, interpolate
 from comfyui_tlbvfi.tlbvfi.spans import SourceFrame
 from comfyui_tlbvfi.tlbvfi.timeline import Bisection
 from torch.nn import functional as F
@@ -143,6 +146,69 @@ def test_settings_and_memory_tell_what_a_manifest_and_a_warning_need(method):
         }
     )
     assert 0.05e9 < method.memory_needed(256, 256) < method.memory_needed(1080, 1920) < 10e9
+
+
+def test_defaults_are_the_same_wherever_they_can_be_left_out():
+    of_options = {field.name: field.default for field in fields(SamplingOptions)}
+    of_config = {field.name: field.default for field in fields(MethodConfig)}
+    of_sample = {n: p.default for n, p in inspect.signature(sample).parameters.items()}
+    assert of_options.items() <= of_sample.items()
+    of_options.pop("tf32")  # a precision of the config
+    assert of_options.items() <= of_config.items()
+    assert of_sample["seed"] == Rules().seed
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "stand_in.safetensors"
+    write_stand_in(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "tf32"),
+    [
+        ("float32", "float32", False),
+        ("tf32", "float32", True),
+        ("bfloat16", "bfloat16", False),
+        ("float16", "float16", False),
+    ],
+)
+def test_the_method_computes_as_its_config_asks(weights_file, monkeypatch, precision, dtype, tf32):
+    compiled_ones = []
+    monkeypatch.setattr(tlbvfi_method, "compile_blocks", lambda *given: compiled_ones.append(given))
+    config = MethodConfig(
+        model=weights_file,
+        steps=3,
+        flow_scale=0.25,
+        padding="tight",
+        precision=precision,
+        device="cpu",
+        compile="on",
+        memory=10**12,
+    )
+    method = create_method(config)
+    settings = dict(method.settings)
+    assert len(settings.pop("weights")) == 64
+    expected = {"steps": 3, "flow_scale": 0.25, "padding": "tight", "tf32": tf32, "dtype": dtype}
+    assert settings == expected
+    assert method.device == torch.device("cpu")
+    assert 0.9e12 < method.available < 1e12
+    method.expect(1)
+    assert len(compiled_ones) == 1
+
+
+def test_a_precision_the_device_lacks_is_refused_before_the_weights_are_read(
+    weights_file, monkeypatch
+):
+    def refuse(dtype, device):
+        raise SettingsError(f"{device} does not compute in {dtype}")
+
+    monkeypatch.setattr(tlbvfi_method, "require_dtype", refuse)
+    monkeypatch.setattr(tlbvfi_method, "load_identified", None)
+    config = MethodConfig(model=weights_file, precision="bfloat16", device="cpu")
+    with pytest.raises(SettingsError, match=r"^cpu does not compute in torch\.bfloat16$"):
+        create_method(config)
 
 
 @pytest.mark.parametrize(
