@@ -130,7 +130,7 @@ def mixed(loads):
         frames = [torch.full((4, 2, 2), float(n)) for n in range(2)]
         features = [Features(padded=f[None, :3], cached=None, frame=f) for f in frames]
         times = [Fraction(n, 8) for n in range(1, 8)]
-        made = method.between(*features, times, PairKey(0, 0))
+        made = list(method.between(*features, times, PairKey(0, 0)))
         assert all((frame == frame[0, 0, 0]).all() for frame in made)
         return [8 * frame[0, 0, 0].item() for frame in made]
 
