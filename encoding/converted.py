@@ -103,9 +103,13 @@ def _encoded(out: OutputContainer, stream: AudioStream, codec: str, decode: Deco
 
 
 def _is_deep(stream: AudioStream) -> bool:
-    """Whether 16 bits cannot hold the samples; what is lossy has no depth."""
+    """Whether 16 bits cannot hold the samples; what is lossy has no depth.
+
+    The format is not known if the file shows no packet of the track within its first megabytes.
+    """
     context = stream.codec_context
-    return context.codec.lossless and context.format.bits > 16
+    is_known = context.format is not None  # PyAV's types do not show it
+    return context.codec.lossless and is_known and context.format.bits > 16
 
 
 def _taken_rate(codec: str, rate: int) -> int:

@@ -2,7 +2,7 @@
 
 The newline commits. Rewriting one JSON file per chunk costs 1,728 s for 36,000 chunks,
 appending with fsync about 120 s. It is rewritten only once most of its lines are of chunks that
-were made anew since, which happens if the same session is made again and again.
+were made anew since, which happens if the same session is made again and again, and if it has a second name.
 """
 
 from __future__ import annotations
@@ -91,14 +91,17 @@ class ProgressLog:
         fsync(self._file)
 
 
-def drop_replaced(path: Path, records: Mapping[int, ChunkRecord]) -> None:
-    """Rewrite a file if most of its lines are of chunks that were made anew since.
+def make_own(path: Path, records: Mapping[int, ChunkRecord]) -> None:
+    """Rewrite a file if most of its lines are of chunks made anew since, or if it has a second name.
 
-    Every reader reads all lines. `records`: what `read_progress` made of them. Whoever calls it holds
-    the session's lock, and the file is not open.
+    Every reader reads all lines. Appending to a file with a second name, as backups by hard links give
+    it, would change it there, too. `records`: what `read_progress` made of the lines. Whoever calls it
+    holds the session's lock, and the file is not open.
     """
-    lines = path.read_bytes().count(b"\n") if path.exists() else 0
-    if lines > 2 * len(records) + MOST_REPLACED:
+    if not path.exists():
+        return
+    lines = path.read_bytes().count(b"\n")
+    if lines > 2 * len(records) + MOST_REPLACED or path.stat().st_nlink > 1:
         with atomic_file(path) as temporary:
             temporary.write_bytes(b"".join(_line(record) + b"\n" for record in records.values()))
 

@@ -55,7 +55,7 @@ from .manifest import (
 )
 from .names import check_id, is_id
 from .profiles import expected_bits
-from .progress import ChunkRecord, ProgressLog, drop_replaced, read_progress
+from .progress import ChunkRecord, ProgressLog, make_own, read_progress
 from .stored import (
     is_of_type,
     read_json,
@@ -235,7 +235,7 @@ class Session:
             with disk_errors(self.folder, if_full=IF_FULL):
                 self._remove_temporaries()
                 self._records = read_progress(self.folder / PROGRESS)
-                drop_replaced(self.folder / PROGRESS, self._records)
+                make_own(self.folder / PROGRESS, self._records)
                 self._progress = ProgressLog(self.folder / PROGRESS)
                 fsync_folder(self.folder)
             try:

@@ -865,6 +865,17 @@ def test_frames_that_last_more_ticks_than_times_can_count_are_refused(tmp_path, 
         Session.open(tmp_path, "job")
 
 
+def test_a_backup_by_hard_links_stays_as_it_was(tmp_path, filled, paint):
+    session = filled(frames=3, per_chunk=3)
+    backup = tmp_path / "backup.jsonl"
+    os.link(session.folder / "progress.jsonl", backup)
+    before = backup.read_bytes()
+    with session.locked():
+        commit(session, 1, paint)
+    assert backup.read_bytes() == before
+    assert set(read_progress(session.folder / "progress.jsonl")) == {0, 1}
+
+
 def test_lines_without_end_are_not_all_told(filled, caplog):
     session = filled()
     path = session.folder / "progress.jsonl"

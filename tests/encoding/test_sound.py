@@ -371,3 +371,24 @@ def test_what_a_decoder_gives_at_the_end_without_a_time_is_heard(
     with av.open(str(output)) as container:
         found = sum(frame.samples for frame in container.decode(audio=0))
     assert abs(found - heard * stretch) <= 44 * stretch  # a millisecond, the unit of WMA's clock
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("stretch", [1, 2])
+def test_lossless_sound_of_which_the_file_tells_nothing_is_no_obstacle(
+    tmp_path, filled, suffix, stretch
+):
+    source = tmp_path / "silent.mkv"
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("ffv1", rate=24)
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+        container.add_stream("flac", rate=48000, layout="stereo")
+        container.mux(video.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(video.encode(None))
+    before, _, after = source.read_bytes().rpartition(b"\x63\xa2")
+    source.write_bytes(before + b"\x63\xa3" + after)  # it has lost the codec's private data
+    with av.open(str(source)) as container:
+        assert container.streams.audio[0].codec_context.format is None
+    window = Window(start=Fraction(0), stretch=Fraction(stretch))
+    joined = join(filled("h264"), tmp_path / f"out{suffix}", source=source, window=window)
+    assert joined.frames == 7
