@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from statistics import fmean, median
 
@@ -34,6 +34,7 @@ from .pictures import RATE, as_frames, pictures, there_and_back
 from .plain import load_plain
 from .stages import count_gflop, stage_by_stage, watched
 from .tasks import Task
+from .turns import let_others_run
 
 HALFWAY = Fraction(1, 2)
 PLAIN_CANVAS = 128
@@ -62,7 +63,10 @@ class Clock:
 
 
 def measure_model(task: Task) -> ModelFigures:
-    """Rate, memory, stages and arithmetic of the model; saves its last frame for the baseline.
+    """Rate, memory, stages and arithmetic of the model.
+
+    Leaves the number of the last frame and then the frame itself to the baseline, and on a CPU
+    lets it run before every frame.
 
     Raises:
         FrameError: the frames are NaN or infinite, as happens if the precision is too low.
@@ -72,14 +76,14 @@ def measure_model(task: Task) -> ModelFigures:
     idle = held_bytes(device)
     at_once = pairs_at_once(method, task)
     warm_up, pairs = warm_up_pairs(device, at_once), measured_pairs(task, device, at_once)
+    task.last_number.write_text(str(warm_up + pairs))
     busy = None
     with closing(mid_frames(method, _frames(task))) as frames:
         forget_peak(device)
-        clock, last = timed(frames, warm_up, pairs, at_once)
+        clock, last = timed(frames, warm_up, pairs, at_once, before_each=_rest(device))
         peak = peak_bytes(device)
         _check(last)
-        number = torch.tensor(warm_up + pairs)
-        save_file({"frame": last.contiguous(), "number": number}, task.last_frame)
+        save_file({"frame": last.contiguous()}, task.last_frame)
         with stage_by_stage(method):
             if device.type == "cuda":  # until the sampler is a graph again
                 take(frames, warm_up)
@@ -112,14 +116,13 @@ def measure_baseline(task: Task) -> BaselineFigures:
         SettingsError: it is missing, because this is not a checkout.
     """
     device = choose_device(task.method.device)
-    ours = load_file(task.last_frame)
     pairs = measured_pairs(task, device)
-    warm_up = int(ours["number"]) - pairs  # so that both end at the same frame
+    warm_up = int(task.last_number.read_text()) - pairs  # so that both end at the same frame
     forget_peak(device)
     with matmul_precision(tf32=False), closing(plain_frames(task, device)) as frames:
-        clock, last = timed(frames, warm_up, pairs)
+        clock, last = timed(frames, warm_up, pairs, before_each=_rest(device))
     peak = peak_bytes(device)
-    off = ours["frame"] - last
+    off = load_file(task.last_frame)["frame"] - last
     return BaselineFigures(
         ms=clock.ms,
         cpu_ms=clock.cpu_ms,
@@ -194,24 +197,39 @@ def plain_frames(task: Task, device: torch.device) -> Generator[Tensor]:
 
 
 def timed(
-    frames: Iterator[Tensor], warm_up: int, pairs: int, at_once: int = 1
+    frames: Iterator[Tensor],
+    warm_up: int,
+    pairs: int,
+    at_once: int = 1,
+    before_each: Callable[[], None] | None = None,
 ) -> tuple[Clock, Tensor]:
     """Times of the frames after `warm_up` others, in groups of `at_once`, and the last frame.
 
     Does not wait for the device: a frame that is on the CPU is done, and work that a method starts
-    ahead counts for it.
+    ahead counts for it. The clock stands still in `before_each`, which is called before each group.
     """
-    take(frames, warm_up)
-    arrived, spent, frame = [time.perf_counter()], [time.process_time()], torch.empty(0)
+    frame = take(frames, warm_up)
+    arrived, spent = time.perf_counter(), time.process_time()
+    seconds, cpu_seconds = [], []
     for _ in range(0, pairs, at_once):
+        if before_each is not None:
+            before_each()
+            arrived, spent = time.perf_counter(), time.process_time()
         frame = take(frames, at_once)
-        arrived.append(time.perf_counter())
-        spent.append(time.process_time())
-    return Clock(seconds=_apart(arrived, at_once), cpu_seconds=_apart(spent, at_once)), frame
+        before, arrived = arrived, time.perf_counter()
+        spent_before, spent = spent, time.process_time()
+        seconds.append((arrived - before) / at_once)
+        cpu_seconds.append((spent - spent_before) / at_once)
+    return Clock(seconds=seconds, cpu_seconds=cpu_seconds), frame
 
 
-def _apart(readings: Sequence[float], at_once: int) -> list[float]:
-    return [(end - start) / at_once for start, end in pairwise(readings)]
+def _rest(device: torch.device) -> Callable[[], None] | None:
+    """What a process does before each frame so that the model and the baseline run in turns.
+
+    Nothing on a GPU, whose speed does not change while they run one after the other, and whose
+    memory they would have to share.
+    """
+    return let_others_run if device.type == "cpu" else None
 
 
 def take(frames: Iterator[Tensor], number: int) -> Tensor:

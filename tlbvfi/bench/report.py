@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,22 +16,8 @@ from .figures import BaselineFigures, JobFigures, ModelFigures, Row
 from .pictures import pictures
 from .plain import require_plain
 from .sizes import Size
-from .tasks import Kind, Task, task_to_json
-
-ROOT = Path(__file__).parents[2]
-
-START = """
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-root = sys.argv[1]
-spec = spec_from_file_location(
-    "comfyui_tlbvfi", root + "/__init__.py", submodule_search_locations=[root])
-sys.modules["comfyui_tlbvfi"] = module = module_from_spec(spec)
-spec.loader.exec_module(module)
-from comfyui_tlbvfi.tlbvfi.bench.child import main
-main(sys.argv[2])
-"""
-"""Runs this very package, installed or not, under the name by which the baseline imports it."""
+from .tasks import Kind, Task
+from .turns import run_tasks
 
 JOB_SECONDS = 10
 """Length of a job: long enough that one-time work (session, join, verification) does not show."""
@@ -91,25 +74,21 @@ class Bench:
             yield self._row(replace(self.task, size=size))
 
     def _row(self, task: Task) -> Row:
-        row = Row(size=task.size)
-        row = self._add(row, "model", replace(task, kind="model"), ModelFigures)
-        if self.options.baseline and row.model is not None:
-            row = self._add(row, "baseline", replace(task, kind="baseline"), BaselineFigures)
-        if row.model is not None:
-            pairs = job_pairs(row.model.ms)
-            row = self._add(row, "job", replace(task, kind="clip", pairs=pairs), None)
-            row = self._add(row, "job", replace(task, kind="job"), JobFigures)
-        return row
-
-    def _add(self, row: Row, name: str, task: Task, figures: Callable[..., Any] | None) -> Row:
-        """The row with the figures of one task added, or with the reason why there are none."""
-        if name in row.problems:
+        compared = [replace(task, kind="model")]
+        if self.options.baseline:
+            compared.append(replace(task, kind="baseline"))
+        row = self._measured(Row(size=task.size), compared)
+        if row.model is None:
             return row
-        self.say(f"{task.size}: {WORDS[task.kind]} ...")
-        found = run_task(task)
-        if "problem" in found:
-            return replace(row, problems={**row.problems, name: found["problem"]})
-        return replace(row, **{name: figures(**found)}) if figures else row
+        clip = replace(task, kind="clip", pairs=job_pairs(row.model.ms))
+        return self._measured(row, [clip, replace(task, kind="job")])
+
+    def _measured(self, row: Row, tasks: Sequence[Task]) -> Row:
+        """The row with the figures of the tasks added, or with the reason why there are none."""
+        self.say(f"{row.size}: {' and '.join(WORDS[task.kind] for task in tasks)} ...")
+        for task, found in zip(tasks, run_tasks(*tasks), strict=False):  # fewer if one failed
+            row = _with(row, task.kind, found)
+        return row
 
 
 WORDS: dict[Kind, str] = {
@@ -118,8 +97,20 @@ WORDS: dict[Kind, str] = {
     "model": "the model",
     "baseline": "the plain implementation",
     "clip": "a clip",
-    "job": "from file to file",
+    "job": "a job from file to file",
 }
+FIGURES: dict[Kind, Callable[..., Any]] = {
+    "model": ModelFigures,
+    "baseline": BaselineFigures,
+    "job": JobFigures,
+}
+
+
+def _with(row: Row, kind: Kind, found: dict[str, Any]) -> Row:
+    if "problem" in found:
+        name = "job" if kind == "clip" else kind
+        return replace(row, problems={**row.problems, name: found["problem"]})
+    return replace(row, **{kind: FIGURES[kind](**found)}) if kind in FIGURES else row
 
 
 @contextmanager
@@ -180,18 +171,7 @@ def required(task: Task) -> dict[str, Any]:
     Raises:
         InterpolationError: it failed.
     """
-    found = run_task(task)
+    (found,) = run_tasks(task)
     if "problem" in found:
         raise InterpolationError(found["problem"])
     return found
-
-
-def run_task(task: Task) -> dict[str, Any]:
-    """The result of a task run in its own process, or a `problem`; its log goes to stderr."""
-    command = [sys.executable, "-c", START, str(ROOT), task_to_json(task)]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if ended.returncode == -9:
-        return {"problem": "out of memory: the system killed the process"}
-    if ended.returncode != 0 or not ended.stdout:
-        return {"problem": f"the process failed with exit code {ended.returncode}, see above"}
-    return json.loads(ended.stdout.splitlines()[-1])

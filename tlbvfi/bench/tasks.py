@@ -34,6 +34,11 @@ class Task:
         return self.folder / "stand_in.safetensors"
 
     @property
+    def last_number(self) -> Path:
+        """The number of the last frame of `model`, with which `baseline` ends, too."""
+        return self.folder / f"{self.size}.txt"
+
+    @property
     def last_frame(self) -> Path:
         """The last frame of `model`, with which `baseline` compares its own."""
         return self.folder / f"{self.size}.safetensors"

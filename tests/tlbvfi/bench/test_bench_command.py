@@ -1,7 +1,6 @@
 """`tlbvfi bench`: one real run at the smallest size; the other tests fake the measurements."""
 
 import json
-import os
 import re
 
 import pytest
@@ -63,14 +62,19 @@ def pretend(monkeypatch):
     def replace(changes=None):
         asked = []
 
-        def run_task(task):
-            asked.append(task)
-            found = (changes or {}).get((task.kind, str(task.size)), FOUND[task.kind])
-            if isinstance(found, BaseException):
-                raise found
-            return found
+        def run_tasks(*tasks):
+            results = []
+            for task in tasks:
+                asked.append(task)
+                found = (changes or {}).get((task.kind, str(task.size)), FOUND[task.kind])
+                if isinstance(found, BaseException):
+                    raise found
+                results.append(found)
+                if "problem" in found:
+                    break
+            return results
 
-        monkeypatch.setattr(report, "run_task", run_task)
+        monkeypatch.setattr(report, "run_tasks", run_tasks)
         monkeypatch.setattr(report, "installed_model", lambda config: None)
         return asked
 
@@ -112,7 +116,7 @@ def test_a_real_run_measures_everything(tlbvfi, one_pair_jobs, monkeypatch, tmp_
     assert row["times_faster"] == pytest.approx(baseline["ms"] / model["ms"])
     assert (job["pairs"], job["mid_frames"], job["frames"]) == (1, 1, 3)
     assert job["limit"] == "model"
-    assert "64x48: from file to file" in err
+    assert "64x48: a clip and a job from file to file" in err
 
 
 def test_tables_tell_the_figures_of_every_size(tlbvfi, pretend):
@@ -282,19 +286,6 @@ def test_mistakes_are_one_sentence(tlbvfi, words, said):
     code, out, err = tlbvfi("bench", *words)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1].startswith(f"tlbvfi: {said}")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows kills no process that lacks memory")
-def test_a_process_that_dies_is_told_apart_from_one_that_was_killed(tmp_path, monkeypatch):
-    from comfyui_tlbvfi.tlbvfi.bench.sizes import Size
-    from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
-    from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
-
-    task = Task(kind="model", folder=tmp_path, method=MethodConfig(), threads=1, size=Size(64, 64))
-    monkeypatch.setattr(report, "START", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    assert report.run_task(task)["problem"].startswith("out of memory")
-    monkeypatch.setattr(report, "START", "raise SystemExit(3)")
-    assert "exit code 3" in report.run_task(task)["problem"]
 
 
 @pytest.mark.parametrize(

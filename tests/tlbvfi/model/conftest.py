@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
-from comfyui_tlbvfi.tlbvfi.bench.report import run_task
 from comfyui_tlbvfi.tlbvfi.bench.stand_in import stand_in_weights, write_stand_in
 from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
+from comfyui_tlbvfi.tlbvfi.bench.turns import run_tasks
 from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.model import TLBVFI, FrameFeatures
@@ -165,9 +165,10 @@ def measured(tmp_path):
         weights = tmp_path / "weights.safetensors"
         write_stand_in(weights)
         method = MethodConfig(model=weights, device="cpu", **options)
-        return run_task(
+        (found,) = run_tasks(
             Task(kind="model", folder=tmp_path, method=method, threads=2, size=size, pairs=pairs)
         )
+        return found
 
     return measure
 
