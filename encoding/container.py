@@ -57,6 +57,10 @@ ONLY_ITSELF = {
 """Options by which FFmpeg reads nothing but the source itself."""
 PYAV = tuple(int(number) for number in av.__version__.split(".")[:2])
 """Major and minor version."""
+if PYAV < (17, 1):  # as ComfyUI may bring: frames and streams lack what we set
+    raise ImportError(
+        f"PyAV {av.__version__} is installed and 17.1 or newer is needed: pip install -r requirements.txt"
+    )
 TAG_OPTIONS: dict[str, Any] = {"metadata_errors": "replace"} if PYAV < (19, 0) else {}
 """For PyAV to open files with tags that are not UTF-8; from version 19 on it keeps their bytes."""
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}

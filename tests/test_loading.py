@@ -50,6 +50,15 @@ def test_what_comfyui_installs_is_what_the_package_asks_for(root: Path):
     assert any(line.startswith("av>=") for line in installed)  # ComfyUI itself accepts PyAV 16
 
 
+def test_a_pyav_that_is_too_old_is_told_before_anything_runs(load_as, monkeypatch):
+    monkeypatch.setattr("av.__version__", "16.1.0")
+    load_as("beside_an_old_pyav")
+    with pytest.raises(
+        ImportError, match=r"PyAV 16.1.0 is installed and 17.1 or newer is needed: "
+    ):
+        importlib.import_module("beside_an_old_pyav.tlbvfi.job")
+
+
 def test_importing_the_package_imports_nothing_heavy(root: Path):
     code = (
         "import sys, importlib.util as u\n"
