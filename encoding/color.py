@@ -8,7 +8,6 @@ picture). Sums are per sample, so that a result depends only on its own neighbor
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -238,7 +237,7 @@ def _each_band(work: Callable[[int, int], None], height: int, width: int, log2_y
         return
     with ThreadPoolExecutor(threads, "tlbvfi-color") as pool:
         shares = [bands[first::threads] for first in range(threads)]
-        deque(pool.map(do, shares), maxlen=0)  # raises what a call raises
+        list(pool.map(do, shares))  # raises what a call raises
 
 
 def _code(layout: PixelLayout, tags: ColorTags, channel: int) -> tuple[float, float]:

@@ -2,7 +2,8 @@
 
 The newline commits. Rewriting one JSON file per chunk costs 1,728 s for 36,000 chunks,
 appending with fsync about 120 s. It is rewritten only once most of its lines are of chunks that
-were made anew since, which happens if the same session is made again and again, and if it has a second name.
+were made anew since, which happens if the same session is made again and again, and if it has a
+second name.
 """
 
 from __future__ import annotations

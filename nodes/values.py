@@ -50,8 +50,8 @@ def checked(execute: Execute) -> Execute:
 def make_writable(error: BaseException | None) -> None:
     """Make the texts of an error and of its causes `writable`.
 
-    Names of files hold halves of characters if they are not UTF-8. ComfyUI writes every error to its log, and its only
-    worker ends for good with one that cannot be written.
+    Names of files hold halves of characters if they are not UTF-8. ComfyUI writes every error to its
+    log, and its only worker ends for good with one that cannot be written.
     """
     while error is not None:
         error.args = tuple(writable(part) if isinstance(part, str) else part for part in error.args)

@@ -238,9 +238,9 @@ def as_method(method: MethodLike) -> Method:
         SettingsError: there is no method of this name.
         ModelMissingError, CheckpointError: its weights were not found or are unusable.
     """
-    if isinstance(method, str | MethodConfig) or not hasattr(method, "between"):
-        return create_method(cast("str | MethodConfig", method))  # or it says that it is neither
-    return method
+    if hasattr(method, "between"):
+        return cast("Method", method)
+    return create_method(cast("str | MethodConfig", method))  # which refuses anything else
 
 
 def require_arguments(function: Callable[..., object], **arguments: object) -> None:

@@ -205,7 +205,7 @@ def encode_frames(
 
 
 def pictures_ahead(plan: Plan) -> int:
-    """How many pictures may wait for the encoder: at most half a chunk, which a crash would cost."""
+    """How many pictures may wait for the encoder: at most half a chunk, because a crash costs them."""
     stream, pix_fmt = plan.manifest.stream, plan.manifest.encoder.pix_fmt
     bits = VideoFormat(pix_fmt, 16, 16).padded_bits_per_pixel * stream.width * stream.height
     most = min(MOST_AHEAD, plan.pairs_per_chunk or MOST_AHEAD, 8 * MOST_BYTES_AHEAD // bits)

@@ -1,7 +1,7 @@
 """One video, from file to file: a session is started or found, its chunks made and joined.
 
-A crash costs at most the chunk in progress and the frames that wait for its encoder, about half a
-chunk; running the same job again resumes it.
+A crash costs at most the chunk in progress and half of the next, which is begun while it is finished;
+running the same job again resumes it.
 """
 
 from __future__ import annotations
