@@ -66,7 +66,7 @@ def test_a_pause_between_two_frames_needs_no_more_memory(peak, tmp_path):
             container.mux(stream.encode(None))
         return path
 
-    assert peak(paused(20), fps="50") <= 1.1 * peak(paused(1), fps="50")
+    assert peak(paused(8), fps="50") <= 1.1 * peak(paused(1), fps="50")
 
 
 @pytest.mark.slow

@@ -225,7 +225,7 @@ def cuts(monkeypatch):
 @pytest.mark.parametrize(
     ("flow_scale", "plans"),
     [
-        (0.5, [(2, 0, True), (3, 0.4, False), (7, None, False)]),
+        (0.5, [(3, 0, True), (7, None, False)]),
         (1.0, [(7, 0.4, False)]),
     ],
 )
