@@ -2,8 +2,8 @@
 
     python benchmarks/model_memory.py [1.2G 1.6G 2G 4G] [--size 1536x1024] [--threads 2]
 
-Every budget runs in its own process, because a peak never goes down; whole maps come first, without
-bands. Stand-in weights, a generated clip held in memory. *predicted* is the memory taken before the
+Every budget runs in its own process, because a peak never goes down; on a CPU they take turns, frame by
+frame, and all are in memory. Whole maps, without bands, come first. Stand-in weights, a generated clip held in memory. *predicted* is the memory taken before the
 first frame plus the plan's peak; *difference* is the largest between the last frame and that of
 whole maps, in [0, 1]; *CPU s* is also per mid frame, all threads together.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -24,9 +23,10 @@ from comfyui_tlbvfi.tlbvfi.allocator import set_up_memory, use_expandable_segmen
 from comfyui_tlbvfi.tlbvfi.bench.cuda import forget_peak, held_bytes, peak_bytes
 from comfyui_tlbvfi.tlbvfi.bench.machine import cpu_name
 from comfyui_tlbvfi.tlbvfi.bench.pictures import as_frames, moving_picture
-from comfyui_tlbvfi.tlbvfi.bench.rate import FRAMES, mid_frames, timed, warm_up_pairs
+from comfyui_tlbvfi.tlbvfi.bench.rate import FRAMES, mid_frames, rest_on, timed, warm_up_pairs
 from comfyui_tlbvfi.tlbvfi.bench.sizes import parse_sizes
 from comfyui_tlbvfi.tlbvfi.bench.stand_in import write_stand_in
+from comfyui_tlbvfi.tlbvfi.bench.turns import run_in_turns
 from comfyui_tlbvfi.tlbvfi.cli.arguments import parse_size
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.methods.tlbvfi import TlbvfiMethod, open_tlbvfi
@@ -59,10 +59,12 @@ def main() -> None:
     with TemporaryDirectory(prefix="tlbvfi-memory-") as name:
         folder = Path(name)
         write_stand_in(folder / "weights.safetensors")
-        reference = run_child(WHOLE, folder)
-        for budget in (WHOLE, *arguments.budgets):
-            found = reference if budget == WHOLE else run_child(budget, folder)
-            print(row(budget, found, reference, folder), flush=True)
+        budgets = (WHOLE, *arguments.budgets)
+        results = run_in_turns(*(child(budget, folder) for budget in budgets))
+        for budget, found in zip(budgets, results, strict=False):
+            if "problem" in found:
+                raise SystemExit(f"{budget}: {found['problem']}")
+            print(row(budget, found, results[0], folder))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -79,11 +81,9 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_child(budget: str, folder: Path) -> dict[str, Any]:
-    """The result of the process for one budget."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--child", str(folder), budget]
-    ended = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return json.loads(ended.stdout)
+def child(budget: str, folder: Path) -> list[str]:
+    """The command of the process for one budget."""
+    return [sys.executable, __file__, *sys.argv[1:], "--child", str(folder), budget]
 
 
 def row(budget: str, found: dict[str, Any], reference: dict[str, Any], folder: Path) -> str:
@@ -131,7 +131,8 @@ def measure(folder: Path, budget: str, arguments: argparse.Namespace) -> dict[st
     planned = method.memory_needed(size.height, size.width)
     with closing(mid_frames(method, as_frames(moving_picture(size, FRAMES)))) as frames:
         forget_peak(device)
-        clock, last = timed(frames, warm_up_pairs(device), arguments.pairs)
+        warm_up, rest = warm_up_pairs(device), rest_on(device)
+        clock, last = timed(frames, warm_up, arguments.pairs, before_each=rest)
         peak = peak_bytes(device)
     file = f"{budget}.safetensors"
     save_file({"frame": last.contiguous(), "codes": codes[0].cpu()}, folder / file)

@@ -18,7 +18,7 @@ def status_line(frame: FrameDone, chunk: ChunkDone | None) -> str:
         predicted = (
             "" if chunk.bytes_predicted is None else f" of {chunk.bytes_predicted / 1e6:.0f} MB"
         )
-        parts.append(f"{chunk.chunks_done} chunks safe")
+        parts.append(f"{chunk.chunks_done} chunk{'s' * (chunk.chunks_done != 1)} safe")
         parts.append(f"{chunk.bytes_written / 1e6:.0f} MB{predicted}")
     return " · ".join(parts)
 

@@ -184,4 +184,4 @@ def test_the_status_line_of_an_endless_source_claims_no_end():
     )
     assert status_line(frame, None) == "9 frames · 2.0 frames/s"
     chunk = ChunkDone(chunks_done=1, bytes_written=2_000_000, bytes_predicted=None)
-    assert status_line(frame, chunk) == "9 frames · 2.0 frames/s · 1 chunks safe · 2 MB"
+    assert status_line(frame, chunk) == "9 frames · 2.0 frames/s · 1 chunk safe · 2 MB"

@@ -80,7 +80,7 @@ def measure_model(task: Task) -> ModelFigures:
     busy = None
     with closing(mid_frames(method, _frames(task))) as frames:
         forget_peak(device)
-        clock, last = timed(frames, warm_up, pairs, at_once, before_each=_rest(device))
+        clock, last = timed(frames, warm_up, pairs, at_once, before_each=rest_on(device))
         peak = peak_bytes(device)
         _check(last)
         save_file({"frame": last.contiguous()}, task.last_frame)
@@ -120,7 +120,7 @@ def measure_baseline(task: Task) -> BaselineFigures:
     warm_up = int(task.last_number.read_text()) - pairs  # so that both end at the same frame
     forget_peak(device)
     with matmul_precision(tf32=False), closing(plain_frames(task, device)) as frames:
-        clock, last = timed(frames, warm_up, pairs, before_each=_rest(device))
+        clock, last = timed(frames, warm_up, pairs, before_each=rest_on(device))
     peak = peak_bytes(device)
     off = load_file(task.last_frame)["frame"] - last
     return BaselineFigures(
@@ -223,8 +223,8 @@ def timed(
     return Clock(seconds=seconds, cpu_seconds=cpu_seconds), frame
 
 
-def _rest(device: torch.device) -> Callable[[], None] | None:
-    """What a process does before each frame so that the model and the baseline run in turns.
+def rest_on(device: torch.device) -> Callable[[], None] | None:
+    """What a process does before each frame, so that those that are compared run in turns.
 
     Nothing on a GPU, whose speed does not change while they run one after the other, and whose
     memory they would have to share.

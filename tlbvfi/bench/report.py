@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,8 +17,23 @@ from .figures import BaselineFigures, JobFigures, ModelFigures, Row
 from .pictures import pictures
 from .plain import require_plain
 from .sizes import Size
-from .tasks import Kind, Task
-from .turns import run_tasks
+from .tasks import Kind, Task, task_to_json
+from .turns import run_in_turns
+
+ROOT = Path(__file__).parents[2]
+
+START = """
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+root = sys.argv[1]
+spec = spec_from_file_location(
+    "comfyui_tlbvfi", root + "/__init__.py", submodule_search_locations=[root])
+sys.modules["comfyui_tlbvfi"] = module = module_from_spec(spec)
+spec.loader.exec_module(module)
+from comfyui_tlbvfi.tlbvfi.bench.child import main
+main(sys.argv[2])
+"""
+"""Runs this very package, installed or not, under the name by which the baseline imports it."""
 
 JOB_SECONDS = 10
 """Length of a job: long enough that one-time work (session, join, verification) does not show."""
@@ -175,3 +191,9 @@ def required(task: Task) -> dict[str, Any]:
     if "problem" in found:
         raise InterpolationError(found["problem"])
     return found
+
+
+def run_tasks(*tasks: Task) -> list[dict[str, Any]]:
+    """The result of each task, or a `problem`, run in turns; fewer if one failed."""
+    commands = ([sys.executable, "-c", START, str(ROOT), task_to_json(task)] for task in tasks)
+    return run_in_turns(*commands)

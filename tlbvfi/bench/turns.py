@@ -1,4 +1,4 @@
-"""Tasks in processes of their own, of which one runs at a time."""
+"""Processes of which one runs at a time, so that a CPU whose speed changes treats them alike."""
 
 from __future__ import annotations
 
@@ -6,40 +6,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, suppress
-from pathlib import Path
 from typing import Any
-
-from .tasks import Task, task_to_json
-
-ROOT = Path(__file__).parents[2]
-
-START = """
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-root = sys.argv[1]
-spec = spec_from_file_location(
-    "comfyui_tlbvfi", root + "/__init__.py", submodule_search_locations=[root])
-sys.modules["comfyui_tlbvfi"] = module = module_from_spec(spec)
-spec.loader.exec_module(module)
-from comfyui_tlbvfi.tlbvfi.bench.child import main
-main(sys.argv[2])
-"""
-"""Runs this very package, installed or not, under the name by which the baseline imports it."""
 
 TURN_OVER = b"turn over\n"
 
 
-def run_tasks(*tasks: Task) -> list[dict[str, Any]]:
-    """The result of each task, or a `problem`; their logs go to stderr.
+def run_in_turns(*commands: Sequence[str]) -> list[dict[str, Any]]:
+    """The JSON object that each command prints last, or a `problem`; their logs go to stderr.
 
-    A task waits while it is not its turn, which `let_others_run` ends. It may build on tasks named
+    A process waits while it is not its turn, which `let_others_run` ends. It may build on those named
     before it: if one has a problem, those after it are stopped and have no result.
     """
     results: dict[int, dict[str, Any]] = {}
     with ExitStack() as stack:
-        running = {n: stack.enter_context(closing(_turns(task))) for n, task in enumerate(tasks)}
+        running = {n: stack.enter_context(closing(_turns(c))) for n, c in enumerate(commands)}
         while running:
             for n in sorted(running):
                 result = next(running[n])
@@ -54,16 +36,15 @@ def run_tasks(*tasks: Task) -> list[dict[str, Any]]:
 
 
 def let_others_run() -> None:
-    """Within a task: wait for the next turn. Ends the process if nobody waits for the result."""
+    """Within a process: wait for the next turn. Ends it if nobody waits for its result."""
     sys.stdout.buffer.write(TURN_OVER)
     sys.stdout.buffer.flush()
     if not sys.stdin.buffer.readline():
         raise SystemExit(1)
 
 
-def _turns(task: Task) -> Generator[dict[str, Any] | None]:
-    """Start the task; None whenever its turn is over, and at last its result."""
-    command = [sys.executable, "-c", START, str(ROOT), task_to_json(task)]
+def _turns(command: Sequence[str]) -> Generator[dict[str, Any] | None]:
+    """Start the process; None whenever its turn is over, and at last its result."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None

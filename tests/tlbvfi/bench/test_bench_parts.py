@@ -21,11 +21,10 @@ from comfyui_tlbvfi.tlbvfi.bench.pictures import (
 )
 from comfyui_tlbvfi.tlbvfi.bench.plain import require_plain
 from comfyui_tlbvfi.tlbvfi.bench.rate import plain_frames
-from comfyui_tlbvfi.tlbvfi.bench.report import job_pairs
+from comfyui_tlbvfi.tlbvfi.bench.report import START, job_pairs
 from comfyui_tlbvfi.tlbvfi.bench.sizes import Size, parse_sizes
 from comfyui_tlbvfi.tlbvfi.bench.stages import watched
 from comfyui_tlbvfi.tlbvfi.bench.tasks import Task, task_from_json, task_to_json
-from comfyui_tlbvfi.tlbvfi.bench.turns import START
 from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
 from comfyui_tlbvfi.tlbvfi.errors import SettingsError
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig

@@ -3,44 +3,39 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
-from comfyui_tlbvfi.tlbvfi.bench import turns
-from comfyui_tlbvfi.tlbvfi.bench.sizes import Size
-from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
-from comfyui_tlbvfi.tlbvfi.bench.turns import run_tasks
-from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
+from comfyui_tlbvfi.tlbvfi.bench.report import START
+from comfyui_tlbvfi.tlbvfi.bench.turns import TURN_OVER, run_in_turns
 
-LOAD = turns.START.split("from comfyui_tlbvfi.tlbvfi")[0] + (
+LOAD = START.split("from comfyui_tlbvfi.tlbvfi")[0] + (
     "from comfyui_tlbvfi.tlbvfi.bench.turns import let_others_run\n"
 )
 SCRIPT = """
 import json, os, signal
-from pathlib import Path
-task = json.loads(sys.argv[2])
+name, frames = sys.argv[3], int(sys.argv[4])
 def note(word):
-    with (Path(task["folder"]) / "notes").open("a") as notes:
-        notes.write(f"{task['kind']} {word}, ")
+    with open(sys.argv[2], "a") as notes:
+        notes.write(f"{name} {word}, ")
 note("starts")
-for frame in range(task["pairs"]):
+for frame in range(frames):
     let_others_run()
     note(frame)
-if task["kind"] == "KIND": END
-print(json.dumps({"pairs": task["pairs"]}))
+if name == "NAME": END
+print(json.dumps({"frames": frames}))
 """
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
-    """Run tasks of these kinds with these numbers of frames; `ends` is how one of them ends."""
-    task = Task(kind="model", folder=tmp_path, method=MethodConfig(), threads=1, size=Size(64, 64))
+def run(tmp_path, root):
+    """Run processes of these names with these numbers of frames; `ends` is how one of them ends."""
+    notes = tmp_path / "notes"
 
-    def run(ends=("none", "pass"), **pairs):
-        script = SCRIPT.replace("KIND", ends[0]).replace("END", ends[1])
-        monkeypatch.setattr(turns, "START", LOAD + script)
-        found = run_tasks(*(replace(task, kind=kind, pairs=pairs[kind]) for kind in pairs))
-        return found, (tmp_path / "notes").read_text().removesuffix(", ").split(", ")
+    def run(ends=("none", "pass"), **frames):
+        script = LOAD + SCRIPT.replace("NAME", ends[0]).replace("END", ends[1])
+        command = [sys.executable, "-c", script, root, notes]
+        found = run_in_turns(*([*map(str, command), name, str(frames[name])] for name in frames))
+        return found, notes.read_text().removesuffix(", ").split(", ")
 
     return run
 
@@ -53,7 +48,7 @@ def test_processes_run_one_at_a_time_frame_by_frame(run):
         *("model 1", "baseline 1"),
         "baseline 2",
     ]
-    assert found == [{"pairs": 2}, {"pairs": 3}]
+    assert found == [{"frames": 2}, {"frames": 3}]
 
 
 def test_a_process_that_never_rests_ends_before_the_next_starts(run):
@@ -71,7 +66,7 @@ def test_a_problem_stops_what_builds_on_it(run):
 def test_a_problem_leaves_what_it_builds_on(run):
     found, notes = run(("baseline", "raise SystemExit(3)"), model=3, baseline=1)
     assert notes[-1] == "model 2"
-    assert found[0] == {"pairs": 3}
+    assert found[0] == {"frames": 3}
     assert "exit code 3" in found[1]["problem"]
 
 
@@ -84,4 +79,4 @@ def test_a_process_that_was_killed_is_told_apart_from_one_that_failed(run):
 def test_a_process_ends_if_nobody_waits_for_it(root):
     command = [sys.executable, "-c", LOAD + "let_others_run(); print(1)", str(root)]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    assert (ended.returncode, ended.stdout) == (1, turns.TURN_OVER)
+    assert (ended.returncode, ended.stdout) == (1, TURN_OVER)

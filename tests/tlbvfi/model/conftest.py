@@ -7,9 +7,9 @@ import sys
 
 import pytest
 import torch
+from comfyui_tlbvfi.tlbvfi.bench.report import run_tasks
 from comfyui_tlbvfi.tlbvfi.bench.stand_in import stand_in_weights, write_stand_in
 from comfyui_tlbvfi.tlbvfi.bench.tasks import Task
-from comfyui_tlbvfi.tlbvfi.bench.turns import run_tasks
 from comfyui_tlbvfi.tlbvfi.checkpoint import Bare
 from comfyui_tlbvfi.tlbvfi.methods import MethodConfig
 from comfyui_tlbvfi.tlbvfi.model import TLBVFI, FrameFeatures
